@@ -1,0 +1,1 @@
+"""The mathematics of odeness: specs, solvers, vector fields, models, datasets, training, audit."""

@@ -1,0 +1,86 @@
+"""Limits on what one job or request may cost; checked when it is accepted and again where it runs."""
+
+import math
+
+from pydantic import Field
+
+from ode_core.specs.evaluation import SweepJobSpec
+from ode_core.specs.model import evaluation_operations, model_state_shape, parameter_count
+from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
+from ode_core.specs.spec import Spec
+from ode_core.specs.training import TrainingJobSpec
+
+
+class BudgetExceeded(ValueError):
+    """A job or request would cost more than its budget allows; the message says which part."""
+
+
+class Budget(Spec):
+    """The limits. Settings may change each (``ODENESS_BUDGET__PARAMETERS`` and so on)."""
+
+    parameters: int = Field(default=50_000_000, ge=1)
+    state_size: int = Field(default=1_000_000, ge=1, description="numbers in one sample's state")
+    batch_states: int = Field(default=100_000_000, ge=1, description="batch size times state size")
+    evaluations_per_solve: int = Field(default=100_000, ge=1, description="calls of the field in one solve")
+    training_operations: float = Field(
+        default=1e17, gt=0, description="multiplications of a whole training job, estimated"
+    )
+    inference_rows: int = Field(default=4096, ge=1, description="inputs in one predict request")
+    inference_evaluations: int = Field(
+        default=20_000, ge=1, description="calls of the field in one predict request's solve"
+    )
+
+
+def check_training_budget(spec: TrainingJobSpec, budget: Budget) -> None:
+    """Raise ``BudgetExceeded`` when the training job is larger than ``budget`` allows."""
+    shape, classes = spec.dataset.input_shape, spec.dataset.classes
+    architecture = spec.architecture
+    state_size = math.prod(model_state_shape(architecture, shape))
+    evaluations = solve_evaluations(spec.solver, architecture.end_time)
+    if spec.adaptation is not None:
+        evaluations = max(evaluations, spec.solver.facts.evaluations(spec.adaptation.max_steps))
+    # How many steps an adaptive solver takes is not known beforehand; a usual number is assumed.
+    typical = spec.solver.facts.evaluations(100) if spec.solver.adaptive else evaluations
+    forward = evaluation_operations(architecture, shape) * typical * spec.training.batch_size
+    _refuse_above(
+        "parameters", parameter_count(architecture, shape, classes), budget.parameters, "a smaller model"
+    )
+    _refuse_above("numbers in the state", state_size, budget.state_size, "a smaller stem or data set")
+    _refuse_above(
+        "numbers in a batch of states",
+        state_size * spec.training.batch_size,
+        budget.batch_states,
+        "a smaller batch_size",
+    )
+    _refuse_above("evaluations in a solve", evaluations, budget.evaluations_per_solve, "fewer steps")
+    _refuse_above(
+        "multiplications in the whole training",
+        3 * forward * spec.training.iterations,  # the backward pass costs about two forward passes
+        budget.training_operations,
+        "fewer iterations, fewer steps or a smaller batch_size",
+    )
+
+
+def check_sweep_budget(spec: SweepJobSpec, end_time: float, budget: Budget) -> None:
+    """Raise ``BudgetExceeded`` when one of the sweep's solves is larger than ``budget`` allows."""
+    for solver in spec.solvers:
+        check_solve_budget(solver, end_time, budget.evaluations_per_solve)
+
+
+def check_solve_budget(solver: SolverSpec, end_time: float, limit: int) -> None:
+    """Raise ``BudgetExceeded`` when a solve on ``[0, end_time]`` may take more evaluations than ``limit``."""
+    remedy = "fewer steps" if not solver.adaptive else "a smaller max_steps"
+    _refuse_above(f"evaluations of {solver.label}", solve_evaluations(solver, end_time), limit, remedy)
+
+
+def solve_evaluations(solver: SolverSpec, end_time: float) -> int:
+    """Return the evaluations of the field in one solve: exact for a fixed grid, else the upper bound."""
+    if solver.adaptive:
+        # Two more for the initial step.
+        return solver.facts.evaluations(solver.max_steps or DEFAULT_MAX_STEPS) + 2
+    return solver.facts.evaluations(solver.fixed_steps(0.0, end_time))
+
+
+def _refuse_above(what: str, value: float, limit: float, remedy: str) -> None:
+    if value > limit:
+        raise BudgetExceeded(f"{value:,.0f} {what} exceed the budget of {limit:,.0f}: use {remedy}")

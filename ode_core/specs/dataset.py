@@ -1,0 +1,110 @@
+"""Data sets, and what can be known of them without loading them."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ode_core.specs.spec import Spec
+
+
+class DigitsSpec(Spec):
+    """scikit-learn's bundled 8x8 handwritten digits: 1,797 images, grey values 0 to 16."""
+
+    kind: Literal["digits"] = "digits"
+    test_fraction: Annotated[float, Field(ge=0.05, le=0.5)] = 0.2
+    split_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return (1, 8, 8)
+
+    @property
+    def classes(self) -> int:
+        """Number of labels."""
+        return 10
+
+    @property
+    def input_scale(self) -> float:
+        """Factor from the data set's own units to what the model computes with."""
+        return 1 / 16
+
+
+class ConcentricSpheresSpec(Spec):
+    """Concentric spheres in ``dimension`` dimensions; the two classes cannot be separated by a line.
+
+    Label 0: radii [0.10, 0.15] and [0.40, 0.45], a quarter of the points each; label 1:
+    [0.25, 0.30]. Source: Ott et al., ResNet After All, ICLR 2021.
+    """
+
+    kind: Literal["concentric_spheres"] = "concentric_spheres"
+    dimension: Annotated[int, Field(ge=2, le=4096)] = 2
+    train_samples: Annotated[int, Field(ge=4, le=1_000_000)] = 2000
+    test_samples: Annotated[int, Field(ge=4, le=1_000_000)] = 1000
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return (self.dimension,)
+
+    @property
+    def classes(self) -> int:
+        """Number of labels."""
+        return 2
+
+    @property
+    def input_scale(self) -> float:
+        """Factor from the data set's own units to what the model computes with."""
+        return 1.0
+
+
+class MnistSpec(Spec):
+    """MNIST, 28x28 grey values 0 to 255, read from the four published ``idx`` files."""
+
+    kind: Literal["mnist"] = "mnist"
+    train_limit: Annotated[int, Field(ge=1, le=60_000)] = 60_000
+    test_limit: Annotated[int, Field(ge=1, le=10_000)] = 10_000
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return (1, 28, 28)
+
+    @property
+    def classes(self) -> int:
+        """Number of labels."""
+        return 10
+
+    @property
+    def input_scale(self) -> float:
+        """Factor from the data set's own units to what the model computes with."""
+        return 1 / 255
+
+
+class Cifar10Spec(Spec):
+    """CIFAR-10, 3x32x32 colour values 0 to 255, read from the published binary files."""
+
+    kind: Literal["cifar10"] = "cifar10"
+    train_limit: Annotated[int, Field(ge=1, le=50_000)] = 50_000
+    test_limit: Annotated[int, Field(ge=1, le=10_000)] = 10_000
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return (3, 32, 32)
+
+    @property
+    def classes(self) -> int:
+        """Number of labels."""
+        return 10
+
+    @property
+    def input_scale(self) -> float:
+        """Factor from the data set's own units to what the model computes with."""
+        return 1 / 255
+
+
+DatasetSpec = Annotated[
+    DigitsSpec | ConcentricSpheresSpec | MnistSpec | Cifar10Spec, Field(discriminator="kind")
+]

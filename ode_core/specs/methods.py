@@ -1,0 +1,57 @@
+"""The solver methods by name, with the facts that are needed where torch is not loaded.
+
+The coefficients live in ``ode_core.solvers.tableaus``; a test holds the two against each other.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+MethodName = Literal["euler", "midpoint", "heun", "rk4", "rk4_38", "fehlberg2", "bosh3", "dopri5"]
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """What a user chooses a method by.
+
+    Attributes:
+        order: order of the solution that is propagated.
+        stages: stages of the tableau.
+        embedded_order: order of the embedded solution the error estimate compares with, or None.
+        first_same_as_last: the last stage is the first of the next step, so that an accepted
+            step costs one evaluation less.
+        stability_limit: largest ``x`` such that the method is stable for ``z' = -lambda z`` with
+            ``h * lambda`` in ``[0, x]`` (real axis), rounded to two decimals.
+        description: one line for people.
+    """
+
+    order: int
+    stages: int
+    embedded_order: int | None
+    first_same_as_last: bool
+    stability_limit: float
+    description: str
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the method estimates its own error and so can choose its steps."""
+        return self.embedded_order is not None
+
+    def evaluations(self, steps: int) -> int:
+        """Return the evaluations of the field for one sample over ``steps`` fixed steps."""
+        if self.first_same_as_last:
+            return steps * (self.stages - 1) + 1
+        return steps * self.stages
+
+
+METHODS: dict[MethodName, MethodFacts] = {
+    "euler": MethodFacts(1, 1, None, False, 2.0, "Euler's method; one step with h = 1 is a ResNet block"),
+    "midpoint": MethodFacts(2, 2, None, False, 2.0, "explicit midpoint rule"),
+    "heun": MethodFacts(2, 2, None, False, 2.0, "Heun's method: explicit trapezoidal rule"),
+    "rk4": MethodFacts(4, 4, None, False, 2.79, "the classical Runge-Kutta method"),
+    "rk4_38": MethodFacts(4, 4, None, False, 2.79, "Kutta's 3/8 rule (what torchdiffeq calls rk4)"),
+    "fehlberg2": MethodFacts(2, 3, 1, True, 2.0, "Fehlberg 2(1), adaptive"),
+    "bosh3": MethodFacts(3, 4, 2, True, 2.51, "Bogacki-Shampine 3(2), adaptive"),
+    "dopri5": MethodFacts(5, 7, 4, True, 3.31, "Dormand-Prince 5(4), adaptive"),
+}
+
+assert set(METHODS) == set(get_args(MethodName))
