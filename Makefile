@@ -1,0 +1,57 @@
+# odeness: `make help` lists the targets.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo serve test test-slow check format bench migration clean
+
+help: ## show the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.runtime ## install odeness and what it needs into .venv
+setup-dev: $(VENV)/.dev ## the same, with the tools for tests and checks
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 13)))' \
+	  || { echo "odeness needs Python 3.11 to 3.13; this is $$($(PYTHON) --version). Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.python pyproject.toml constraints.txt
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+demo: setup ## train, test, judge and serve two models on real data (about 3 minutes)
+	$(BIN)/odeness demo
+
+serve: setup ## start the service on http://127.0.0.1:8000 with an embedded database and broker
+	$(BIN)/odeness serve
+
+test: setup-dev ## run the tests (under 10 minutes; PostgreSQL and Redis come along)
+	$(BIN)/python -m pytest
+
+test-slow: setup-dev ## run the tests that train for minutes
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+check: setup-dev ## lint, types, import rules, migrations drift
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/store/test_migrations.py
+
+format: setup-dev ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup-dev ## compare with peers; each benchmark prints a table of ratios
+	$(BIN)/python -m benchmarks.sphere2_iteration
+
+clean: ## remove the virtual environment and build leftovers
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
