@@ -1,0 +1,1 @@
+"""Runnable comparisons with peers. Each prints a table of ratios measured in one run."""
