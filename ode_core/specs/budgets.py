@@ -42,9 +42,7 @@ def check_training_budget(spec: TrainingJobSpec, budget: Budget) -> None:
     # How many steps an adaptive solver takes is not known beforehand; a usual number is assumed.
     typical = spec.solver.facts.evaluations(100) if spec.solver.adaptive else evaluations
     forward = evaluation_operations(architecture, shape) * typical * spec.training.batch_size
-    _refuse_above(
-        "parameters", parameter_count(architecture, shape, classes), budget.parameters, "a smaller model"
-    )
+    _refuse_above("parameters", parameter_count(architecture, shape, classes), budget.parameters, "a smaller model")
     _refuse_above("numbers in the state", state_size, budget.state_size, "a smaller stem or data set")
     _refuse_above(
         "numbers in a batch of states",

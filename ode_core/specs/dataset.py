@@ -105,6 +105,4 @@ class Cifar10Spec(Spec):
         return 1 / 255
 
 
-DatasetSpec = Annotated[
-    DigitsSpec | ConcentricSpheresSpec | MnistSpec | Cifar10Spec, Field(discriminator="kind")
-]
+DatasetSpec = Annotated[DigitsSpec | ConcentricSpheresSpec | MnistSpec | Cifar10Spec, Field(discriminator="kind")]

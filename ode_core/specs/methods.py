@@ -49,7 +49,7 @@ METHODS: dict[MethodName, MethodFacts] = {
     "heun": MethodFacts(2, 2, None, False, 2.0, "Heun's method: explicit trapezoidal rule"),
     "rk4": MethodFacts(4, 4, None, False, 2.79, "the classical Runge-Kutta method"),
     "rk4_38": MethodFacts(4, 4, None, False, 2.79, "Kutta's 3/8 rule (what torchdiffeq calls rk4)"),
-    "fehlberg2": MethodFacts(2, 3, 1, True, 2.0, "Fehlberg 2(1), adaptive"),
+    "fehlberg2": MethodFacts(2, 3, 1, False, 2.01, "Fehlberg 2(1), adaptive"),
     "bosh3": MethodFacts(3, 4, 2, True, 2.51, "Bogacki-Shampine 3(2), adaptive"),
     "dopri5": MethodFacts(5, 7, 4, True, 3.31, "Dormand-Prince 5(4), adaptive"),
 }

@@ -139,11 +139,7 @@ def model_state_shape(model: ClassifierSpec, sample_shape: tuple[int, ...]) -> t
 def parameter_count(model: ClassifierSpec, sample_shape: tuple[int, ...], classes: int) -> int:
     """Return the number of trainable parameters, without building the model."""
     state = model_state_shape(model, sample_shape)
-    return (
-        _stem_parameters(model, sample_shape)
-        + _field_parameters(model, state)
-        + (math.prod(state) + 1) * classes
-    )
+    return _stem_parameters(model, sample_shape) + _field_parameters(model, state) + (math.prod(state) + 1) * classes
 
 
 def _stem_parameters(model: ClassifierSpec, sample_shape: tuple[int, ...]) -> int:

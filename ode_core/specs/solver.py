@@ -68,10 +68,8 @@ class SolverSpec(Spec):
             raise ValueError(f"{self.label} chooses its steps itself")
         exact = abs(t1 - t0) / self.step_size
         nearest = round(exact)
-        if nearest >= 1 and abs(exact - nearest) <= 1e-9 * nearest:
-            steps = nearest
-        else:
-            steps = max(1, math.ceil(exact))
+        divides = nearest >= 1 and abs(exact - nearest) <= 1e-9 * nearest
+        steps = nearest if divides else max(1, math.ceil(exact))
         if steps > MAX_FIXED_STEPS:
             raise ValueError(
                 f"step_size {self.step_size:g} makes {steps} steps on [{t0:g}, {t1:g}]; "

@@ -81,9 +81,7 @@ class TrainingJobSpec(Spec):
             self.solver.fixed_steps(0.0, self.architecture.end_time)
         if self.adaptation is not None:
             if self.solver.adaptive:
-                raise ValueError(
-                    "step adaptation needs a fixed-step solver: give steps, or set adaptation to null"
-                )
+                raise ValueError("step adaptation needs a fixed-step solver: give steps, or set adaptation to null")
             if self.solver.method not in ("euler", "midpoint"):
                 raise ValueError(
                     f"step adaptation knows a more accurate test solver for euler and midpoint, "

@@ -1,0 +1,158 @@
+"""Data sets as tensors, in their own units, split into train and test."""
+
+import gzip
+import hashlib
+import lzma
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from ode_core.datasets.files import (
+    CIFAR10_BATCH_SIZE,
+    CIFAR10_TEST,
+    MNIST_TEST,
+    MNIST_TRAIN,
+    DatasetUnavailable,
+    cifar10_train_files,
+    find_file,
+    open_file,
+)
+from ode_core.specs.dataset import Cifar10Spec, ConcentricSpheresSpec, DatasetSpec, DigitsSpec, MnistSpec
+
+IDX_UNSIGNED_BYTE = 0x08
+CIFAR10_ROW = 1 + 3 * 32 * 32
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Inputs ``(n, *sample_shape)`` in the data set's own units (uint8 or float32), int64 labels ``(n,)``."""
+
+    train_inputs: Tensor
+    train_labels: Tensor
+    test_inputs: Tensor
+    test_labels: Tensor
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all inputs and labels: which data exactly a model has seen."""
+        digest = hashlib.sha256()
+        for part in (self.train_inputs, self.train_labels, self.test_inputs, self.test_labels):
+            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            digest.update(part.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def load_dataset(spec: DatasetSpec, directory: Path | None) -> Dataset:
+    """Return the data set; ``directory`` is where published files lie.
+
+    Raises:
+        DatasetUnavailable: a file is missing or is not what its name says.
+    """
+    match spec:
+        case DigitsSpec():
+            return _digits(spec)
+        case ConcentricSpheresSpec():
+            return _concentric_spheres(spec)
+        case MnistSpec():
+            return _mnist(spec, directory)
+        case Cifar10Spec():
+            return _cifar10(spec, directory)
+
+
+def _digits(spec: DigitsSpec) -> Dataset:
+    images, labels = load_digits(return_X_y=True)
+    train_x, test_x, train_y, test_y = train_test_split(
+        images.astype(np.uint8).reshape(-1, 1, 8, 8),
+        labels.astype(np.int64),
+        test_size=spec.test_fraction,
+        random_state=spec.split_seed,
+        stratify=labels,
+    )
+    return Dataset(*(torch.from_numpy(part) for part in (train_x, train_y, test_x, test_y)))
+
+
+def _concentric_spheres(spec: ConcentricSpheresSpec) -> Dataset:
+    rng = np.random.default_rng(spec.seed)
+    train = _spheres(rng, spec.train_samples, spec.dimension)
+    test = _spheres(rng, spec.test_samples, spec.dimension)
+    return Dataset(*train, *test)
+
+
+def _spheres(rng: np.random.Generator, samples: int, dimension: int) -> tuple[Tensor, Tensor]:
+    """Draw points: label 1 in a middle shell for half of them, label 0 within it and around it."""
+    inner, outer = samples // 4, (samples - samples // 4) // 3
+    middle = samples - inner - outer
+    shells = ((0.10, 0.15, inner, 0), (0.40, 0.45, outer, 0), (0.25, 0.30, middle, 1))
+    radii = [low + (high - low) * rng.random(n) ** (1 / dimension) for low, high, n, _ in shells]
+    labels = np.concatenate([np.full(n, label) for *_, n, label in shells])
+    directions = rng.standard_normal((samples, dimension))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    points = directions * np.concatenate(radii)[:, None]
+    order = rng.permutation(samples)
+    return torch.from_numpy(points[order].astype(np.float32)), torch.from_numpy(labels[order].astype(np.int64))
+
+
+def _mnist(spec: MnistSpec, directory: Path | None) -> Dataset:
+    parts = []
+    for files, limit in ((MNIST_TRAIN, spec.train_limit), (MNIST_TEST, spec.test_limit)):
+        images = _read_idx(find_file("mnist", files[0], directory), dimensions=3, limit=limit)
+        labels = _read_idx(find_file("mnist", files[1], directory), dimensions=1, limit=limit)
+        if images.shape[1:] != (28, 28) or len(images) != len(labels) or labels.max(initial=0) > 9:
+            raise DatasetUnavailable(f"{files[0]} and {files[1]} do not belong together: get both files anew")
+        parts += [torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))]
+    return Dataset(*parts)
+
+
+def _read_idx(path: Path, *, dimensions: int, limit: int) -> np.ndarray:
+    """Read the first ``limit`` entries of an ``idx`` file of unsigned bytes."""
+    try:
+        with open_file(path) as file:
+            zero, kind, rank = struct.unpack(">HBB", file.read(4))
+            if zero != 0 or kind != IDX_UNSIGNED_BYTE or rank != dimensions:
+                raise DatasetUnavailable(f"{path} is not an idx file of unsigned bytes with {dimensions} dimensions")
+            shape = struct.unpack(f">{rank}I", file.read(4 * rank))
+            count = min(shape[0], limit)
+            size = count * int(np.prod(shape[1:], dtype=np.int64))
+            content = file.read(size)
+    except (struct.error, EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:
+        raise DatasetUnavailable(f"{path} is damaged ({error}): get the file anew") from None
+    if len(content) != size:
+        raise DatasetUnavailable(f"{path} ends too early: get the file anew")
+    return np.frombuffer(content, dtype=np.uint8).reshape(count, *shape[1:]).copy()
+
+
+def _cifar10(spec: Cifar10Spec, directory: Path | None) -> Dataset:
+    train = [
+        _read_cifar10_batch(find_file("cifar10", name, directory), spec.train_limit - i * CIFAR10_BATCH_SIZE)
+        for i, name in enumerate(cifar10_train_files(spec.train_limit))
+    ]
+    test_images, test_labels = _read_cifar10_batch(find_file("cifar10", CIFAR10_TEST, directory), spec.test_limit)
+    return Dataset(
+        torch.cat([images for images, _ in train]),
+        torch.cat([labels for _, labels in train]),
+        test_images,
+        test_labels,
+    )
+
+
+def _read_cifar10_batch(path: Path, limit: int) -> tuple[Tensor, Tensor]:
+    """Read the first ``limit`` rows: a label byte, then 3,072 bytes of red, green and blue 32x32 planes."""
+    count = min(limit, CIFAR10_BATCH_SIZE)
+    try:
+        with open_file(path) as file:
+            content = file.read(count * CIFAR10_ROW)
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:
+        raise DatasetUnavailable(f"{path} is damaged ({error}): get the file anew") from None
+    if not content or len(content) != count * CIFAR10_ROW:
+        raise DatasetUnavailable(f"{path} holds fewer than {count} images: get the file anew")
+    rows = np.frombuffer(content, dtype=np.uint8).reshape(count, CIFAR10_ROW)
+    if rows[:, 0].max() > 9:
+        raise DatasetUnavailable(f"{path} holds labels above 9, so it is not a CIFAR-10 batch: get the file anew")
+    images = torch.from_numpy(rows[:, 1:].reshape(count, 3, 32, 32).copy())
+    return images, torch.from_numpy(rows[:, 0].astype(np.int64))

@@ -1,0 +1,50 @@
+"""Trained weights as bytes and back. The format is safetensors: data, never a program."""
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import nn
+
+from ode_core.models.classifier import Classifier, build_classifier
+from ode_core.specs.dataset import DatasetSpec
+from ode_core.specs.model import ClassifierSpec
+
+
+class WeightsMismatch(ValueError):
+    """The bytes are not weights of the declared architecture; the message says where they differ."""
+
+
+def weights_to_bytes(model: nn.Module) -> bytes:
+    """Return the model's parameters and buffers as a safetensors file."""
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
+
+
+def load_classifier(
+    model: ClassifierSpec, dataset: DatasetSpec, weights: bytes, *, device: torch.device | None = None
+) -> Classifier:
+    """Return the classifier with the given weights, in their precision, ready for evaluation.
+
+    Raises:
+        WeightsMismatch: names, shapes or types do not fit the architecture.
+    """
+    try:
+        tensors = load(weights)
+    except SafetensorError as error:
+        raise WeightsMismatch(f"these bytes are not a safetensors file: {error}") from None
+    classifier = build_classifier(model, dataset)
+    expected = classifier.state_dict()
+    if missing := sorted(expected.keys() - tensors.keys()):
+        raise WeightsMismatch(f"weights are missing: {', '.join(missing)}")
+    if unknown := sorted(tensors.keys() - expected.keys()):
+        raise WeightsMismatch(f"weights the architecture does not have: {', '.join(unknown)}")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise WeightsMismatch(
+                f"{name} has shape {list(tensor.shape)}, the architecture needs {list(expected[name].shape)}"
+            )
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
+        raise WeightsMismatch("all weights must be float32, or all float64")
+    classifier.to(device=device, dtype=dtypes.pop())
+    classifier.load_state_dict(tensors)
+    return classifier.eval().requires_grad_(False)

@@ -1,0 +1,62 @@
+"""What a solve returns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ode_core.solvers.status import SolveStatus
+
+Field = Callable[[Tensor, Tensor], Tensor]
+"""``f(t, z) -> dz/dt``. ``z`` is ``(batch, *state)``. ``t`` is a 0-d tensor on a fixed grid; in an adaptive
+solve every sample has its own time and ``t`` is ``(batch, 1, ..., 1)``, which broadcasts against ``z``."""
+
+
+class SolveFailed(RuntimeError):
+    """Some samples did not reach the end; the message names the reason and the remedy."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The end of a solve and how it got there, sample by sample.
+
+    Attributes:
+        final: ``(batch, *state)``, the state at ``t1``; NaN for a sample that did not get there.
+        status: ``(batch,)``, values of ``SolveStatus``.
+        evaluations: ``(batch,)``, evaluations of the field (NFE), the initial-step estimate included.
+        accepted: ``(batch,)``, accepted steps.
+        rejected: ``(batch,)``, rejected steps.
+        last_step: ``(batch,)``, length of the last accepted step, in units of t; 0 when there was none.
+        times: ``(times,)`` or None, the output times asked for.
+        trajectory: ``(times, batch, *state)`` or None; NaN where a time was not reached.
+    """
+
+    final: Tensor
+    status: Tensor
+    evaluations: Tensor
+    accepted: Tensor
+    rejected: Tensor
+    last_step: Tensor
+    times: Tensor | None = None
+    trajectory: Tensor | None = None
+
+    @property
+    def succeeded(self) -> Tensor:
+        """``(batch,)`` of bool: which samples reached the end."""
+        return self.status == SolveStatus.SUCCESS
+
+    def raise_on_failure(self) -> None:
+        """Raise ``SolveFailed`` with the first failing sample's reason unless all samples succeeded."""
+        failed = torch.nonzero(~self.succeeded).flatten()
+        if failed.numel():
+            first = SolveStatus(int(self.status[failed[0]]))
+            raise SolveFailed(
+                f"{failed.numel()} of {self.status.numel()} samples failed; the first, sample {int(failed[0])}, "
+                f"with {first.text}: {first.remedy}"
+            )
+
+
+def broadcast_to_state(values: Tensor, state: Tensor) -> Tensor:
+    """Return ``(batch,)`` values as ``(batch, 1, ..., 1)``, to be multiplied with ``(batch, *state)``."""
+    return values.reshape(-1, *(1 for _ in state.shape[1:]))
