@@ -1,0 +1,233 @@
+"""A training run, one iteration at a time, that can stop anywhere and go on bit for bit."""
+
+import hashlib
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ode_core.datasets.load import Dataset
+from ode_core.models.classifier import ClassifierOutput, build_model
+from ode_core.models.predictions import predict
+from ode_core.models.weights import weights_to_bytes
+from ode_core.solvers.status import SolveStatus
+from ode_core.specs.methods import MethodName
+from ode_core.specs.solver import SolverSpec
+from ode_core.specs.training import TrainingJobSpec
+from ode_core.training.checkpoint import Checkpoint
+from ode_core.training.optimizers import build_optimizer
+from ode_core.training.sampling import BatchSampler
+from ode_core.training.step_adaptation import StepCheck, check_step, first_step, steps_for
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or its gradient is not a number any more; the message says when and what to try."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a finished run leaves: weights, the solver they belong to, and facts about them.
+
+    Attributes:
+        weights: a safetensors file.
+        solver: the solver at the end of the training, as adapted; part of the model.
+        metadata: JSON values, among them ``test_accuracy`` under that solver on the whole test split.
+    """
+
+    weights: bytes
+    solver: SolverSpec
+    metadata: dict[str, Any]
+
+
+class TrainingRun:
+    """Trains the model of a spec on a data set.
+
+    With step adaptation the solver's own step count is not used: the first step comes from an estimate on
+    the first batch, as in the paper, and every solve uses the integer number of steps it makes.
+
+    Attributes:
+        iteration: finished iterations.
+        solver: the training solver in use.
+    """
+
+    def __init__(self, spec: TrainingJobSpec, dataset: Dataset, device: torch.device) -> None:
+        self.spec, self.dataset, self.device = spec, dataset, device
+        self.model = build_model(spec).to(device)
+        self.optimizer = build_optimizer(spec.training, self.model.parameters())
+        self.solver = spec.solver
+        self.iteration = 0
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self._sampler = BatchSampler(len(dataset.train_labels), spec.training.batch_size, spec.training.seed)
+        self._step: float | None = None  # of the adaptation, relative to the interval
+        self._training_evaluations = 0.0
+        self._check_evaluations = 0
+        self._seconds = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all iterations are done."""
+        return self.iteration >= self.spec.training.iterations
+
+    def advance(self) -> dict[str, float]:
+        """Do one iteration and return its metrics by name.
+
+        Always ``loss``, ``train_accuracy`` (of the batch, before the update), ``gradient_norm`` and ``nfe``
+        (evaluations of the field in the forward solve, mean over the batch); ``steps`` on a fixed grid; at a
+        check of the adaptation ``adaptation_difference``, ``adaptation_accepted`` and
+        ``adaptation_evaluations``.
+
+        Raises:
+            TrainingDiverged: the loss or the gradient is not finite.
+        """
+        start = time.perf_counter()
+        inputs, labels = self._batch()
+        metrics = self._adapt(inputs, labels)
+        output = self.model.run(inputs, self.solver)
+        loss = cross_entropy(output.logits, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        metrics |= self._read(output, loss, norm, labels)
+        self._require_finite(metrics, output)
+        self.optimizer.step()
+        self.iteration += 1
+        self._training_evaluations += metrics["nfe"]
+        self._seconds += time.perf_counter() - start
+        return metrics
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the state between two iterations."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
+        metadata = {
+            "spec": self._spec_fingerprint(),
+            "step": self._step,
+            "training_evaluations": self._training_evaluations,
+            "check_evaluations": self._check_evaluations,
+            "seconds": self._seconds,
+        }
+        return Checkpoint(self.iteration, {name: t.detach().clone() for name, t in tensors.items()}, metadata)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint of the same spec; on the CPU bit for bit.
+
+        Nothing else is random: weights are drawn at the start, and a batch is a function of seed and iteration.
+
+        Raises:
+            ValueError: the checkpoint is of another spec.
+        """
+        if checkpoint.metadata["spec"] != self._spec_fingerprint():
+            raise ValueError("this checkpoint belongs to another training spec")
+        self.model.load_state_dict(_with_prefix(checkpoint.tensors, "model."))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _with_prefix(checkpoint.tensors, "optimizer.").items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.iteration = checkpoint.iteration
+        self._step = checkpoint.metadata["step"]
+        if self._step is not None:
+            self._use_step(self._step)
+        self._training_evaluations = checkpoint.metadata["training_evaluations"]
+        self._check_evaluations = checkpoint.metadata["check_evaluations"]
+        self._seconds = checkpoint.metadata["seconds"]
+
+    def trained_model(self) -> TrainedModel:
+        """Return the weights with the solver they belong to, tested on the whole test split."""
+        predictions = predict(self.model, self.dataset.test_inputs, self.solver)
+        metadata = {
+            "test_accuracy": predictions.accuracy(self.dataset.test_labels),
+            "test_samples": len(self.dataset.test_labels),
+            "iterations": self.iteration,
+            "mean_training_evaluations": self._training_evaluations / max(self.iteration, 1),
+            "check_evaluations": self._check_evaluations,
+            "training_seconds": round(self._seconds, 3),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "input_shape": list(self.model.input_shape),
+            "state_shape": list(self.model.state_shape),
+            "classes": self.spec.dataset.classes,
+            "precision": self.spec.training.precision,
+            "dataset_fingerprint": self.dataset.fingerprint,
+        }
+        return TrainedModel(weights_to_bytes(self.model), self.solver, metadata)
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        indices = self._sampler.batch(self.iteration)
+        inputs, labels = self.dataset.train_inputs[indices], self.dataset.train_labels[indices]
+        return inputs.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+    def _adapt(self, inputs: Tensor, labels: Tensor) -> dict[str, float]:
+        rule = self.spec.adaptation
+        if rule is None:
+            return {}
+        if self._step is None:
+            z0 = self.model.initial_state(inputs).detach()
+            order = self.solver.facts.order
+            step = first_step(self.model.field, z0, order=order, end_time=self.model.end_time, max_steps=rule.max_steps)
+            self._use_step(step)
+            self._check_evaluations += 2
+        if self.iteration % rule.interval:
+            return {}
+        settled = self.iteration >= self.spec.training.iterations * (1 - rule.settle_fraction)
+        check = self._check(inputs, labels, may_grow=not settled)
+        self._use_step(check.step)
+        self._check_evaluations += check.evaluations
+        return {
+            "adaptation_difference": check.difference,
+            "adaptation_accepted": float(check.accepted),
+            "adaptation_evaluations": float(check.evaluations),
+        }
+
+    def _check(self, inputs: Tensor, labels: Tensor, *, may_grow: bool) -> StepCheck:
+        rule = self.spec.adaptation
+        assert rule is not None
+        assert self._step is not None
+
+        @torch.no_grad()
+        def accuracy_of(method: MethodName, steps: int) -> float:
+            logits = self.model(inputs, SolverSpec(method=method, steps=steps))
+            return float((logits.argmax(dim=1) == labels).double().mean())
+
+        return check_step(rule, self.solver.method, self._step, accuracy_of, may_grow=may_grow)
+
+    def _use_step(self, step: float) -> None:
+        self._step = step
+        self.solver = self.solver.with_steps(steps_for(step))
+
+    def _read(self, output: ClassifierOutput, loss: Tensor, norm: Tensor, labels: Tensor) -> dict[str, float]:
+        accuracy = (output.logits.detach().argmax(dim=1) == labels).double().mean()
+        nfe = output.solution.evaluations.double().mean()
+        values = torch.stack([loss.detach().double(), accuracy, norm.detach().double(), nfe]).tolist()
+        metrics = dict(zip(("loss", "train_accuracy", "gradient_norm", "nfe"), values, strict=True))
+        if not self.solver.adaptive:
+            metrics["steps"] = float(self.solver.fixed_steps(0.0, self.model.end_time))
+        return metrics
+
+    def _require_finite(self, metrics: dict[str, float], output: ClassifierOutput) -> None:
+        if math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"]):
+            return
+        where = f"iteration {self.iteration + 1} of {self.spec.training.iterations}"
+        failed = output.solution.status[~output.solution.succeeded]
+        if failed.numel():
+            status = SolveStatus(int(failed[0]))
+            raise TrainingDiverged(
+                f"in {where} the solve of {failed.numel()} samples ended with {status.text}: "
+                f"lower the learning rate, or {status.remedy}"
+            )
+        what = "gradient" if math.isfinite(metrics["loss"]) else "loss"
+        raise TrainingDiverged(
+            f"in {where} the {what} is not finite: lower the learning rate, use more solver steps, or float64"
+        )
+
+    def _spec_fingerprint(self) -> str:
+        return hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
