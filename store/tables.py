@@ -1,0 +1,264 @@
+"""The tables.
+
+Plain ``Table`` objects: the store writes with compare-and-set updates and reads into frozen
+dataclasses, where mapped classes with an identity map would only show stale rows.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from store.column_types import Document, UtcDateTime, sorted_text
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+ID = String(36)
+NAME = sorted_text(100)
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", ID, nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("name", NAME),
+    Column("status", String(20), nullable=False),
+    Column("spec", Document, nullable=False),
+    Column("model", NAME),
+    Column("model_version", Integer),
+    Column("progress_step", BigInteger, nullable=False),
+    Column("progress_total", BigInteger, nullable=False),
+    Column("progress_message", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("worker", String(255)),
+    Column("lease_expires_at", UtcDateTime),
+    Column("heartbeat_at", UtcDateTime),
+    Column("progressed_at", UtcDateTime),
+    Column("cancel_requested_at", UtcDateTime),
+    Column("rung_at", UtcDateTime),
+    Column("rings", Integer, nullable=False),
+    Column("result", Document),
+    Column("error", Document),
+    Column("event_count", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    PrimaryKeyConstraint("id"),
+    CheckConstraint("kind IN ('training', 'sweep', 'audit')", name="kind"),
+    CheckConstraint("status IN ('queued', 'running', 'cancelling', 'succeeded', 'failed', 'cancelled')", name="status"),
+    CheckConstraint(
+        "(status IN ('running', 'cancelling')) = (lease_expires_at IS NOT NULL)", name="lease_while_running"
+    ),
+    CheckConstraint(
+        "(status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)",
+        name="finished_at_when_terminal",
+    ),
+    CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error_when_failed"),
+    CheckConstraint("status = 'succeeded' OR result IS NULL", name="result_when_succeeded"),
+    CheckConstraint(
+        "attempt >= 0 AND failures >= 0 AND failures <= attempt AND rings >= 0 AND event_count >= 1",
+        name="counts",
+    ),
+    CheckConstraint("progress_step >= 0 AND progress_total >= 0", name="progress"),
+    # Newest first, with each filter; the id is the time.
+    Index(None, "kind", "id"),
+    Index(None, "status", "id"),
+    Index(None, "model", "id"),
+    Index(None, "name", "id"),
+    # The reconciler's questions.
+    Index(None, "status", "lease_expires_at"),
+    Index(None, "status", "rung_at"),
+)
+
+event = Table(
+    "event",
+    metadata,
+    Column("job_id", ID, nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("kind", String(40), nullable=False),
+    Column("data", Document, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("job_id", "sequence"),
+    ForeignKeyConstraint(["job_id"], ["job.id"], ondelete="CASCADE"),
+    CheckConstraint("sequence >= 1", name="sequence"),
+)
+
+metric_series = Table(
+    "metric_series",
+    metadata,
+    Column("job_id", ID, nullable=False),
+    Column("name", NAME, nullable=False),
+    Column("points", BigInteger, nullable=False),
+    Column("non_finite", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("last_value", Double),  # null: not finite
+    Column("minimum", Double),  # of the finite values; null: there are none
+    Column("maximum", Double),
+    PrimaryKeyConstraint("job_id", "name"),
+    ForeignKeyConstraint(["job_id"], ["job.id"], ondelete="CASCADE"),
+    CheckConstraint("points >= 1 AND non_finite >= 0 AND non_finite <= points", name="counts"),
+)
+
+metric_chunk = Table(
+    "metric_chunk",
+    metadata,
+    Column("job_id", ID, nullable=False),
+    Column("name", NAME, nullable=False),
+    Column("first_step", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("points", Integer, nullable=False),
+    Column("non_finite", Integer, nullable=False),
+    Column("minimum", Double),
+    Column("maximum", Double),
+    Column("steps", LargeBinary, nullable=False),  # int64, little-endian
+    Column("values", LargeBinary, nullable=False),  # float64, little-endian
+    PrimaryKeyConstraint("job_id", "name", "first_step"),
+    ForeignKeyConstraint(["job_id", "name"], ["metric_series.job_id", "metric_series.name"], ondelete="CASCADE"),
+    CheckConstraint("first_step <= last_step AND points >= 1", name="steps"),
+)
+
+blob = Table(
+    "blob",
+    metadata,
+    Column("id", ID, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("complete", Boolean, nullable=False),
+    # Who writes it; both null when no job does. No foreign key: a blob outlives its job.
+    Column("job_id", ID),
+    Column("attempt", Integer),
+    Column("created_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("id"),
+    CheckConstraint("size >= 0", name="size"),
+    CheckConstraint("(job_id IS NULL) = (attempt IS NULL)", name="writer"),
+    Index(None, "job_id"),
+)
+
+blob_chunk = Table(
+    "blob_chunk",
+    metadata,
+    Column("blob_id", ID, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("blob_id", "position"),
+    ForeignKeyConstraint(["blob_id"], ["blob.id"], ondelete="CASCADE"),
+    CheckConstraint("position >= 0", name="position"),
+)
+
+checkpoint = Table(
+    "checkpoint",
+    metadata,
+    Column("id", ID, nullable=False),
+    Column("job_id", ID, ForeignKey("job.id", ondelete="CASCADE"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("metadata", Document, nullable=False),
+    Column("blob_id", ID, ForeignKey("blob.id"), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("id"),
+    UniqueConstraint("job_id", "step"),
+    UniqueConstraint("blob_id"),
+    CheckConstraint("step >= 0", name="step"),
+)
+
+model = Table(
+    "model",
+    metadata,
+    Column("name", NAME, nullable=False),
+    Column("latest_version", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("name"),
+    CheckConstraint("latest_version >= 1", name="latest_version"),
+)
+
+model_version = Table(
+    "model_version",
+    metadata,
+    Column("id", ID, nullable=False),
+    Column("model", NAME, ForeignKey("model.name", ondelete="CASCADE"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("job_id", ID, ForeignKey("job.id"), nullable=False),
+    Column("training_spec", Document, nullable=False),
+    Column("solver", Document, nullable=False),
+    Column("blob_id", ID, ForeignKey("blob.id"), nullable=False),
+    Column("metadata", Document, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("id"),
+    UniqueConstraint("model", "version"),
+    UniqueConstraint("job_id"),
+    UniqueConstraint("blob_id"),
+    CheckConstraint("version >= 1", name="version"),
+)
+
+result = Table(
+    "result",
+    metadata,
+    Column("id", ID, nullable=False),
+    Column("job_id", ID, ForeignKey("job.id", ondelete="CASCADE"), nullable=False),
+    Column("model", NAME, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("dataset", Document, nullable=False),
+    Column("dataset_kind", NAME, nullable=False),
+    Column("train_solver", Document, nullable=False),
+    Column("train_method", NAME, nullable=False),
+    Column("train_steps", Integer),
+    Column("test_solver", Document, nullable=False),
+    Column("test_method", NAME, nullable=False),
+    Column("test_steps", Integer),
+    Column("nfe", Double, nullable=False),
+    Column("accuracy", Double),
+    Column("flip_rate", Double),
+    Column("samples", BigInteger, nullable=False),
+    Column("failures", BigInteger, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("id"),
+    CheckConstraint("samples >= 0 AND failures >= 0 AND failures <= samples", name="counts"),
+    CheckConstraint("accuracy IS NULL OR (accuracy >= 0 AND accuracy <= 1)", name="accuracy"),
+    CheckConstraint("flip_rate IS NULL OR (flip_rate >= 0 AND flip_rate <= 1)", name="flip_rate"),
+    Index(None, "job_id"),
+    Index(None, "model", "version", "id"),
+    Index(None, "dataset_kind", "id"),
+    Index(None, "train_method", "id"),
+    Index(None, "test_method", "id"),
+    Index(None, "accuracy", "id"),
+    Index(None, "flip_rate", "id"),
+    Index(None, "nfe", "id"),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("key", sorted_text(255), nullable=False),
+    Column("body_hash", String(64), nullable=False),
+    Column("status", Integer),  # null: in flight
+    Column("body", Document),
+    Column("job_id", ID),
+    Column("created_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("key"),
+    Index(None, "created_at"),
+)

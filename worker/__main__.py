@@ -1,0 +1,67 @@
+"""``python -m worker``: start a worker that runs jobs until SIGTERM or Ctrl-C."""
+
+import logging
+import os
+import sys
+import warnings
+from typing import Any
+
+from celery import signals
+from celery.platforms import SecurityWarning
+
+from store.errors import SchemaNotAtHead
+from store.reconciliation import reconcile
+from store.schema_version import require_head
+from store.settings import RUN_JOB_TASK, Settings, SettingsInvalid
+from store.unit_of_work import Store
+from worker.celery_app import create_celery
+from worker.doorbell import make_ring
+from worker.drain import DrainMark
+from worker.reconciler import Reconciler
+
+log = logging.getLogger("worker")
+
+
+def main() -> int:
+    """Run the worker; return the exit status."""
+    # Celery warns about running as root because of pickle; this worker takes JSON only.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    try:
+        settings = Settings.load()
+        store = Store.connect(settings.database)
+        require_head(store.engine)
+    except (SettingsInvalid, SchemaNotAtHead) as error:
+        sys.stderr.write(f"the worker cannot start: {error}\n")
+        return os.EX_CONFIG
+    app = create_celery(settings)
+    ring = make_ring(app, RUN_JOB_TASK)
+    reconciler = Reconciler(lambda: reconcile(store, settings, ring), settings.reconcile_seconds)
+    drain = DrainMark.for_this_worker()
+
+    def start_draining(**_: Any) -> None:
+        drain.set()
+
+    def say_ready(**_: Any) -> None:
+        log.info("worker ready, %d processes", settings.worker_processes)
+
+    signals.worker_shutting_down.connect(start_draining, weak=False)
+    signals.worker_ready.connect(say_ready, weak=False)
+    worker = app.Worker(
+        quiet=True,
+        loglevel=settings.log_level.upper(),
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+    reconciler.start()
+    try:
+        worker.start()
+    finally:
+        reconciler.stop()
+        drain.remove()
+        store.close()
+    return int(worker.exitcode or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

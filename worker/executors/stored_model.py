@@ -1,0 +1,64 @@
+"""Reads what an evaluation job needs: a model version and the data to test it on."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ode_core.datasets.load import load_dataset
+from ode_core.models.classifier import Classifier
+from ode_core.models.weights import load_classifier
+from ode_core.specs import SolverSpec, TrainingJobSpec
+from store.model_registry import ModelVersion
+from worker.failures import ModelUnavailable
+from worker.running_job import RunningJob
+from worker.torch_runtime import choose_device
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model version, loaded, with the test split it is judged on.
+
+    Attributes:
+        version: the version's row.
+        spec: the training job that made it.
+        solver: what it was trained with at the end.
+        model: on its device.
+        inputs: (samples, *sample_shape), on the same device.
+        labels: (samples,), on the same device.
+    """
+
+    version: ModelVersion
+    spec: TrainingJobSpec
+    solver: SolverSpec
+    model: Classifier
+    inputs: Tensor
+    labels: Tensor
+
+
+def load_stored_model(running: RunningJob, samples: int | None) -> StoredModel:
+    """Load the model version of an evaluation job and at most ``samples`` of its test split.
+
+    Raises:
+        ModelUnavailable: the version does not exist.
+        DatasetUnavailable: its data set cannot be read.
+    """
+    job = running.job
+    assert job.model is not None
+    version = running.read_version(job.model, job.model_version)
+    if version is None:
+        raise ModelUnavailable(
+            f"model {job.model!r} has no version {job.model_version or ''}: GET /v1/models/{job.model} lists them"
+        )
+    spec = TrainingJobSpec.model_validate(version.training_spec)
+    device = choose_device(running.settings.device)
+    weights = running.keep_trying(lambda: running.store.read_blob(version.blob_id))
+    model = load_classifier(spec.architecture, spec.dataset, weights, device=device)
+    dataset = load_dataset(spec.dataset, running.settings.datasets)
+    return StoredModel(
+        version=version,
+        spec=spec,
+        solver=SolverSpec.model_validate(version.solver),
+        model=model,
+        inputs=dataset.test_inputs[:samples].to(device),
+        labels=dataset.test_labels[:samples].to(device),
+    )

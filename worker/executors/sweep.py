@@ -1,0 +1,57 @@
+"""Tests a stored model under a list of solvers."""
+
+from typing import Any
+
+from ode_core.audit.sweep import TestResult, sweep
+from ode_core.specs import SweepJobSpec, check_sweep_budget
+from store.unit_of_work import Transaction
+from worker.executors.result_rows import result_rows, solver_json
+from worker.executors.stored_model import load_stored_model
+from worker.running_job import FinishJob, RunningJob
+
+
+def run_sweep(running: RunningJob) -> FinishJob:
+    """Run a sweep job to its end; each solver's row is stored as soon as it is there.
+
+    Raises:
+        LeaseLost, JobCancelled, WorkerDraining: after the solver being tested.
+        ModelUnavailable, DatasetUnavailable, BudgetExceeded: the job fails.
+    """
+    spec = SweepJobSpec.model_validate(running.job.spec)
+    tested = load_stored_model(running, spec.samples)
+    check_sweep_budget(spec, tested.spec.architecture.end_time, running.settings.budget)
+    job, attempt = running.job, running.attempt
+    results: list[TestResult] = []
+
+    def store_results(done: int, total: int, result: TestResult) -> None:
+        results.append(result)
+        rows = result_rows(job.id, tested, results)
+
+        def write(tx: Transaction) -> None:
+            tx.results.replace_for_job(job.id, attempt, rows)
+            tx.jobs.report_progress(job.id, attempt, done, total, f"tested {result.solver.label}")
+
+        running.write(write)
+        running.check()
+
+    running.check()
+    sweep(tested.model, tested.inputs, tested.labels, tested.solver, spec.solvers, on_progress=store_results)
+
+    def finish(tx: Transaction) -> dict[str, Any]:
+        rows = result_rows(job.id, tested, results)
+        tx.results.replace_for_job(job.id, attempt, rows)
+        return {
+            "model": tested.version.name,
+            "version": tested.version.version,
+            "train_solver": solver_json(tested.solver),
+            "samples": len(tested.labels),
+            "results": [
+                {
+                    name: row[name]
+                    for name in ("test_solver", "test_steps", "nfe", "accuracy", "flip_rate", "samples", "failures")
+                }
+                for row in rows
+            ],
+        }
+
+    return finish

@@ -1,0 +1,27 @@
+"""What a pool process is made of. Imports torch: only the children import this module."""
+
+from collections.abc import Callable
+
+from store.settings import Settings
+from store.unit_of_work import Store
+from worker.drain import DrainMark
+from worker.executors.audit import run_audit
+from worker.executors.sweep import run_sweep
+from worker.executors.training import train
+from worker.run_job import Executor, JobRunner
+from worker.torch_runtime import configure_torch
+
+EXECUTORS: dict[str, Executor] = {"training": train, "sweep": run_sweep, "audit": run_audit}
+
+
+def compose_runner(ring: Callable[[str], None]) -> JobRunner:
+    """Return this process's runner, from the environment that the parent handed down."""
+    settings = Settings.load()
+    configure_torch(settings)
+    return JobRunner(
+        settings=settings,
+        store=Store.connect(settings.database),
+        executors=EXECUTORS,
+        ring=ring,
+        draining=DrainMark.of_parent().is_set,
+    )
