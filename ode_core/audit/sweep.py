@@ -1,0 +1,94 @@
+"""One model under many test solvers."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ode_core.models.classifier import Classifier
+from ode_core.models.predictions import Predictions, predict
+from ode_core.specs.solver import SolverSpec
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """What a model does under one test solver.
+
+    Attributes:
+        solver: the test solver.
+        steps: its steps on a fixed grid, else None.
+        nfe: evaluations of the field for one sample, on average.
+        accuracy: share of right labels; a failed solve counts as wrong.
+        flip_rate: share of samples whose prediction differs from that under the training solver.
+        reference_flip_rate: the same against the converged reference, where there is one.
+        samples: number of samples.
+        failures: samples whose solve failed.
+        seconds: wall time of the solves.
+    """
+
+    __test__ = False  # pytest: not a test class
+
+    solver: SolverSpec
+    steps: int | None
+    nfe: float
+    accuracy: float
+    flip_rate: float
+    samples: int
+    failures: int
+    seconds: float
+    reference_flip_rate: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        return asdict(self) | {"solver": self.solver.model_dump(exclude_none=True)}
+
+
+OnResult = Callable[[int, int, TestResult], None]
+"""Called after each solver with its number (from 1), the number of solvers, and the result."""
+
+
+def sweep(
+    model: Classifier,
+    inputs: Tensor,
+    labels: Tensor,
+    train_solver: SolverSpec,
+    solvers: Sequence[SolverSpec],
+    *,
+    on_result: OnResult | None = None,
+) -> list[TestResult]:
+    """Test ``model`` on ``inputs`` ``(n, *sample_shape)`` under each of ``solvers``, in their order."""
+    trained = predict(model, inputs, train_solver)
+    results: list[TestResult] = []
+    for number, solver in enumerate(solvers, start=1):
+        result = result_under(model, inputs, labels, solver, trained)
+        results.append(result)
+        if on_result is not None:
+            on_result(number, len(solvers), result)
+    return results
+
+
+def result_under(
+    model: Classifier,
+    inputs: Tensor,
+    labels: Tensor,
+    solver: SolverSpec,
+    trained: Predictions,
+    reference: Predictions | None = None,
+) -> TestResult:
+    """Test one solver against the predictions under the training solver and, if given, a reference."""
+    start = time.perf_counter()
+    predictions = predict(model, inputs, solver)
+    seconds = time.perf_counter() - start
+    return TestResult(
+        solver=solver,
+        steps=None if solver.adaptive else solver.fixed_steps(0.0, model.end_time),
+        nfe=predictions.mean_evaluations,
+        accuracy=predictions.accuracy(labels),
+        flip_rate=float(predictions.flips(trained).double().mean()),
+        samples=len(labels),
+        failures=predictions.failures,
+        seconds=seconds,
+        reference_flip_rate=None if reference is None else float(predictions.flips(reference).double().mean()),
+    )

@@ -1,0 +1,84 @@
+"""From the numbers of an audit to a verdict, and to a sentence a person understands."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from ode_core.audit.statistics import samples_to_decide
+from ode_core.specs.solver import SolverSpec
+
+Verdict = Literal["ode", "discrete", "inconclusive", "unresolved"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A simpler rule's opinion, shown beside the verdict so that a reader sees how they differ.
+
+    Attributes:
+        passed: whether the rule takes the model for an ODE.
+        test_solver: the solver it tested with, or None when the rule knows none for the training solver.
+        accuracy: accuracy under that solver.
+        difference: absolute accuracy difference to the training solver.
+        threshold: the largest difference the rule accepts.
+    """
+
+    passed: bool | None
+    test_solver: SolverSpec | None
+    accuracy: float | None
+    difference: float | None
+    threshold: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the rule's opinion as JSON values."""
+        solver = None if self.test_solver is None else self.test_solver.model_dump(exclude_none=True)
+        return asdict(self) | {"test_solver": solver}
+
+
+def decide(converged: bool, interval: tuple[float, float], epsilon: float) -> Verdict:
+    """Return ``ode`` when the flip rate's interval ends at or below ``epsilon``, ``discrete`` when it begins above."""
+    if not converged:
+        return "unresolved"
+    low, high = interval
+    if high <= epsilon:
+        return "ode"
+    return "discrete" if low > epsilon else "inconclusive"
+
+
+def samples_needed(verdict: Verdict, flip_rate: float, epsilon: float) -> int | None:
+    """Return how many samples an inconclusive audit would have needed; None for the other verdicts."""
+    return samples_to_decide(flip_rate, epsilon) if verdict == "inconclusive" else None
+
+
+def sentence(
+    verdict: Verdict,
+    *,
+    train_solver: SolverSpec,
+    train_accuracy: float,
+    reference_accuracy: float,
+    flip_rate: float,
+    interval: tuple[float, float],
+    epsilon: float,
+    needed: int | None,
+    reason: str,
+) -> str:
+    """Return the verdict in words."""
+    found = (
+        f"Under a converged solver {flip_rate:.1%} of the predictions change "
+        f"(95 % interval {interval[0]:.1%} to {interval[1]:.1%}) and the accuracy goes from "
+        f"{train_accuracy:.1%} with {train_solver.label} to {reference_accuracy:.1%}."
+    )
+    match verdict:
+        case "ode":
+            return f"This model is an ODE: its predictions do not depend on the solver. {found}"
+        case "discrete":
+            return (
+                f"This model is not an ODE: it is only valid together with {train_solver.label}, "
+                f"the solver it was trained with. {found}"
+            )
+        case "inconclusive":
+            more = "no number of samples decides it" if needed is None else f"about {needed:,} samples would decide it"
+            return (
+                f"The samples do not tell whether more or less than {epsilon:.1%} of the predictions depend on the "
+                f"solver; if the rate stays as it is, {more}. {found}"
+            )
+        case "unresolved":
+            return f"No converged reference was found, so nothing is claimed: {reason}."
