@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ode_core.audit.ladder import ladder
+from ode_core.audit.reference import METHOD as REFERENCE_METHOD
 from ode_core.audit.reference import Reference, converged_reference, margins
 from ode_core.audit.statistics import clopper_pearson, mcnemar_exact
 from ode_core.audit.sweep import TestResult, result_under
@@ -81,11 +82,12 @@ class AuditReport:
             "drift_over_margin": self.drift,
             "reference": {
                 "converged": self.reference.converged,
-                "method": "rk4",
+                "method": REFERENCE_METHOD,
                 "precision": "float64",
-                "steps": self.reference.steps,
-                "flips": self.reference.flips,
-                "drift": _finite_or_none(self.reference.drift),
+                "tolerance": self.reference.tolerance,
+                "nfe": self.reference.predictions.mean_evaluations,
+                "unsettled": self.reference.unsettled,
+                "failures": self.reference.failures,
                 "reason": self.reference.reason,
             },
             "paper_rule": self.paper_rule.to_json(),
@@ -111,7 +113,11 @@ def audit(
     report(1, parts, f"predictions with {train_solver.label}")
     trained = predict(model, inputs, train_solver)
     reference = converged_reference(
-        model, inputs, train_solver, on_grid=lambda steps: report(2, parts, f"reference: rk4-{steps}")
+        model,
+        inputs,
+        on_tolerance=lambda tolerance, samples: report(
+            2, parts, f"converged reference: tolerance {tolerance:.0e}, {samples} samples"
+        ),
     )
     report(3, parts, "simpler rules")
     paper, half_step = (
