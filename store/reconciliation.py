@@ -64,8 +64,8 @@ def _ring_due(store: Store, settings: Settings, ring: Callable[[str], None], don
     for position, job_id in enumerate(due):
         try:
             ring(job_id)
-        except Exception:  # whatever the broker's client raises; the jobs are safe in the database
-            logger.warning("cannot reach the broker; %d jobs wait", len(due) - position, exc_info=True)
+        except Exception as error:  # whatever the broker's client raises; the database has the jobs
+            logger.warning("cannot reach the broker, %d jobs wait: %s", len(due) - position, error)
             with store.transaction() as tx:
                 for unsent in due[position:]:
                     tx.jobs.mark_not_rung(unsent)
