@@ -25,8 +25,8 @@ class StoredModel:
         spec: the training job that made it.
         solver: what it was trained with at the end.
         model: on its device.
-        inputs: (samples, *sample_shape), on the same device.
-        labels: (samples,), on the same device.
+        inputs: ``(samples, *sample_shape)``, on the CPU: batches move as they are needed.
+        labels: ``(samples,)``, on the CPU.
     """
 
     version: ModelVersion
@@ -61,8 +61,8 @@ def load_stored_model(running: RunningJob, samples: int | None) -> StoredModel:
         spec=spec,
         solver=SolverSpec.model_validate(version.solver),
         model=model,
-        inputs=dataset.test_inputs[:samples].to(device),
-        labels=dataset.test_labels[:samples].to(device),
+        inputs=dataset.test_inputs[:samples],
+        labels=dataset.test_labels[:samples],
     )
 
 

@@ -35,7 +35,7 @@ def run_sweep(running: RunningJob) -> FinishJob:
         running.check()
 
     running.check()
-    sweep(tested.model, tested.inputs, tested.labels, tested.solver, spec.solvers, on_progress=store_results)
+    sweep(tested.model, tested.inputs, tested.labels, tested.solver, spec.solvers, on_result=store_results)
 
     def finish(tx: Transaction) -> dict[str, Any]:
         rows = result_rows(tested, results)

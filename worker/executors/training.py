@@ -5,7 +5,8 @@ from typing import Any
 
 from ode_core.datasets.load import load_dataset
 from ode_core.specs import TrainingJobSpec, check_training_budget
-from ode_core.training.run import Checkpoint, TrainedModel, TrainingRun
+from ode_core.training.checkpoint import Checkpoint
+from ode_core.training.run import TrainedModel, TrainingRun
 from store.unit_of_work import Transaction
 from worker.lease import WorkerDraining
 from worker.running_job import FinishJob, RunningJob
