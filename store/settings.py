@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="where training and evaluation run; auto: a GPU if torch sees one"
+    )
     worker_processes: Annotated[int, Field(ge=1, le=256)] = 1
     torch_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         default=None, description="of a worker or the inference; default: torch's own choice"

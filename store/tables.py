@@ -133,8 +133,8 @@ metric_chunk = Table(
     Column("non_finite", Integer, nullable=False),
     Column("minimum", Double),
     Column("maximum", Double),
-    Column("steps", LargeBinary, nullable=False),  # int64, little-endian
-    Column("values", LargeBinary, nullable=False),  # float64, little-endian
+    Column("packed_steps", LargeBinary, nullable=False),  # int64, little-endian
+    Column("packed_values", LargeBinary, nullable=False),  # float64, little-endian
     PrimaryKeyConstraint("job_id", "name", "first_step"),
     ForeignKeyConstraint(["job_id", "name"], ["metric_series.job_id", "metric_series.name"], ondelete="CASCADE"),
     CheckConstraint("first_step <= last_step AND points >= 1", name="steps"),

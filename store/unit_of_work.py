@@ -1,14 +1,26 @@
 """The store: transactions with their repositories, and the operations that need several."""
 
-from collections.abc import Iterator
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
+from store.blobs import CHUNK_BYTES, Blobs, sha256
+from store.checkpoints import Checkpoints, StoredCheckpoint
 from store.engine import create_engine_from, reading, writing
+from store.errors import BlobCorrupt, NotFound
 from store.events import Events
+from store.idempotency import IdempotencyKeys
 from store.job_lifecycle import Jobs
+from store.metrics import Metrics
+from store.models import Models
+from store.results import Results
 from store.scope import Clock, Scope
+
+logger = logging.getLogger(__name__)
 
 
 class Transaction:
@@ -19,6 +31,12 @@ class Transaction:
         self.now = scope.now
         self.jobs = Jobs(scope)
         self.events = Events(scope)
+        self.metrics = Metrics(scope)
+        self.blobs = Blobs(scope)
+        self.checkpoints = Checkpoints(scope)
+        self.models = Models(scope)
+        self.results = Results(scope)
+        self.idempotency = IdempotencyKeys(scope)
 
 
 class Store:
@@ -27,16 +45,18 @@ class Store:
     Args:
         engine: from ``store.engine.create_engine_from``.
         clock: for tests; default: the database server's clock, or this machine's with SQLite.
+        keep_checkpoints: how many of a job stay.
     """
 
-    def __init__(self, engine: Engine, *, clock: Clock | None = None) -> None:
+    def __init__(self, engine: Engine, *, clock: Clock | None = None, keep_checkpoints: int = 2) -> None:
         self.engine = engine
         self._clock = clock
+        self._keep_checkpoints = keep_checkpoints
 
     @classmethod
-    def connect(cls, url: str) -> "Store":
+    def connect(cls, url: str, *, keep_checkpoints: int = 2) -> "Store":
         """Return the store at a database URL; nothing is opened before the first transaction."""
-        return cls(create_engine_from(url))
+        return cls(create_engine_from(url), keep_checkpoints=keep_checkpoints)
 
     def close(self) -> None:
         """Close all connections."""
@@ -58,3 +78,100 @@ class Store:
         """Raise SQLAlchemy's error unless the database answers."""
         with reading(self.engine) as connection:
             connection.execute(text("SELECT 1"))
+
+    def save_blob(self, data: bytes, *, job_id: str | None = None, attempt: int | None = None) -> str:
+        """Store bytes; return the blob's id.
+
+        A worker names its job and attempt: then a stale attempt writes nothing, and the blob is
+        removed if the attempt ends before anything refers to it. Any other blob that nothing
+        refers to is removed after an hour.
+
+        Raises:
+            LeaseLost: the job is no longer this attempt's.
+        """
+        blob_id = self._write_chunks(data, job_id, attempt)
+        with self.transaction() as tx:
+            tx.blobs.complete(blob_id)
+        return blob_id
+
+    def read_blob(self, blob_id: str) -> bytes:
+        """Return a blob's bytes, verified.
+
+        Raises:
+            NotFound: there is no such blob.
+            BlobCorrupt: the bytes are not those that were written.
+        """
+        return b"".join(self.stream_blob(blob_id))
+
+    def stream_blob(self, blob_id: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Return the bytes ``start`` to ``end`` (exclusive, default all) in pieces of at most 1 MiB.
+
+        Each piece is a transaction of its own: a slow reader holds none open. When the whole blob is
+        read, the last piece comes only after all have been verified.
+
+        Raises:
+            NotFound: at once, if there is no such blob.
+            ValueError: at once, if the range is not within the blob.
+            BlobCorrupt: while reading, if the bytes are not those that were written.
+        """
+        with self.reading() as tx:
+            info = tx.blobs.require(blob_id)
+        stop = info.size if end is None else end
+        if not 0 <= start <= stop <= info.size:
+            raise ValueError(f"the range {start} to {stop} is not within the blob's {info.size} bytes")
+        whole = start == 0 and stop == info.size
+        return self._chunks(blob_id, start, stop, info.sha256 if whole else None)
+
+    def save_checkpoint(self, job_id: str, attempt: int, step: int, data: bytes, metadata: Mapping[str, Any]) -> str:
+        """Store the job's state after ``step``, write the event, drop old ones; return the id.
+
+        Until the last of its short transactions, the checkpoint before stays the one to resume from.
+
+        Raises:
+            LeaseLost: the job is no longer this attempt's.
+        """
+        blob_id = self._write_chunks(data, job_id, attempt)
+        with self.transaction() as tx:
+            return tx.checkpoints.complete(job_id, attempt, step, metadata, blob_id, self._keep_checkpoints)
+
+    def latest_checkpoint(self, job_id: str) -> StoredCheckpoint | None:
+        """Return the last checkpoint whose bytes are intact, or None."""
+        with self.reading() as tx:
+            candidates = tx.checkpoints.list(job_id)
+        for candidate in candidates:
+            try:
+                data = self.read_blob(candidate.blob_id)
+            except (BlobCorrupt, NotFound):
+                logger.warning(
+                    "job %s: checkpoint %s of step %d is corrupt, using the one before",
+                    job_id,
+                    candidate.id,
+                    candidate.step,
+                )
+                continue
+            return StoredCheckpoint(candidate.step, data, candidate.metadata)
+        return None
+
+    def _write_chunks(self, data: bytes, job_id: str | None, attempt: int | None) -> str:
+        if (job_id is None) != (attempt is None):
+            raise ValueError("give both job_id and attempt, or neither")
+        with self.transaction() as tx:
+            blob_id = tx.blobs.begin(len(data), sha256(data), job_id=job_id, attempt=attempt)
+        for position, start in enumerate(range(0, len(data), CHUNK_BYTES)):
+            # One transaction a chunk: SQLite has a single writer, and heartbeats must get their turn.
+            with self.transaction() as tx:
+                tx.blobs.append_chunk(blob_id, position, data[start : start + CHUNK_BYTES])
+        return blob_id
+
+    def _chunks(self, blob_id: str, start: int, stop: int, expected: str | None) -> Iterator[bytes]:
+        digest = hashlib.sha256()
+        for position in range(start // CHUNK_BYTES, -(-stop // CHUNK_BYTES)):
+            offset = position * CHUNK_BYTES
+            with self.reading() as tx:
+                chunk = tx.blobs.chunk(blob_id, position)
+            piece = chunk[max(0, start - offset) : stop - offset]
+            if expected is not None:
+                digest.update(piece)
+                if offset + CHUNK_BYTES >= stop and digest.hexdigest() != expected:
+                    raise BlobCorrupt(f"the bytes of blob {blob_id} are not those that were written")
+            yield piece

@@ -28,7 +28,7 @@ def main() -> int:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     try:
         settings = Settings.load()
-        store = Store.connect(settings.database)
+        store = Store.connect(settings.database, keep_checkpoints=settings.keep_checkpoints)
         require_head(store.engine)
     except (SettingsInvalid, SchemaNotAtHead) as error:
         sys.stderr.write(f"the worker cannot start: {error}\n")
@@ -38,7 +38,11 @@ def main() -> int:
     reconciler = Reconciler(lambda: reconcile(store, settings, ring), settings.reconcile_seconds)
     drain = DrainMark.for_this_worker()
 
-    def start_draining(**_: Any) -> None:
+    stopped_on_request = False
+
+    def start_draining(how: str, **_: Any) -> None:
+        nonlocal stopped_on_request
+        stopped_on_request = how == "Warm"
         drain.set()
 
     def say_ready(**_: Any) -> None:
@@ -60,7 +64,8 @@ def main() -> int:
         reconciler.stop()
         drain.remove()
         store.close()
-    return int(worker.exitcode or 0)
+    # Celery reports a failure after Ctrl-C.
+    return 0 if stopped_on_request else int(worker.exitcode or 0)
 
 
 if __name__ == "__main__":

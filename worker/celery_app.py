@@ -4,6 +4,7 @@ Loaded by the parent process too, which stays small: torch is imported by the ch
 """
 
 import logging
+import os
 import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,9 @@ class WorkerLogging(Logging):  # type: ignore[misc]  # Celery has no types
         if not logging.getLogger().isEnabledFor(logging.DEBUG):
             for name in ("celery", "kombu", "alembic"):
                 logging.getLogger(name).setLevel(logging.WARNING)
+            # Billiard tells of a killed child in a line; this logger adds forty of its own stack.
+            logging.getLogger("celery.worker.request").setLevel(logging.CRITICAL)
+            os.environ["_MP_FORK_LOGLEVEL_"] = str(logging.WARNING)  # billiard's, in spawned children
         return receivers
 
 

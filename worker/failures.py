@@ -18,6 +18,8 @@ def describe_failure(error: Exception) -> dict[str, Any]:
         return _described("training_diverged", str(error))
     if isinstance(error, DatasetUnavailable):
         return _described("dataset_unavailable", str(error))
+    if type(error).__name__ == "DeviceUnavailable":
+        return _described("device_unavailable", str(error))
     if isinstance(error, ModelUnavailable):
         return _described("model_unavailable", str(error))
     if isinstance(error, BudgetExceeded):

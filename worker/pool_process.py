@@ -20,7 +20,7 @@ def compose_runner(ring: Callable[[str], None]) -> JobRunner:
     configure_torch(settings)
     return JobRunner(
         settings=settings,
-        store=Store.connect(settings.database),
+        store=Store.connect(settings.database, keep_checkpoints=settings.keep_checkpoints),
         executors=EXECUTORS,
         ring=ring,
         draining=DrainMark.of_parent().is_set,

@@ -18,7 +18,7 @@ def configure_torch(settings: Settings) -> None:
 
 def threads_per_process(processes: int) -> int:
     """Return the cores of one process; container limits count."""
-    return max(1, cpu_budget().count // processes)
+    return max(1, int(cpu_budget().count) // processes)
 
 
 def choose_device(device: str) -> torch.device:

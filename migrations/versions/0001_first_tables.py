@@ -226,8 +226,8 @@ def upgrade() -> None:
         sa.Column("non_finite", sa.Integer(), nullable=False),
         sa.Column("minimum", sa.Double(), nullable=True),
         sa.Column("maximum", sa.Double(), nullable=True),
-        sa.Column("steps", sa.LargeBinary(), nullable=False),
-        sa.Column("values", sa.LargeBinary(), nullable=False),
+        sa.Column("packed_steps", sa.LargeBinary(), nullable=False),
+        sa.Column("packed_values", sa.LargeBinary(), nullable=False),
         sa.CheckConstraint("first_step <= last_step AND points >= 1", name=op.f("ck_metric_chunk_steps")),
         sa.ForeignKeyConstraint(
             ["job_id", "name"],

@@ -5,6 +5,7 @@ Loads neither torch nor numpy, so that a job can be refused before a worker sees
 
 import gzip
 import lzma
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -16,7 +17,10 @@ MNIST_TEST = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 CIFAR10_BATCH_SIZE = 10_000
 CIFAR10_TEST = "test_batch.bin"
 
-_FOLDERS = {"mnist": ("mnist", "MNIST/raw", "."), "cifar10": ("cifar10", "cifar-10-batches-bin", ".")}
+_FOLDERS = {
+    "mnist": ("mnist", "MNIST/raw", "."),
+    "cifar10": ("cifar10", "cifar10/cifar-10-batches-bin", "cifar-10-batches-bin", "."),
+}
 _PACKINGS = ("", ".gz", ".xz")
 
 
@@ -70,8 +74,22 @@ def _candidates(kind: str, name: str, directory: Path) -> Iterable[Path]:
             yield directory / folder / f"{name}{packing}"
 
 
-def open_file(path: Path) -> BinaryIO:
-    """Open a file for reading, unpacking it on the way where its name says it is packed."""
+def read_start(path: Path, size: int) -> bytes:
+    """Return the first ``size`` bytes of a file, fewer if it is shorter, unpacked if it is packed.
+
+    Only as much is unpacked as is asked for.
+
+    Raises:
+        DatasetUnavailable: it cannot be read or unpacked.
+    """
+    try:
+        with _open(path) as file:
+            return file.read(size)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:  # gzip's own error is an OSError
+        raise DatasetUnavailable(f"{path} cannot be read ({error}): get the file anew") from None
+
+
+def _open(path: Path) -> BinaryIO:
     if path.suffix == ".gz":
         return cast(BinaryIO, gzip.open(path, "rb"))
     if path.suffix == ".xz":

@@ -1,13 +1,14 @@
 """Data sets as tensors, in their own units, split into train and test."""
 
-import gzip
 import hashlib
-import lzma
+import math
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -21,12 +22,14 @@ from ode_core.datasets.files import (
     DatasetUnavailable,
     cifar10_train_files,
     find_file,
-    open_file,
+    read_start,
 )
 from ode_core.specs.dataset import Cifar10Spec, ConcentricSpheresSpec, DatasetSpec, DigitsSpec, MnistSpec
 
 IDX_UNSIGNED_BYTE = 0x08
 CIFAR10_ROW = 1 + 3 * 32 * 32
+
+UInt8Array = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Dataset:
     test_inputs: Tensor
     test_labels: Tensor
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over all inputs and labels: which data exactly a model has seen."""
         digest = hashlib.sha256()
@@ -101,30 +104,37 @@ def _spheres(rng: np.random.Generator, samples: int, dimension: int) -> tuple[Te
 def _mnist(spec: MnistSpec, directory: Path | None) -> Dataset:
     parts = []
     for files, limit in ((MNIST_TRAIN, spec.train_limit), (MNIST_TEST, spec.test_limit)):
-        images = _read_idx(find_file("mnist", files[0], directory), dimensions=3, limit=limit)
-        labels = _read_idx(find_file("mnist", files[1], directory), dimensions=1, limit=limit)
-        if images.shape[1:] != (28, 28) or len(images) != len(labels) or labels.max(initial=0) > 9:
-            raise DatasetUnavailable(f"{files[0]} and {files[1]} do not belong together: get both files anew")
+        images = _read_idx(find_file("mnist", files[0], directory), (28, 28), limit)
+        labels = _read_idx(find_file("mnist", files[1], directory), (), limit)
+        if labels.max() > 9:
+            raise DatasetUnavailable(f"{files[1]} holds labels above 9, so it is not MNIST's: get the file anew")
         parts += [torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))]
     return Dataset(*parts)
 
 
-def _read_idx(path: Path, *, dimensions: int, limit: int) -> np.ndarray:
-    """Read the first ``limit`` entries of an ``idx`` file of unsigned bytes."""
-    try:
-        with open_file(path) as file:
-            zero, kind, rank = struct.unpack(">HBB", file.read(4))
-            if zero != 0 or kind != IDX_UNSIGNED_BYTE or rank != dimensions:
-                raise DatasetUnavailable(f"{path} is not an idx file of unsigned bytes with {dimensions} dimensions")
-            shape = struct.unpack(f">{rank}I", file.read(4 * rank))
-            count = min(shape[0], limit)
-            size = count * int(np.prod(shape[1:], dtype=np.int64))
-            content = file.read(size)
-    except (struct.error, EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:
-        raise DatasetUnavailable(f"{path} is damaged ({error}): get the file anew") from None
-    if len(content) != size:
-        raise DatasetUnavailable(f"{path} ends too early: get the file anew")
-    return np.frombuffer(content, dtype=np.uint8).reshape(count, *shape[1:]).copy()
+def _read_idx(path: Path, entry_shape: tuple[int, ...], limit: int) -> UInt8Array:
+    """Read the first ``limit`` entries of an ``idx`` file of unsigned bytes.
+
+    The header, all big-endian: two zero bytes, the type, the number of dimensions, the size of each.
+    Source: http://yann.lecun.com/exdb/mnist/
+    """
+    rank = 1 + len(entry_shape)
+    header_size = 4 + 4 * rank
+    content = read_start(path, header_size + limit * math.prod(entry_shape))
+    if len(content) < header_size:
+        raise DatasetUnavailable(f"{path} ends within its header: get the file anew")
+    zero, kind, dimensions = struct.unpack_from(">HBB", content)
+    if (zero, kind, dimensions) != (0, IDX_UNSIGNED_BYTE, rank):
+        raise DatasetUnavailable(f"{path} is not an idx file of unsigned bytes in {rank} dimensions: get the file anew")
+    count, *shape = struct.unpack_from(f">{rank}I", content, 4)
+    if tuple(shape) != entry_shape:
+        raise DatasetUnavailable(f"{path} holds entries of shape {shape} instead of {list(entry_shape)}")
+    if count < limit:
+        raise DatasetUnavailable(f"{path} {_too_few(count, limit)}")
+    if len(content) < header_size + limit * math.prod(entry_shape):
+        raise DatasetUnavailable(f"{path} ends before the {count} entries its header promises: get the file anew")
+    # A copy, as a tensor must be able to write to its memory.
+    return np.frombuffer(content, dtype=np.uint8, offset=header_size).reshape(limit, *entry_shape).copy()
 
 
 def _cifar10(spec: Cifar10Spec, directory: Path | None) -> Dataset:
@@ -142,17 +152,26 @@ def _cifar10(spec: Cifar10Spec, directory: Path | None) -> Dataset:
 
 
 def _read_cifar10_batch(path: Path, limit: int) -> tuple[Tensor, Tensor]:
-    """Read the first ``limit`` rows: a label byte, then 3,072 bytes of red, green and blue 32x32 planes."""
+    """Read the first ``limit`` rows: a label byte, then 3,072 bytes of red, green and blue 32x32 planes.
+
+    Source: https://www.cs.toronto.edu/~kriz/cifar.html
+    """
     count = min(limit, CIFAR10_BATCH_SIZE)
-    try:
-        with open_file(path) as file:
-            content = file.read(count * CIFAR10_ROW)
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:
-        raise DatasetUnavailable(f"{path} is damaged ({error}): get the file anew") from None
-    if not content or len(content) != count * CIFAR10_ROW:
-        raise DatasetUnavailable(f"{path} holds fewer than {count} images: get the file anew")
-    rows = np.frombuffer(content, dtype=np.uint8).reshape(count, CIFAR10_ROW)
-    if rows[:, 0].max() > 9:
+    content = read_start(path, count * CIFAR10_ROW)
+    rows, rest = divmod(len(content), CIFAR10_ROW)
+    if rest:
+        raise DatasetUnavailable(f"{path} ends within image {rows + 1}: get the file anew")
+    if rows < count:
+        raise DatasetUnavailable(f"{path} {_too_few(rows, count)}")
+    table = np.frombuffer(content, dtype=np.uint8).reshape(count, CIFAR10_ROW)
+    if table[:, 0].max() > 9:
         raise DatasetUnavailable(f"{path} holds labels above 9, so it is not a CIFAR-10 batch: get the file anew")
-    images = torch.from_numpy(rows[:, 1:].reshape(count, 3, 32, 32).copy())
-    return images, torch.from_numpy(rows[:, 0].astype(np.int64))
+    images = torch.from_numpy(table[:, 1:].reshape(count, 3, 32, 32).copy())
+    return images, torch.from_numpy(table[:, 0].astype(np.int64))
+
+
+def _too_few(found: int, wanted: int) -> str:
+    return (
+        f"holds {found} entries where {wanted} are asked for: get the published file, "
+        "or lower train_limit and test_limit"
+    )

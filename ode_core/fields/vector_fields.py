@@ -3,11 +3,12 @@
 Source of the convolutional shape: Ott et al., ResNet After All, ICLR 2021.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ode_core.fields.short_signals import LONGEST, DenseNetwork
 from ode_core.specs.model import Activation, Conv1dField, Conv2dField, FieldSpec, MlpField
 
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
@@ -34,15 +35,30 @@ class VectorField(nn.Module):
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         """Return ``dz/dt``."""
-        if self.time_dependent:
-            channel = (t + torch.zeros_like(z[:, :1])).to(z.dtype)
-            z = torch.cat([z, channel], dim=1)
-        result: Tensor = self.network(z)
+        result: Tensor = self.network(self._with_time(t, z))
         return result
+
+    def for_states(self, state_shape: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the same field, to round-off, prepared for many calls with states of one shape.
+
+        What does not depend on ``(t, z)`` is computed here, once. It holds until the weights change: prepare
+        it anew for every solve.
+        """
+        first = self.network[0]
+        if not isinstance(first, nn.Conv1d) or state_shape[-1] > LONGEST:
+            return self
+        network = DenseNetwork(list(self.network), state_shape[-1])
+        return lambda t, z: network(self._with_time(t, z))
+
+    def _with_time(self, t: Tensor, z: Tensor) -> Tensor:
+        if not self.time_dependent:
+            return z
+        channel = (t + torch.zeros_like(z[:, :1])).to(z.dtype)
+        return torch.cat([z, channel], dim=1)
 
 
 def build_field(spec: FieldSpec, state_shape: tuple[int, ...]) -> VectorField:
-    """Return a freshly initialised field for states of ``state_shape`` (without the batch)."""
+    """Return the field for states of ``state_shape`` (without the batch), with torch's own initial weights."""
     width_in = state_shape[0] + int(spec.time_dependent)
     layers: list[nn.Module]
     if isinstance(spec, MlpField):
@@ -52,12 +68,18 @@ def build_field(spec: FieldSpec, state_shape: tuple[int, ...]) -> VectorField:
     return VectorField(nn.Sequential(*layers), time_dependent=spec.time_dependent)
 
 
-def initialise(layer: nn.Module) -> None:
-    """Kaiming-normal weights by fan-in and zero bias, as in the paper's runs."""
-    if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
-        nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
+def initialise(module: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Draw Kaiming-normal weights by fan-in and zero biases, layer by layer, as in the paper's runs.
+
+    Args:
+        module: its linear and convolutional layers are initialised in place.
+        generator: source of the random numbers; None takes torch's global one.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu", generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def _perceptron(spec: MlpField, width_in: int, width_out: int) -> list[nn.Module]:

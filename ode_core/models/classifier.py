@@ -1,5 +1,6 @@
 """The neural ODE classifier ``head . ODESolve(field, [0, end_time]) . (stem)``."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,37 +26,70 @@ class ClassifierOutput:
 
 
 class Classifier(nn.Module):
-    """A classifier whose middle is an ordinary differential equation.
+    """A classifier whose middle is an ordinary differential equation: ``head . ODESolve . (stem)``.
+
+    The initial weights depend on ``seed`` alone; the global random state is then neither used nor changed.
+    Without a seed they come from the global random state.
 
     Attributes:
         input_shape: shape of one input as the model takes it.
         state_shape: shape of the ODE's state for one sample.
         input_scale: factor from the data set's own units to what the network sees.
         end_time: the ODE runs over ``[0, end_time]``.
+        field: the vector field.
+        head: from the final state ``(batch, *state_shape)`` to logits.
     """
 
-    def __init__(self, spec: ClassifierSpec, sample_shape: tuple[int, ...], classes: int, input_scale: float) -> None:
+    def __init__(
+        self,
+        spec: ClassifierSpec,
+        sample_shape: tuple[int, ...],
+        classes: int,
+        input_scale: float,
+        *,
+        seed: int | None = None,
+    ) -> None:
         super().__init__()
         self.input_shape = model_input_shape(spec, sample_shape)
         self.state_shape = model_state_shape(spec, sample_shape)
         self.input_scale = input_scale
         self.end_time = spec.end_time
-        self.stem = _build_stem(spec, self.input_shape)
-        self.field = build_field(spec.field, self.state_shape)
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(self.state_shape).numel(), classes))
-        self.apply(initialise)
+        # torch's layers draw initial weights of their own, which ours replace.
+        with torch.random.fork_rng(devices=[]):
+            self.stem = _build_stem(spec, self.input_shape)
+            self.field = build_field(spec.field, self.state_shape)
+            self.head = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(self.state_shape), classes))
+        initialise(self, None if seed is None else torch.Generator().manual_seed(seed))
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision the model computes in."""
         return next(self.parameters()).dtype
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.parameters()).device
+
+    def as_input(self, samples: Tensor) -> Tensor:
+        """Return samples of the data set's raw shape as ``(batch, *input_shape)``; units and type stay.
+
+        Raises:
+            ValueError: a sample has another number of values than the model takes.
+        """
+        if samples.ndim < 1 or math.prod(samples.shape[1:]) != math.prod(self.input_shape):
+            raise ValueError(
+                f"inputs have shape {list(samples.shape)}; the model takes [batch, "
+                f"{', '.join(map(str, self.input_shape))}]"
+            )
+        return samples.reshape(len(samples), *self.input_shape)
+
     def initial_state(self, inputs: Tensor) -> Tensor:
         """Return the ODE's start ``(batch, *state_shape)`` for inputs in the data set's own units.
 
         ``inputs`` is ``(batch, *shape)`` of any numeric type, with as many numbers a sample as the model takes.
         """
-        z = inputs.to(self.dtype).reshape(len(inputs), *self.input_shape)
+        z = self.as_input(inputs).to(self.dtype)
         if self.input_scale != 1.0:
             z = z * self.input_scale
         result: Tensor = z if self.stem is None else self.stem(z)
@@ -69,9 +103,9 @@ class Classifier(nn.Module):
         times: Tensor | None = None,
         max_evaluations: int | None = None,
     ) -> ClassifierOutput:
-        """Return logits and solution for ``inputs`` under ``solver``."""
+        """Return logits and solution for ``inputs`` under ``solver``; gradients flow through both."""
         solution = solve(
-            self.field,
+            self.field.for_states(self.state_shape),
             self.initial_state(inputs),
             solver,
             t1=self.end_time,
@@ -84,6 +118,11 @@ class Classifier(nn.Module):
         """Return the logits ``(batch, classes)``."""
         return self.run(inputs, solver).logits
 
+    @torch.no_grad()
+    def predict(self, inputs: Tensor, solver: SolverSpec, *, max_evaluations: int | None = None) -> ClassifierOutput:
+        """Return logits and solution without keeping a graph; NaN logits where the solve failed."""
+        return self.run(inputs, solver, max_evaluations=max_evaluations)
+
 
 def _build_stem(spec: ClassifierSpec, input_shape: tuple[int, ...]) -> nn.Module | None:
     if spec.stem is None:
@@ -95,16 +134,14 @@ def _build_stem(spec: ClassifierSpec, input_shape: tuple[int, ...]) -> nn.Module
 
 
 def build_classifier(model: ClassifierSpec, dataset: DatasetSpec, *, seed: int = 0) -> Classifier:
-    """Return a freshly initialised classifier for a data set.
-
-    The weights depend on ``seed`` alone; the global random state is neither used nor changed.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Classifier(model, dataset.input_shape, dataset.classes, dataset.input_scale)
+    """Return a classifier for a data set; its initial weights depend on ``seed`` alone."""
+    return Classifier(model, dataset.input_shape, dataset.classes, dataset.input_scale, seed=seed)
 
 
 def build_model(spec: TrainingJobSpec) -> Classifier:
-    """Return the untrained model of a training job, in its precision."""
+    """Return the untrained model of a training job, in its precision.
+
+    The initial weights are the same in float32 and, widened, in float64.
+    """
     model = build_classifier(spec.architecture, spec.dataset, seed=spec.training.seed)
     return model.to(DTYPES[spec.training.precision])

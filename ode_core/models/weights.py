@@ -1,11 +1,13 @@
 """Trained weights as bytes and back. The format is safetensors: data, never a program."""
 
+from typing import Literal
+
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from ode_core.models.classifier import Classifier, build_classifier
+from ode_core.models.classifier import DTYPES, Classifier, build_classifier
 from ode_core.specs.dataset import DatasetSpec
 from ode_core.specs.model import ClassifierSpec
 
@@ -20,9 +22,21 @@ def weights_to_bytes(model: nn.Module) -> bytes:
 
 
 def load_classifier(
-    model: ClassifierSpec, dataset: DatasetSpec, weights: bytes, *, device: torch.device | None = None
+    model: ClassifierSpec,
+    dataset: DatasetSpec,
+    weights: bytes,
+    *,
+    precision: Literal["float32", "float64"] | None = None,
+    device: torch.device | None = None,
 ) -> Classifier:
-    """Return the classifier with the given weights, in their precision, ready for evaluation.
+    """Return the classifier with the given weights, ready for evaluation.
+
+    Args:
+        model: the architecture, presets expanded.
+        dataset: the data set it was trained on.
+        weights: what ``weights_to_bytes`` made.
+        precision: what to compute in; None takes the weights' own.
+        device: where to compute; None is the CPU.
 
     Raises:
         WeightsMismatch: names, shapes or types do not fit the architecture.
@@ -45,6 +59,8 @@ def load_classifier(
     dtypes = {tensor.dtype for tensor in tensors.values()}
     if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
         raise WeightsMismatch("all weights must be float32, or all float64")
-    classifier.to(device=device, dtype=dtypes.pop())
-    classifier.load_state_dict(tensors)
+    stored = dtypes.pop()
+    # Loaded as they are and only then converted: through float32, float64 weights would lose digits.
+    classifier.to(dtype=stored).load_state_dict(tensors)
+    classifier.to(device=device, dtype=stored if precision is None else DTYPES[precision])
     return classifier.eval().requires_grad_(False)

@@ -7,14 +7,10 @@ import torch
 from torch import Tensor
 
 from ode_core.solvers.solution import Field, broadcast_to_state
-from ode_core.solvers.step_control import inverse_root
+from ode_core.solvers.step_control import inverse_root, sample_rms
 
 
-def sample_rms(values: Tensor) -> Tensor:
-    """Return the root mean square over each sample, ``(batch,)``."""
-    return values.flatten(1).square().mean(dim=1).sqrt()
-
-
+@torch.no_grad()
 def initial_step(
     field: Field,
     z0: Tensor,
@@ -43,16 +39,17 @@ def initial_step(
     Returns:
         ``(batch,)`` positive lengths in float64.
     """
-    scale = atol + rtol * z0.abs()
-    d0, d1 = sample_rms(z0 / scale).double(), sample_rms(slope0 / scale).double()
+    # In float64, as a slope of 1e12 over a tolerance of 1e-9 has a square beyond float32.
+    scale = atol + rtol * z0.double().abs()
+    d0, d1 = sample_rms(z0.double() / scale), sample_rms(slope0.double() / scale)
     flat = (d0 < 1e-5) | (d1 < 1e-5)
     h0 = torch.minimum(torch.where(flat, 1e-6, 0.01 * d0 / d1), interval)
     step = broadcast_to_state(direction * h0, z0).to(z0.dtype)
     t = broadcast_to_state(t0 + direction * h0, z0).to(z0.dtype)
     slope1 = field(t, z0 + step * slope0)
-    d2 = sample_rms((slope1 - slope0) / scale).double() / h0
+    d2 = sample_rms((slope1 - slope0).double() / scale) / h0
     steepest = torch.maximum(d1, d2)
     h1 = torch.where(steepest <= 1e-15, torch.clamp(h0 * 1e-3, min=1e-6), inverse_root(steepest / 0.01, order))
     h = torch.minimum(torch.minimum(100 * h0, h1), interval)
     # A field that is not finite there says nothing; the error control goes on from a small step.
-    return torch.where(torch.isfinite(h), h, h0)
+    return torch.where(torch.isfinite(h) & (h > 0), h, 1e-6 * interval)

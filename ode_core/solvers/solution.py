@@ -60,3 +60,13 @@ class Solution:
 def broadcast_to_state(values: Tensor, state: Tensor) -> Tensor:
     """Return ``(batch,)`` values as ``(batch, 1, ..., 1)``, to be multiplied with ``(batch, *state)``."""
     return values.reshape(-1, *(1 for _ in state.shape[1:]))
+
+
+def per_sample(values: Tensor) -> Tensor:
+    """Return ``(batch, *state)`` values as ``(batch, n)``, for a reduction over each sample."""
+    return values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
+
+
+def finite_samples(values: Tensor) -> Tensor:
+    """``(batch,)`` of bool: which samples of ``(batch, *state)`` are finite throughout."""
+    return torch.isfinite(per_sample(values.detach())).all(dim=1)

@@ -1,12 +1,24 @@
 """The one entry point: a field, a start and a solver make a solution."""
 
+import math
+import warnings
+
 import torch
 from torch import Tensor
 
 from ode_core.solvers.adaptive import solve_adaptive
 from ode_core.solvers.fixed_grid import solve_fixed_grid
-from ode_core.solvers.solution import Field, Solution
+from ode_core.solvers.output_times import require_output_times
+from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
+from ode_core.solvers.status import SolveStatus
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
+
+# Below this many rounding errors of the state's type the error estimate is noise.
+_SMALLEST_TOLERANCE_EPS = 50
+
+
+class ToleranceWarning(UserWarning):
+    """The relative tolerance asks for more digits than the precision has."""
 
 
 def solve(
@@ -23,7 +35,7 @@ def solve(
     """Solve ``dz/dt = field(t, z)`` from ``z(t0) = z0`` to ``t1``.
 
     Args:
-        field: ``f(t, z)``; see ``Field`` for the shapes of ``t``.
+        field: ``f(t, z)``; see ``Field`` for the shapes of ``t``. Never called outside the interval.
         z0: ``(batch, *state)`` in float32 or float64; gradients flow through it and the field.
         solver: method and step rule.
         t0: start time.
@@ -38,26 +50,25 @@ def solve(
     Raises:
         ValueError: the arguments do not make a solve.
         SolveFailed: with ``throw``, when a sample fails.
+
+    Warns:
+        ToleranceWarning: ``rtol`` is below 50 rounding errors of ``z0``'s type.
     """
-    if z0.ndim < 2 or not z0.is_floating_point():
-        raise ValueError(f"z0 must be floating point of shape (batch, *state); it is {z0.dtype} of {tuple(z0.shape)}")
+    _require_state(z0)
+    if not (math.isfinite(t0) and math.isfinite(t1)):
+        raise ValueError(f"t0 and t1 must be finite; they are {t0} and {t1}")
     if times is not None:
-        _require_times(times, t0, t1)
-    if t0 == t1 or not solver.adaptive:
-        steps = 1 if t0 == t1 else solver.fixed_steps(t0, t1)
-        solution = solve_fixed_grid(
-            field, z0, solver.method, steps, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations
-        )
+        times = require_output_times(times, t0, t1)
+    if t0 == t1:
+        solution = _standing_still(z0, times)
+    elif solver.adaptive:
+        solution = _solve_adaptive(field, z0, solver, t0, t1, times, max_evaluations)
     else:
-        assert solver.rtol is not None
-        assert solver.atol is not None
-        solution = solve_adaptive(
+        solution = solve_fixed_grid(
             field,
             z0,
             solver.method,
-            rtol=solver.rtol,
-            atol=solver.atol,
-            max_steps=solver.max_steps or DEFAULT_MAX_STEPS,
+            solver.fixed_steps(t0, t1),
             t0=t0,
             t1=t1,
             times=times,
@@ -68,11 +79,58 @@ def solve(
     return solution
 
 
-def _require_times(times: Tensor, t0: float, t1: float) -> None:
-    if times.ndim != 1 or times.numel() == 0:
-        raise ValueError("times must be a non-empty vector")
-    values = times.double()
-    ordered = values.diff() >= 0 if t1 >= t0 else values.diff() <= 0
-    inside = (values >= min(t0, t1)) & (values <= max(t0, t1))
-    if not (bool(torch.isfinite(values).all()) and bool(ordered.all()) and bool(inside.all())):
-        raise ValueError(f"times must run from {t0:g} towards {t1:g} in order, within the interval")
+def _solve_adaptive(
+    field: Field,
+    z0: Tensor,
+    solver: SolverSpec,
+    t0: float,
+    t1: float,
+    times: Tensor | None,
+    max_evaluations: int | None,
+) -> Solution:
+    assert solver.rtol is not None
+    assert solver.atol is not None
+    smallest = _SMALLEST_TOLERANCE_EPS * torch.finfo(z0.dtype).eps
+    if solver.rtol < smallest:
+        warnings.warn(
+            f"rtol {solver.rtol:g} is below what {z0.dtype} can resolve: "
+            f"use at least {smallest:.1g}, or compute in float64",
+            ToleranceWarning,
+            stacklevel=3,
+        )
+    return solve_adaptive(
+        field,
+        z0,
+        solver.method,
+        rtol=solver.rtol,
+        atol=solver.atol,
+        max_steps=solver.max_steps or DEFAULT_MAX_STEPS,
+        t0=t0,
+        t1=t1,
+        times=times,
+        max_evaluations=max_evaluations,
+    )
+
+
+def _require_state(z0: Tensor) -> None:
+    if z0.ndim < 1 or z0.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"z0 must be float32 or float64 of shape (batch, *state); it is {z0.dtype} of shape {tuple(z0.shape)}"
+        )
+
+
+def _standing_still(z0: Tensor, times: Tensor | None) -> Solution:
+    """Return the solution over an interval of length 0: the start, and nothing was evaluated."""
+    finite = finite_samples(z0)
+    final = torch.where(broadcast_to_state(finite, z0), z0, torch.nan)
+    nothing = torch.zeros_like(finite, dtype=torch.int64)
+    return Solution(
+        final=final,
+        status=torch.where(finite, int(SolveStatus.SUCCESS), int(SolveStatus.NON_FINITE)),
+        evaluations=nothing,
+        accepted=nothing,
+        rejected=nothing,
+        last_step=nothing.double(),
+        times=times,
+        trajectory=None if times is None else final.expand(len(times), *final.shape),
+    )

@@ -20,10 +20,10 @@ class SolveStatus(IntEnum):
     @property
     def remedy(self) -> str:
         """What a user can do; empty for ``SUCCESS``."""
-        return _REMEDIES[self]
+        return REMEDIES[self]
 
 
-_REMEDIES = {
+REMEDIES = {
     SolveStatus.SUCCESS: "",
     SolveStatus.MAX_STEPS_REACHED: "raise max_steps, or loosen rtol and atol",
     SolveStatus.STEP_UNDERFLOW: (

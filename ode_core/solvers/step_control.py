@@ -5,14 +5,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ode_core.solvers.solution import per_sample
+
+
+def sample_rms(values: Tensor) -> Tensor:
+    """Return the root mean square over each sample, ``(batch,)``."""
+    return per_sample(values).square().mean(dim=1).sqrt()
+
+
+@torch.no_grad()
+def error_ratio(error: Tensor, z: Tensor, z_new: Tensor, rtol: float, atol: float) -> Tensor:
+    """Return ``(batch,)`` in float64: the error estimate in units of what the tolerances allow.
+
+    A step is good when it is at most 1; NaN where the estimate is not a number.
+    """
+    allowed = torch.maximum(z.abs(), z_new.abs()).mul_(rtol).add_(atol)
+    return sample_rms(error / allowed).double()
+
 
 def inverse_root(values: Tensor, order: int) -> Tensor:
-    """Return ``values^(-1/order)`` for positive values.
+    """Return ``values^(-1/order)`` for positive values, in float64 rounded to float32's digits.
 
-    Not by ``pow``: its vectorised and its scalar code differ in the last bit, so that an element's result
-    would depend on where in the batch it stands; ``exp`` and ``log`` agree.
+    Not by ``pow``, and rounded: vectorised and scalar code may differ in the last bit of a transcendental
+    function (``pow`` does on x86), so that a sample's steps would depend on its place in the batch. A step
+    length needs no more than seven digits.
     """
-    return torch.exp(torch.log(values) / -order)
+    return torch.exp(torch.log(values) / -order).clamp(1e-37, 1e37).float().double()
 
 
 @dataclass(frozen=True)
@@ -38,8 +56,7 @@ class IntegralControl:
             accepted: ``(batch,)`` of bool, whether this step was accepted.
             rejected_before: ``(batch,)`` of bool, whether the step before was rejected.
         """
-        finite = torch.nan_to_num(ratio, nan=torch.inf, posinf=torch.inf)
-        raw = self.safety * inverse_root(finite.clamp(min=1e-10), self.order)
-        growing = raw.clamp(1.0, self.largest)
-        growing = torch.where(rejected_before, 1.0, growing)
-        return torch.where(accepted, growing, raw.clamp(self.smallest, 1.0))
+        known = torch.nan_to_num(ratio, nan=torch.inf, posinf=torch.inf)
+        raw = self.safety * inverse_root(known.clamp(min=1e-30), self.order)
+        after_accept = torch.where(rejected_before, 1.0, raw.clamp(1.0, self.largest))
+        return torch.where(accepted, after_accept, raw.clamp(self.smallest, 1.0))

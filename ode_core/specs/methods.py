@@ -37,10 +37,11 @@ class MethodFacts:
         return self.embedded_order is not None
 
     def evaluations(self, steps: int) -> int:
-        """Return the evaluations of the field for one sample over ``steps`` fixed steps."""
-        if self.first_same_as_last:
-            return steps * (self.stages - 1) + 1
-        return steps * self.stages
+        """Return the evaluations of the field for one sample over ``steps`` fixed steps.
+
+        A last stage that is the first of the next step counts there; after the last step nobody needs it.
+        """
+        return steps * (self.stages - 1 if self.first_same_as_last else self.stages)
 
 
 METHODS: dict[MethodName, MethodFacts] = {

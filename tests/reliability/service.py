@@ -121,11 +121,12 @@ class Service:
 
     def start_worker(self) -> WorkerProcess:
         log = self.folder / f"worker-{len(self.workers)}.log"
+        foreign = {name: value for name, value in os.environ.items() if not name.startswith("ODENESS_")}
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "worker"],
                 cwd=ROOT,
-                env=os.environ | self.settings_environment(),
+                env=foreign | self.settings_environment(),
                 stdout=output,
                 stderr=output,
                 start_new_session=True,

@@ -31,9 +31,9 @@ def run_audit(running: RunningJob) -> FinishJob:
     )
 
     def finish(tx: Transaction) -> dict[str, Any]:
-        tx.results.replace_for_job(job.id, attempt, result_rows(job.id, tested, report.ladder))
+        tx.results.replace_for_job(job.id, attempt, result_rows(tested, report.ladder))
         return {
-            "model": tested.version.name,
+            "model": tested.version.model,
             "version": tested.version.version,
             "train_solver": solver_json(tested.solver),
             **report.to_json(),

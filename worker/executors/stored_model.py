@@ -8,7 +8,9 @@ from ode_core.datasets.load import load_dataset
 from ode_core.models.classifier import Classifier
 from ode_core.models.weights import load_classifier
 from ode_core.specs import SolverSpec, TrainingJobSpec
-from store.model_registry import ModelVersion
+from store.jobs import Job
+from store.models import ModelVersion
+from store.unit_of_work import Store
 from worker.failures import ModelUnavailable
 from worker.running_job import RunningJob
 from worker.torch_runtime import choose_device
@@ -23,8 +25,8 @@ class StoredModel:
         spec: the training job that made it.
         solver: what it was trained with at the end.
         model: on its device.
-        inputs: (samples, *sample_shape), on the same device.
-        labels: (samples,), on the same device.
+        inputs: ``(samples, *sample_shape)``, on the CPU: batches move as they are needed.
+        labels: ``(samples,)``, on the CPU.
     """
 
     version: ModelVersion
@@ -43,11 +45,11 @@ def load_stored_model(running: RunningJob, samples: int | None) -> StoredModel:
         DatasetUnavailable: its data set cannot be read.
     """
     job = running.job
-    assert job.model is not None
-    version = running.read_version(job.model, job.model_version)
+    version = running.keep_trying(lambda: _find_version(running.store, job))
     if version is None:
         raise ModelUnavailable(
-            f"model {job.model!r} has no version {job.model_version or ''}: GET /v1/models/{job.model} lists them"
+            f"there is no model {job.model!r} with version {job.model_version or 'latest'}; "
+            "GET /v1/models lists the models"
         )
     spec = TrainingJobSpec.model_validate(version.training_spec)
     device = choose_device(running.settings.device)
@@ -59,6 +61,13 @@ def load_stored_model(running: RunningJob, samples: int | None) -> StoredModel:
         spec=spec,
         solver=SolverSpec.model_validate(version.solver),
         model=model,
-        inputs=dataset.test_inputs[:samples].to(device),
-        labels=dataset.test_labels[:samples].to(device),
+        inputs=dataset.test_inputs[:samples],
+        labels=dataset.test_labels[:samples],
     )
+
+
+def _find_version(store: Store, job: Job) -> ModelVersion | None:
+    if job.model is None:
+        return None
+    with store.reading() as tx:
+        return tx.models.version(job.model, job.model_version)

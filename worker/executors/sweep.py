@@ -25,7 +25,7 @@ def run_sweep(running: RunningJob) -> FinishJob:
 
     def store_results(done: int, total: int, result: TestResult) -> None:
         results.append(result)
-        rows = result_rows(job.id, tested, results)
+        rows = result_rows(tested, results)
 
         def write(tx: Transaction) -> None:
             tx.results.replace_for_job(job.id, attempt, rows)
@@ -35,20 +35,25 @@ def run_sweep(running: RunningJob) -> FinishJob:
         running.check()
 
     running.check()
-    sweep(tested.model, tested.inputs, tested.labels, tested.solver, spec.solvers, on_progress=store_results)
+    sweep(tested.model, tested.inputs, tested.labels, tested.solver, spec.solvers, on_result=store_results)
 
     def finish(tx: Transaction) -> dict[str, Any]:
-        rows = result_rows(job.id, tested, results)
+        rows = result_rows(tested, results)
         tx.results.replace_for_job(job.id, attempt, rows)
         return {
-            "model": tested.version.name,
+            "model": tested.version.model,
             "version": tested.version.version,
             "train_solver": solver_json(tested.solver),
             "samples": len(tested.labels),
             "results": [
                 {
-                    name: row[name]
-                    for name in ("test_solver", "test_steps", "nfe", "accuracy", "flip_rate", "samples", "failures")
+                    "test_solver": row.test_solver,
+                    "test_steps": row.test_steps,
+                    "nfe": row.nfe,
+                    "accuracy": row.accuracy,
+                    "flip_rate": row.flip_rate,
+                    "samples": row.samples,
+                    "failures": row.failures,
                 }
                 for row in rows
             ],

@@ -5,7 +5,8 @@ from typing import Any
 
 from ode_core.datasets.load import load_dataset
 from ode_core.specs import TrainingJobSpec, check_training_budget
-from ode_core.training.run import Checkpoint, TrainedModel, TrainingRun
+from ode_core.training.checkpoint import Checkpoint
+from ode_core.training.run import TrainedModel, TrainingRun
 from store.unit_of_work import Transaction
 from worker.lease import WorkerDraining
 from worker.running_job import FinishJob, RunningJob
@@ -30,6 +31,9 @@ class MetricBuffer:
         self._pending: dict[str, list[tuple[int, float]]] = {}
         self._step = step
         self._flushed_at = time.monotonic()
+        # Whether points beyond ``_written`` may be there: of an earlier attempt, or of a commit whose
+        # answer was lost.
+        self._doubtful = True
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """Add the values of iteration ``step``."""
@@ -47,14 +51,15 @@ class MetricBuffer:
         job, attempt = self._running.job, self._running.attempt
 
         def write(tx: Transaction) -> None:
-            # First take away what is there beyond our last write: of an earlier attempt, or of a
-            # commit whose answer was lost and which is repeated now.
-            tx.metrics.truncate_after(job.id, attempt, self._written)
+            if self._doubtful:
+                tx.metrics.truncate_after(job.id, attempt, self._written)
+            self._doubtful = True
             if self._pending:
                 tx.metrics.append(job.id, attempt, self._pending)
             tx.jobs.report_progress(job.id, attempt, self._step, job.progress_total, message)
 
         self._running.write(write)
+        self._doubtful = False
         self._pending = {}
         self._written = self._step
         self._flushed_at = time.monotonic()
@@ -123,13 +128,14 @@ def _progress(run: TrainingRun) -> str:
 
 def _finish(running: RunningJob, spec: TrainingJobSpec, model: TrainedModel) -> FinishJob:
     solver = model.solver.model_dump(mode="json", exclude_none=True)
-    blob_id = running.keep_trying(lambda: running.store.save_blob(model.weights))
+    job, attempt = running.job, running.attempt
+    blob_id = running.keep_trying(lambda: running.store.save_blob(model.weights, job_id=job.id, attempt=attempt))
 
     def register(tx: Transaction) -> dict[str, Any]:
         version = tx.models.register_version(
             spec.name,
-            running.job.id,
-            training_spec=running.job.spec,
+            job.id,
+            training_spec=job.spec,
             solver=solver,
             blob_id=blob_id,
             metadata=model.metadata,

@@ -1,0 +1,118 @@
+"""The composition root of the API: ``create_app`` makes everything; nothing happens at import."""
+
+import functools
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.authentication import Authentication
+from api.body_limit import BodyLimit
+from api.doorbell import create_doorbell, create_sender
+from api.inference.service import Inference
+from api.openapi import DescribedApp
+from api.problems import Problem, answer_problem, invalid, problem_response
+from api.reconciler_thread import ReconcilerThread
+from api.request_guard import RequestGuard
+from api.request_metrics import RequestMetrics
+from api.routes import datasets, health, jobs, models, pages, results, solvers
+from api.services import Services
+from api.validation_messages import answer_invalid_request
+from store.errors import InvalidCursor
+from store.reconciliation import reconcile
+from store.schema_version import require_head
+from store.settings import Settings
+from store.unit_of_work import Store
+
+log = logging.getLogger(__name__)
+
+POLLING_THREADS = 4
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the application; without settings, those of the environment.
+
+    Connections and threads are made when it starts and closed when it stops. It refuses to start
+    (``SchemaNotAtHead``) on a database that is not migrated.
+    """
+    settings = settings or Settings.load()
+    metrics = RequestMetrics()
+    key = settings.api_key
+    app = DescribedApp(
+        title="odeness",
+        summary="Train, test and serve neural ODEs, and tell whether a trained model really is one.",
+        version="1",
+        docs_url=None,  # these would load scripts from another host; /docs is a page of ours
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=functools.partial(_lifespan, settings=settings, metrics=metrics),
+        middleware=[
+            Middleware(RequestGuard, metrics=metrics),
+            Middleware(Authentication, api_key=None if key is None else key.get_secret_value()),
+            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+        ],
+        exception_handlers={
+            HTTPException: answer_problem,
+            RequestValidationError: answer_invalid_request,
+            InvalidCursor: _answer_invalid_cursor,
+            DBAPIError: _answer_database_error,
+            PoolTimeout: _answer_database_error,
+        },
+    )
+    for module in (jobs, models, results, solvers, datasets, health, pages):
+        app.include_router(module.router)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI, settings: Settings, metrics: RequestMetrics) -> AsyncIterator[None]:
+    store = Store.connect(settings.database, keep_checkpoints=settings.keep_checkpoints)
+    try:
+        await anyio.to_thread.run_sync(require_head, store.engine)
+        sender = create_sender(settings)
+        doorbell = create_doorbell(sender, store)
+        inference = Inference(store, settings, metrics)
+        reconciler = ReconcilerThread(lambda: reconcile(store, settings, doorbell.ring_now), settings.reconcile_seconds)
+        metrics.watch_jobs(store)
+        app.state.services = Services(
+            settings, store, sender, doorbell, inference, metrics, anyio.CapacityLimiter(POLLING_THREADS)
+        )
+        doorbell.start()
+        reconciler.start()
+        try:
+            yield
+        finally:
+            await anyio.to_thread.run_sync(reconciler.stop)
+            await anyio.to_thread.run_sync(doorbell.close)
+            await anyio.to_thread.run_sync(inference.close)
+            sender.close()
+    finally:
+        store.close()
+
+
+async def _answer_invalid_cursor(request: Request, error: Exception) -> Response:
+    return problem_response(invalid("after", str(error)), request.scope)
+
+
+async def _answer_database_error(request: Request, error: Exception) -> Response:
+    """Answer that the database is away; an error in a statement of ours is unexpected and goes to the guard."""
+    if not isinstance(error, OperationalError | InterfaceError | PoolTimeout):
+        raise error
+    # The text of the error may show the statement or the host.
+    log.warning("%s %s: database unavailable: %s", request.method, request.url.path, type(error).__name__)
+    problem = Problem(
+        503,
+        "database_unavailable",
+        "the database does not answer, or is too busy: try again in a moment",
+        headers={"Retry-After": "2"},
+    )
+    return problem_response(problem, request.scope)

@@ -1,0 +1,49 @@
+"""Names and ids in paths: what cannot exist is not looked up."""
+
+import re
+from typing import Annotated
+
+from fastapi import Path
+
+from api.problems import Problem
+from ode_core.specs import NAME_PATTERN
+from store.ids import is_id
+from store.jobs import Job
+from store.models import ModelVersion
+from store.unit_of_work import Transaction
+
+JobId = Annotated[str, Path(description="id of a job")]
+ModelName = Annotated[str, Path(description="name of a model")]
+Version = Annotated[int, Path(ge=1, le=2**31 - 1, description="version of a model")]
+
+
+def find_job(tx: Transaction, job_id: str) -> Job:
+    """Return the job; a 404 problem if there is none."""
+    job = tx.jobs.get(job_id) if is_id(job_id) else None
+    if job is None:
+        raise Problem(404, "job_not_found", f"there is no job {job_id[:100]}: GET /v1/jobs lists them")
+    return job
+
+
+def find_version(tx: Transaction, model: str, version: int | None) -> ModelVersion:
+    """Return the model's version, the latest for None; a 404 problem if there is none."""
+    known = re.fullmatch(NAME_PATTERN, model) is not None
+    found = tx.models.version(model, version) if known else None
+    if found is not None:
+        return found
+    if version is not None and known and tx.models.get(model) is not None:
+        raise Problem(
+            404,
+            "model_version_not_found",
+            f"model {model} has no version {version}: GET /v1/models/{model} lists its versions",
+        )
+    raise model_not_found(model)
+
+
+def model_not_found(model: str) -> Problem:
+    """Return the problem of a model that does not exist."""
+    return Problem(
+        404,
+        "model_not_found",
+        f"there is no model {model[:100]}: GET /v1/models lists them; a finished training job makes one",
+    )

@@ -1,0 +1,92 @@
+"""The outermost layer of every request: its id, its security headers, its measurements, its unexpected errors."""
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.problems import Problem, problem_response
+from api.request_metrics import RequestMetrics
+
+log = logging.getLogger("api.access")
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
+}
+
+
+class RequestGuard:
+    """ASGI middleware around all others.
+
+    An exception that nothing else handled becomes a problem answer here. An ``Exception`` handler of
+    the framework would answer and then raise again, on which uvicorn resets the connection.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        identifier = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = identifier
+        status = 0
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = identifier
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_guarded)
+        except Exception:
+            log.exception("request %s: %s %s failed", identifier, scope["method"], scope["path"])
+            if status:
+                # Half an answer is out; only a cut connection tells the client that it is not whole.
+                raise
+            await problem_response(_UNEXPECTED, scope)(scope, receive, send_guarded)
+        finally:
+            seconds = time.perf_counter() - started
+            self.metrics.observe(scope["method"], route_template(scope), status, seconds)
+            log.info(
+                "%s %s %d %.1f ms request_id=%s", scope["method"], scope["path"], status, seconds * 1000, identifier
+            )
+
+
+_UNEXPECTED = Problem(
+    500,
+    "internal_error",
+    "an unexpected error, which is our fault: the server's log has it under this request_id",
+)
+
+
+def route_template(scope: Scope) -> str:
+    """Return the path template of the route that served the request, ``unmatched`` if there was none."""
+    return str(getattr(scope.get("route"), "path", "unmatched"))
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if _SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

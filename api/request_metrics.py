@@ -1,0 +1,92 @@
+"""What Prometheus is told: requests, jobs, predictions."""
+
+import logging
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy.exc import SQLAlchemyError
+
+from store.unit_of_work import Store
+
+log = logging.getLogger(__name__)
+
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+_LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+
+
+class RequestMetrics:
+    """The counters of one application; each has a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "odeness_http_requests", "HTTP requests", ("method", "route", "status"), registry=self.registry
+        )
+        self._latency = Histogram(
+            "odeness_http_request_seconds",
+            "Seconds until a request's answer was complete",
+            ("method", "route"),
+            buckets=_LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self._predictions = Counter(
+            "odeness_predictions", "Samples predicted", ("solver_method", "status"), registry=self.registry
+        )
+        self._evaluations = Counter(
+            "odeness_prediction_evaluations", "Evaluations of vector fields for predictions", registry=self.registry
+        )
+        self._model_seconds = Histogram(
+            "odeness_prediction_model_seconds",
+            "Seconds a prediction request occupied the model thread",
+            buckets=_LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one request; ``status`` 0: it had no answer, the client left."""
+        method = method if method in _METHODS else "other"  # labels must not grow with what clients send
+        self._requests.labels(method, route, str(status or "none")).inc()
+        self._latency.labels(method, route).observe(seconds)
+
+    def observe_prediction(self, method: str, statuses: dict[str, int], evaluations: int, seconds: float) -> None:
+        """Count one prediction request: how many samples ended with each status."""
+        for status, samples in statuses.items():
+            self._predictions.labels(method, status).inc(samples)
+        self._evaluations.inc(evaluations)
+        self._model_seconds.observe(seconds)
+
+    def watch_jobs(self, store: Store) -> None:
+        """Report the number of jobs in each status, read from the database when asked."""
+        self.registry.register(_JobsByStatus(store))
+
+    def exposition(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _JobsByStatus(Collector):
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """Return the names only, so that registering does not read the database."""
+        return [self._gauge()]
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Read the counts; without a database there are none, and the other metrics still appear."""
+        gauge = self._gauge()
+        try:
+            with self._store.reading() as tx:
+                counts = tx.jobs.count_by_status()
+        except SQLAlchemyError as error:
+            log.warning("jobs by status are missing from the metrics: %s", type(error).__name__)
+            return
+        for status, count in counts.items():
+            gauge.add_metric([status], count)
+        yield gauge
+
+    @staticmethod
+    def _gauge() -> GaugeMetricFamily:
+        return GaugeMetricFamily("odeness_jobs", "Jobs by status", labels=["status"])

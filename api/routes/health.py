@@ -1,0 +1,57 @@
+"""Whether the server is alive and ready, and its measurements."""
+
+import importlib.metadata
+import logging
+
+from fastapi import APIRouter, Depends
+from prometheus_client import CONTENT_TYPE_LATEST
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.responses import Response
+
+from api.doorbell import check_broker
+from api.openapi import described, problem_responses
+from api.problems import Problem
+from api.query_parameters import refuse_unknown_query
+from api.schemas.health import Alive, Ready
+from api.services import ServicesOfApp
+from store.errors import SchemaNotAtHead
+from store.schema_version import require_head
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(tags=["health"], dependencies=[Depends(refuse_unknown_query)])
+
+
+@router.get("/healthz", responses=problem_responses(open_to_all=True), summary="Alive")
+async def healthz() -> Alive:
+    """Answer that the process runs; does nothing else."""
+    return Alive(status="ok", version=importlib.metadata.version("odeness"))
+
+
+@router.get("/readyz", responses=problem_responses(open_to_all=True), summary="Ready to serve")
+def readyz(services: ServicesOfApp) -> Ready:
+    """Answer whether the database can be used; a broker that is away only delays work."""
+    try:
+        require_head(services.store.engine)
+    except SchemaNotAtHead as error:
+        raise Problem(503, "schema_not_at_head", str(error)) from error
+    except SQLAlchemyError as error:
+        log.warning("not ready: %s", type(error).__name__)
+        raise Problem(503, "database_unavailable", "the database does not answer: is it running?") from error
+    try:
+        check_broker(services.sender)
+    except Exception as error:  # whatever the broker's client raises
+        log.warning("the broker does not answer: %s", error)
+        return Ready(status="ready", database="ok", broker="degraded")
+    return Ready(status="ready", database="ok", broker="ok")
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses=described(200, "Prometheus' text format", "text/plain") | problem_responses(),
+    summary="Measurements for Prometheus",
+)
+def metrics(services: ServicesOfApp) -> Response:
+    """Return the measurements of this process, and the number of jobs by status."""
+    return Response(services.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

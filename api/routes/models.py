@@ -1,0 +1,131 @@
+"""Models: list them, read their versions, download weights, predict."""
+
+import re
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from api.checkpoint_download import download
+from api.identifiers import ModelName, Version, find_version, model_not_found
+from api.inference.prediction_request import parse_body
+from api.openapi import POSTED, described, problem_responses
+from api.problems import Problem
+from api.query_parameters import After, Limit, refuse_unknown_query
+from api.schemas.answer import ListOf
+from api.schemas.models import CheckpointAnswer, ModelAnswer, ModelSummary, ModelVersionAnswer, ModelVersionDetail
+from api.schemas.prediction import PredictAnswer
+from api.services import Services, ServicesOfApp, StoreOfApp
+from ode_core.specs import NAME_PATTERN
+
+router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(refuse_unknown_query)])
+
+# Predictions are parsed from the raw body; this is what the description says of it.
+_PREDICT_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/PredictRequest"}}},
+    }
+}
+
+
+@router.get("/models", responses=problem_responses(), summary="List models by name")
+def list_models(store: StoreOfApp, limit: Limit = 50, after: After = None) -> ListOf[ModelSummary]:
+    """List models by name."""
+    with store.reading() as tx:
+        page = tx.models.list(limit=limit, after=after)
+    return ListOf[ModelSummary](
+        data=[ModelSummary.of(model) for model in page.items], has_more=page.has_more, next_cursor=page.next_cursor
+    )
+
+
+@router.get("/models/{name}", responses=problem_responses(404), summary="Read a model and its versions")
+def get_model(store: StoreOfApp, name: ModelName) -> ModelAnswer:
+    """Read a model with all its versions, newest first."""
+    with store.reading() as tx:
+        model = tx.models.get(name) if re.fullmatch(NAME_PATTERN, name) else None
+        if model is None:
+            raise model_not_found(name)
+        versions = tx.models.versions(name)
+    return ModelAnswer(
+        **ModelSummary.of(model).model_dump(), versions=[ModelVersionAnswer.of(version) for version in versions]
+    )
+
+
+@router.get("/models/{name}/versions/{version}", responses=problem_responses(404), summary="Read a model version")
+def get_model_version(store: StoreOfApp, name: ModelName, version: Version) -> ModelVersionDetail:
+    """Read one version of a model."""
+    with store.reading() as tx:
+        found = find_version(tx, name, version)
+        blob = tx.blobs.info(found.blob_id)
+    if blob is None:
+        raise _weights_missing(name, version)
+    answer = ModelVersionAnswer.of(found)
+    checkpoint = CheckpointAnswer(href=answer.links.checkpoint, bytes=blob.size, sha256=blob.sha256)
+    return ModelVersionDetail(**dict(answer), checkpoint=checkpoint)
+
+
+@router.get(
+    "/models/{name}/versions/{version}/checkpoint",
+    response_class=Response,
+    responses=described(200, "The weights as a safetensors file", "application/octet-stream")
+    | described(206, "The range asked for", "application/octet-stream")
+    | described(304, "Unchanged: the ETag is one of those in If-None-Match")
+    | problem_responses(404, 416),
+    summary="Download a version's weights",
+)
+def get_checkpoint(request: Request, store: StoreOfApp, name: ModelName, version: Version) -> Response:
+    """Download a version's weights, whole or in part: the ETag is their SHA-256."""
+    with store.reading() as tx:
+        found = find_version(tx, name, version)
+        blob = tx.blobs.info(found.blob_id)
+    if blob is None:
+        raise _weights_missing(name, version)
+    return download(store, blob, f"{name}-v{version}.safetensors", request.headers)
+
+
+def _weights_missing(name: str, version: int) -> Problem:
+    return Problem(
+        500, "weights_missing", f"the weights of {name} version {version} are not in the database: train it again"
+    )
+
+
+@router.post(
+    "/models/{name}/predict",
+    response_model=PredictAnswer,
+    responses=problem_responses(404, *POSTED),
+    openapi_extra=_PREDICT_BODY,
+    summary="Predict with the latest version",
+)
+async def predict(request: Request, services: ServicesOfApp, name: ModelName) -> Response:
+    """Predict with the latest version, with the solver it was trained with or the one given."""
+    return await _predict(request, services, name, None)
+
+
+@router.post(
+    "/models/{name}/versions/{version}/predict",
+    response_model=PredictAnswer,
+    responses=problem_responses(404, *POSTED),
+    openapi_extra=_PREDICT_BODY,
+    summary="Predict with one version",
+)
+async def predict_with_version(
+    request: Request, services: ServicesOfApp, name: ModelName, version: Version
+) -> Response:
+    """Predict with one version, with the solver it was trained with or the one given."""
+    return await _predict(request, services, name, version)
+
+
+async def _predict(request: Request, services: Services, name: str, version: int | None) -> Response:
+    body = await request.body()
+
+    def prepare() -> Any:
+        with services.store.reading() as tx:
+            found = find_version(tx, name, version)
+        parsed = parse_body(body, request.headers.get("content-type"))
+        return services.inference.prepare(found, parsed)
+
+    task = await run_in_threadpool(prepare)
+    content = await services.inference.run(task, request.is_disconnected)
+    return Response(content, media_type="application/json")

@@ -1,0 +1,103 @@
+"""Answers about models and their versions."""
+
+from datetime import datetime
+
+from pydantic import Field
+
+from api.schemas.answer import Answer, JsonObject
+from api.schemas.solvers import SolverAnswer
+from ode_core.specs import ClassifierSpec, DatasetSpec, SolverSpec, TrainingJobSpec, model_input_shape
+from store.models import Model, ModelVersion
+
+
+class CheckpointAnswer(Answer):
+    """A version's weights as a safetensors file."""
+
+    href: str
+    bytes: int
+    sha256: str
+
+
+class VersionLinks(Answer):
+    """Where to go from a version."""
+
+    self: str
+    predict: str
+    checkpoint: str
+    job: str
+
+
+class ModelVersionAnswer(Answer):
+    """One immutable version of a model."""
+
+    model: str
+    version: int
+    created_at: datetime
+    job_id: str = Field(description="the training job that made it")
+    dataset: DatasetSpec
+    architecture: ClassifierSpec
+    solver: SolverAnswer = Field(description="what it was trained with at the end; predictions use it by default")
+    input_shape: list[int] = Field(description="of one input", examples=[[1, 8, 8]])
+    classes: int
+    training_spec: JsonObject = Field(description="the training job's request")
+    metadata: JsonObject = Field(description="accuracy, counts and so on, as the training reported them")
+    links: VersionLinks
+
+    @classmethod
+    def of(cls, version: ModelVersion) -> "ModelVersionAnswer":
+        """Return the answer about a version of the store."""
+        spec = TrainingJobSpec.model_validate(version.training_spec)
+        own = f"/v1/models/{version.model}/versions/{version.version}"
+        return cls(
+            model=version.model,
+            version=version.version,
+            created_at=version.created_at,
+            job_id=version.job_id,
+            dataset=spec.dataset,
+            architecture=spec.architecture,
+            solver=SolverSpec.model_validate(version.solver),
+            input_shape=list(model_input_shape(spec.architecture, spec.dataset.input_shape)),
+            classes=spec.dataset.classes,
+            training_spec=version.training_spec,
+            metadata=version.metadata,
+            links=VersionLinks(
+                self=own,
+                predict=f"{own}/predict",
+                checkpoint=f"{own}/checkpoint",
+                job=f"/v1/jobs/{version.job_id}",
+            ),
+        )
+
+
+class ModelVersionDetail(ModelVersionAnswer):
+    """One immutable version of a model, with its weights' checksum."""
+
+    checkpoint: CheckpointAnswer
+
+
+class ModelSummary(Answer):
+    """A model in a list."""
+
+    name: str
+    latest_version: int
+    created_at: datetime
+    updated_at: datetime
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, model: Model) -> "ModelSummary":
+        """Return the summary of a model of the store."""
+        own = f"/v1/models/{model.name}"
+        return cls(
+            name=model.name,
+            latest_version=model.latest_version,
+            created_at=model.created_at,
+            updated_at=model.updated_at,
+            links={"self": own, "predict": f"{own}/predict", "results": f"/v1/results?model={model.name}"},
+        )
+
+
+class ModelAnswer(ModelSummary):
+    """A model with its versions, newest first."""
+
+    versions: list[ModelVersionAnswer]

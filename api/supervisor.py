@@ -1,0 +1,288 @@
+"""The embedded mode: one process that starts broker, worker and API, restarts what dies and stops them in order."""
+
+import logging
+import logging.handlers
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import httpx
+from alembic.util.exc import CommandError
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.authentication import require_key_for_public_bind
+from api.data_folder import DataFolder
+from api.embedded_broker import EmbeddedBroker, prepare_broker
+from api.http_server import listen, url_of
+from api.tied_process import start_tied
+from store.schema_version import migrate
+from store.settings import Settings
+
+Say = Callable[[str], None]
+
+POLL_SECONDS = 0.1
+STEADY_SECONDS = 30.0  # a process that ran this long is started again at once
+FIRST_DELAY, LONGEST_DELAY = 0.25, 15.0
+STARTS_BEFORE_GIVING_UP = 4  # until the server has been ready once
+BROKER_START_SECONDS = 10.0
+STOP_SECONDS = {"api": 10.0, "worker": 30.0, "broker": 5.0}
+LOG_BYTES, LOG_FILES = 10_000_000, 3
+
+_ERROR_MARKS = (" ERROR ", " CRITICAL ")
+
+
+class CannotStart(Exception):
+    """The server does not come up; the message says why."""
+
+
+class Part:
+    """One of the server's processes, with its log.
+
+    Args:
+        name: for messages and the log's name.
+        command: how to start it.
+        environment: its whole environment.
+        log: the file its output goes to.
+        say: called with lines for people.
+        pass_fds: file descriptors it inherits.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        environment: Mapping[str, str],
+        log: Path,
+        say: Say,
+        pass_fds: tuple[int, ...] = (),
+    ) -> None:
+        self.name = name
+        self.log = log
+        self.starts = 0  # in a row, none of which lasted
+        self._command = command
+        self._environment = environment
+        self._say = say
+        self._pass_fds = pass_fds
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reader: threading.Thread | None = None
+        self._started_at = 0.0
+        self._start_again_at = 0.0
+        self._last_lines: deque[str] = deque(maxlen=8)
+
+    def start(self) -> None:
+        """Start the process; must be called in the main thread, which the process is tied to."""
+        self.starts += 1
+        self._started_at = time.monotonic()
+        self._process = start_tied(self._command, environment=self._environment, pass_fds=self._pass_fds)
+        assert self._process.stdout is not None
+        self._reader = threading.Thread(
+            target=self._keep_output, args=(self._process.stdout,), name=f"{self.name}-log", daemon=True
+        )
+        self._reader.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def start_again_if_dead(self) -> None:
+        """Start the process again, after a pause that grows while it keeps dying."""
+        if self.running:
+            return
+        now = time.monotonic()
+        if self._process is not None:
+            if now - self._started_at >= STEADY_SECONDS:
+                self.starts = 0
+            delay = 0.0 if self.starts == 0 else min(FIRST_DELAY * 2 ** (self.starts - 1), LONGEST_DELAY)
+            self._say(f"the {self.name} stopped ({self._forget_process()}); starting it again; its log: {self.log}")
+            self._start_again_at = now + delay
+        if now >= self._start_again_at:
+            self.start()
+
+    def stop(self, seconds: float, forced: threading.Event) -> None:
+        """Ask the process to stop; kill it after ``seconds``, or when ``forced`` is set."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        deadline = time.monotonic() + seconds
+        while self.running and time.monotonic() < deadline and not forced.is_set():
+            forced.wait(POLL_SECONDS / 2)
+        if self.running and not forced.is_set():
+            self._say(f"the {self.name} does not stop: killing it")
+        self._forget_process()
+
+    def last_lines(self) -> str:
+        """Return the end of its log."""
+        if self._reader is not None:
+            self._reader.join(1)
+        return "\n".join(f"  {line}" for line in self._last_lines)
+
+    def _forget_process(self) -> str:
+        """Kill what is left of the process and its children; return how it ended."""
+        assert self._process is not None
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        status = self._process.wait()
+        if self._reader is not None:
+            self._reader.join(1)
+        self._process = None
+        return f"signal {-status}" if status < 0 else f"exit status {status}"
+
+    def _keep_output(self, output: IO[bytes]) -> None:
+        log = logging.handlers.RotatingFileHandler(
+            self.log, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8"
+        )
+        with output:
+            for raw in output:
+                line = raw.decode(errors="replace").rstrip()
+                self._last_lines.append(line)
+                log.emit(logging.makeLogRecord({"msg": line}))
+                if any(mark in line for mark in _ERROR_MARKS):
+                    self._say(f"{self.name}: {line}")
+        log.close()
+
+
+class Supervisor:
+    """Keeps the server's parts running until it is asked to stop.
+
+    Args:
+        settings: of the server.
+        folder: its data folder, whose lock is held.
+        listener: the socket the API serves on. It stays open while the API is restarted, so that
+            requests wait instead of being refused.
+        say: called with lines for people.
+    """
+
+    def __init__(self, settings: Settings, folder: DataFolder, listener: socket.socket, say: Say) -> None:
+        self.url = url_of(listener)
+        self._say = say
+        self._stop_asked = threading.Event()
+        self._forced = threading.Event()
+        self._broker: EmbeddedBroker | None = None
+        if settings.broker_url is None:
+            self._broker = prepare_broker(settings.broker_socket)
+        environment = _environment(settings, folder, None if self._broker is None else self._broker.url)
+
+        def part(name: str, command: list[str], pass_fds: tuple[int, ...] = ()) -> Part:
+            return Part(name, command, environment, folder.logs / f"{name}.log", say, pass_fds)
+
+        self._parts: list[Part] = []  # in the order of starting
+        if self._broker is not None:
+            self._parts.append(part("broker", self._broker.command))
+        self._parts.append(part("worker", [sys.executable, "-m", "worker"]))
+        descriptor = listener.fileno()
+        command = [sys.executable, "-m", "api.http_server", str(descriptor), settings.log_level]
+        self._parts.append(part("api", command, (descriptor,)))
+
+    def run(self) -> None:
+        """Start everything, say when it is ready, and return when it has stopped.
+
+        Raises:
+            CannotStart: a part does not come up at all.
+        """
+        with self._signals():
+            try:
+                self._start()
+                ready = False
+                while not self._stop_asked.is_set():
+                    for part in self._parts:
+                        part.start_again_if_dead()
+                        if not ready and part.starts > STARTS_BEFORE_GIVING_UP:
+                            raise CannotStart(
+                                f"the {part.name} does not start; the end of its log:\n{part.last_lines()}"
+                            )
+                    if not ready and self._is_ready():
+                        ready = True
+                        self._say(f"odeness is ready at {self.url}")
+                    self._stop_asked.wait(POLL_SECONDS)
+                self._say("stopping; once more to stop at once")
+            finally:
+                for part in reversed(self._parts):
+                    part.stop(STOP_SECONDS[part.name], self._forced)
+                if self._broker is not None:
+                    self._broker.remove()
+
+    def _start(self) -> None:
+        for part in self._parts:
+            part.start()
+            if part.name == "broker":
+                self._wait_for_broker(part)
+
+    def _wait_for_broker(self, part: Part) -> None:
+        assert self._broker is not None
+        deadline = time.monotonic() + BROKER_START_SECONDS
+        while not self._broker.answers():
+            if not part.running or time.monotonic() > deadline:
+                raise CannotStart(f"the broker {self._broker.program} does not start:\n{part.last_lines()}")
+            time.sleep(0.02)
+
+    def _is_ready(self) -> bool:
+        try:
+            # A proxy of the environment is not for this machine's own addresses.
+            return httpx.get(f"{self.url}/readyz", timeout=1, trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def ask(number: int, frame: object) -> None:
+            if self._stop_asked.is_set() and number != signal.SIGHUP:
+                self._forced.set()
+            self._stop_asked.set()
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def run_embedded(settings: Settings, say: Say) -> None:
+    """Run the whole server until it is asked to stop.
+
+    Raises:
+        DataFolderUnavailable, PortUnavailable, PublicBindWithoutKey, NoBrokerProgram, SchemaNotAtHead,
+        CannotStart: before or while it starts; each message says what to do.
+    """
+    require_key_for_public_bind(settings.host, settings)
+    with DataFolder(settings.data_dir) as folder, listen(settings.host, settings.port) as listener:
+        migrate_database(settings)
+        Supervisor(settings, folder, listener, say).run()
+
+
+def migrate_database(settings: Settings) -> None:
+    """Bring the database to this version's schema.
+
+    Raises:
+        CannotStart: the database cannot be reached or is of a newer version.
+    """
+    try:
+        migrate(settings.database)
+    except SQLAlchemyError as error:
+        # The first line names host and reason; the rest is the statement and a link.
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise CannotStart(f"cannot use the database: {reason}; check ODENESS_DATABASE_URL") from None
+    except CommandError as error:
+        raise CannotStart(f"cannot migrate the database: {error}; a newer version of odeness made it") from None
+
+
+def _environment(settings: Settings, folder: DataFolder, broker_url: str | None) -> dict[str, str]:
+    environment = os.environ | {
+        "ODENESS_DATA_DIR": str(folder.path),
+        "ODENESS_HOST": settings.host,
+        "ODENESS_PORT": str(settings.port),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if broker_url is not None:
+        environment["ODENESS_BROKER_URL"] = broker_url
+    return environment

@@ -1,0 +1,161 @@
+"""Trained models: a name with immutable, numbered versions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from store import tables
+from store.blobs import Blobs
+from store.ids import new_id
+from store.pagination import KeysetOrder, Page
+from store.scope import Scope
+from store.tables import model_version
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's name and how many versions it has."""
+
+    name: str
+    latest_version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """What a training job made.
+
+    Attributes:
+        model: the model's name.
+        version: from 1.
+        job_id: of the training job.
+        training_spec: everything that determined the training.
+        solver: the solver it was trained with at the end.
+        blob_id: of the weights (safetensors).
+        metadata: accuracy, counts, shapes.
+    """
+
+    id: str
+    model: str
+    version: int
+    job_id: str
+    training_spec: dict[str, Any]
+    solver: dict[str, Any]
+    blob_id: str
+    metadata: dict[str, Any]
+    created_at: datetime
+
+
+_BY_NAME = KeysetOrder("name", None, tables.model.c.name)
+
+
+class Models:
+    """Registers and finds model versions."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def register_version(
+        self,
+        name: str,
+        job_id: str,
+        *,
+        training_spec: Mapping[str, Any],
+        solver: Mapping[str, Any],
+        blob_id: str,
+        metadata: Mapping[str, Any],
+    ) -> ModelVersion:
+        """Add version n+1 of the model ``name``; the first makes the model.
+
+        Call it in the transaction that ends the job with ``tx.jobs.succeed``: the fence there
+        undoes this too if the lease was lost, and a job registers one version at most.
+
+        Raises:
+            NotFound: the blob is not there, or not complete.
+        """
+        Blobs(self._scope).require(blob_id)
+        row = (
+            self._scope.connection.execute(
+                insert(model_version)
+                .values(
+                    id=new_id(),
+                    model=name,
+                    version=self._next_version(name),
+                    job_id=job_id,
+                    training_spec=dict(training_spec),
+                    solver=dict(solver),
+                    blob_id=blob_id,
+                    metadata=dict(metadata),
+                    created_at=self._scope.now(),
+                )
+                .returning(model_version)
+            )
+            .mappings()
+            .one()
+        )
+        return ModelVersion(**row)
+
+    def get(self, name: str) -> Model | None:
+        """Return the model, or None."""
+        query = select(tables.model).where(tables.model.c.name == name)
+        row = self._scope.connection.execute(query).mappings().one_or_none()
+        return None if row is None else Model(**row)
+
+    def list(self, *, limit: int = 50, after: str | None = None) -> Page[Model]:
+        """Return models by name.
+
+        Raises:
+            InvalidCursor: ``after`` is malformed.
+        """
+        query = _BY_NAME.apply(select(tables.model), limit, after)
+        models = [Model(**row) for row in self._scope.connection.execute(query).mappings()]
+        more = len(models) > limit
+        models = models[:limit]
+        return Page(models, _BY_NAME.cursor(None, models[-1].name) if more else None)
+
+    def version(self, name: str, version: int | None = None) -> ModelVersion | None:
+        """Return one version, default the latest; None if there is no such."""
+        query = select(model_version).where(model_version.c.model == name)
+        if version is not None:
+            query = query.where(model_version.c.version == version)
+        return self._one(query.order_by(model_version.c.version.desc()).limit(1))
+
+    def version_of_job(self, job_id: str) -> ModelVersion | None:
+        """Return the version a training job made, or None."""
+        return self._one(select(model_version).where(model_version.c.job_id == job_id))
+
+    def versions(self, name: str) -> Sequence[ModelVersion]:
+        """Return all versions of a model, the newest first."""
+        query = select(model_version).where(model_version.c.model == name).order_by(model_version.c.version.desc())
+        return [ModelVersion(**row) for row in self._scope.connection.execute(query).mappings()]
+
+    def _one(self, query: Any) -> ModelVersion | None:
+        row = self._scope.connection.execute(query).mappings().one_or_none()
+        return None if row is None else ModelVersion(**row)
+
+    def _next_version(self, name: str) -> int:
+        """Raise the model's counter, whose row stays locked: two at once get different numbers."""
+        now = self._scope.now()
+        table = tables.model
+        first = {"name": name, "latest_version": 1, "created_at": now, "updated_at": now}
+        # The two dialects write it the same way, but have no common class for it.
+        statement: Any
+        if self._scope.connection.dialect.name == "postgresql":
+            statement = postgresql.insert(table)
+        else:
+            statement = sqlite.insert(table)
+        return int(
+            self._scope.connection.execute(
+                statement.values(first)
+                .on_conflict_do_update(
+                    index_elements=[table.c.name],
+                    set_={"latest_version": table.c.latest_version + 1, "updated_at": now},
+                )
+                .returning(table.c.latest_version)
+            ).scalar_one()
+        )
