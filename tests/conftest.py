@@ -158,7 +158,7 @@ def _private_postgres(wheel: Path, folder: Path) -> Iterator[str]:
         wait_until(answers, "PostgreSQL answers")
         yield url
     finally:
-        server.send_signal(signal.SIGINT)  # a fast shutdown: does not wait for clients
+        server.send_signal(signal.SIGQUIT)  # at once: the data is thrown away
         try:
             server.wait(timeout=20)
         except subprocess.TimeoutExpired:
@@ -179,6 +179,20 @@ def _postgres_template(postgres_server_url: str) -> Iterator[URL]:
     with _postgres_database(postgres_server_url) as url:
         migrate(url)
         yield url
+
+
+@pytest.fixture(scope="session")
+def new_postgres_database(
+    postgres_server_url: str,
+) -> Callable[[], contextlib.AbstractContextManager[str]]:
+    """Makes empty databases, for those who need more than one or for longer than a test."""
+
+    @contextlib.contextmanager
+    def new() -> Iterator[str]:
+        with _postgres_database(postgres_server_url) as url:
+            yield url.render_as_string(hide_password=False)
+
+    return new
 
 
 @pytest.fixture
