@@ -108,7 +108,9 @@ def create_celery(settings: Settings) -> WorkerApp:
 
 def _import_pool_process() -> None:
     try:
-        import worker.pool_process  # noqa: F401, PLC0415
+        from worker.pool_process import warm_up  # noqa: PLC0415  # torch, in children only
+
+        warm_up()
     except Exception:
         # The first job imports it again and reports.
         log.exception("the worker cannot load what its jobs need")

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import torch
+
 from store.settings import Settings
 from store.unit_of_work import Store
 from worker.drain import DrainMark
@@ -25,3 +27,8 @@ def compose_runner(ring: Callable[[str], None]) -> JobRunner:
         ring=ring,
         draining=DrainMark.of_parent().is_set,
     )
+
+
+def warm_up() -> None:
+    """Do before the first job what torch puts off until an optimiser is made: a second of imports."""
+    torch.optim.SGD([torch.zeros(1)], lr=1.0)

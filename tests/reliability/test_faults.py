@@ -12,7 +12,7 @@ from ode_core.specs import ConcentricSpheresSpec, PresetSpec, SolverSpec, Traini
 from ode_core.training.run import TrainingRun
 from tests.reliability.service import Service, process_runs, wait_until, worker_pid
 
-ITERATIONS = 240
+ITERATIONS = 320
 
 
 def spheres_job(name: str, iterations: int = ITERATIONS) -> TrainingJobSpec:

@@ -1,0 +1,240 @@
+"""Sweeps and audits of a model that a training job has just made."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import worker.executors.sweep
+from ode_core.audit.sweep import TestResult, sweep
+from ode_core.models.predictions import predict
+from ode_core.models.weights import load_classifier
+from ode_core.specs import (
+    AuditJobSpec,
+    ClassifierSpec,
+    ConcentricSpheresSpec,
+    Conv1dField,
+    EvaluationJobSpec,
+    SolverSpec,
+    SweepJobSpec,
+    TrainingJobSpec,
+    TrainingSpec,
+)
+from store.jobs import Job
+from store.results import Result
+from store.settings import Settings
+from store.unit_of_work import Store
+from worker.executors.audit import run_audit
+from worker.executors.sweep import run_sweep
+from worker.executors.training import train
+from worker.run_job import JobRunner, Outcome
+
+SAMPLES = 40
+ReadJob = Callable[[str], Job]
+EULER, RK4, DOPRI5 = (
+    SolverSpec(method="euler", steps=2),
+    SolverSpec(method="rk4", steps=16),
+    SolverSpec(method="dopri5", rtol=1e-5, atol=1e-5),
+)
+
+
+@pytest.fixture
+def draining() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def run(store: Store, settings: Settings, draining: threading.Event) -> Callable[[str], Outcome]:
+    return JobRunner(
+        settings=settings,
+        store=store,
+        executors={"training": train, "sweep": run_sweep, "audit": run_audit},
+        ring=lambda job_id: None,
+        draining=draining.is_set,
+    ).run
+
+
+@pytest.fixture
+def trained(run: Callable[[str], Outcome], submit: Callable[[TrainingJobSpec], str]) -> TrainingJobSpec:
+    """A model ``spheres``, version 1, trained with Euler-2."""
+    spec = TrainingJobSpec(
+        name="spheres",
+        dataset=ConcentricSpheresSpec(train_samples=80, test_samples=SAMPLES),
+        model=ClassifierSpec(field=Conv1dField(channels=8)),
+        solver=EULER,
+        training=TrainingSpec(iterations=30, batch_size=16, learning_rate=0.01),
+    )
+    assert run(submit(spec)) is Outcome.SUCCEEDED
+    return spec
+
+
+@pytest.fixture
+def accept(store: Store) -> Callable[[EvaluationJobSpec], str]:
+    """Accept an evaluation job as the API does; return its id."""
+
+    def accept_job(spec: EvaluationJobSpec) -> str:
+        total = len(spec.solvers) if isinstance(spec, SweepJobSpec) else 0
+        with store.transaction() as tx:
+            return tx.jobs.submit(
+                spec.kind,
+                spec.model_dump(mode="json"),
+                model=spec.model,
+                model_version=spec.version or 1,
+                total=total,
+            ).id
+
+    return accept_job
+
+
+def rows(store: Store, job_id: str) -> list[Result]:
+    with store.reading() as tx:
+        return tx.results.list(job=job_id, sort="created_at").items
+
+
+def test_a_sweep_stores_a_row_for_each_solver(
+    store: Store, trained: TrainingJobSpec, run: Any, accept: Any, job: ReadJob
+) -> None:
+    job_id = accept(SweepJobSpec(model="spheres", solvers=[EULER, RK4, DOPRI5]))
+
+    assert run(job_id) is Outcome.SUCCEEDED
+
+    euler, rk4, dopri5 = rows(store, job_id)
+    assert [row.test_method for row in (euler, rk4, dopri5)] == ["euler", "rk4", "dopri5"]
+    assert [row.test_steps for row in (euler, rk4, dopri5)] == [2, 16, None]
+    assert [row.nfe for row in (euler, rk4)] == [2, 64]
+    assert dopri5.test_solver == {"method": "dopri5", "rtol": 1e-5, "atol": 1e-5}
+    assert {(row.model, row.version, row.train_method, row.train_steps) for row in (euler, rk4, dopri5)} == {
+        ("spheres", 1, "euler", 2)
+    }
+    assert {row.samples for row in (euler, rk4, dopri5)} == {SAMPLES}
+    assert euler.flip_rate == 0
+    with store.reading() as tx:
+        version = tx.models.version("spheres")
+    assert version is not None
+    assert euler.accuracy == version.metadata["test_accuracy"]
+    ended = job(job_id)
+    assert ended.result is not None
+    assert [result["accuracy"] for result in ended.result["results"]] == [row.accuracy for row in (euler, rk4, dopri5)]
+    assert (ended.progress_step, ended.progress_total) == (3, 3)
+
+
+def test_a_sweep_may_be_limited_to_some_samples(store: Store, trained: TrainingJobSpec, run: Any, accept: Any) -> None:
+    job_id = accept(SweepJobSpec(model="spheres", solvers=[RK4], samples=7))
+
+    run(job_id)
+
+    assert [row.samples for row in rows(store, job_id)] == [7]
+
+
+def test_a_cancelled_sweep_keeps_the_rows_it_has(
+    store: Store,
+    trained: TrainingJobSpec,
+    run: Any,
+    accept: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job_id = accept(SweepJobSpec(model="spheres", solvers=[EULER, RK4, DOPRI5]))
+    after_second(monkeypatch, lambda: request_cancel(store, job_id))
+
+    assert run(job_id) is Outcome.CANCELLED
+
+    assert [row.test_method for row in rows(store, job_id)] == ["euler", "rk4"]
+
+
+def test_a_drained_sweep_starts_again_and_leaves_no_row_twice(
+    store: Store,
+    trained: TrainingJobSpec,
+    run: Any,
+    accept: Any,
+    draining: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job_id = accept(SweepJobSpec(model="spheres", solvers=[EULER, RK4, DOPRI5]))
+    with monkeypatch.context() as patch:
+        after_second(patch, draining.set)
+        assert run(job_id) is Outcome.RELEASED
+    draining.clear()
+
+    assert run(job_id) is Outcome.SUCCEEDED
+
+    assert [row.test_method for row in rows(store, job_id)] == ["euler", "rk4", "dopri5"]
+
+
+def after_second(monkeypatch: pytest.MonkeyPatch, event: Callable[[], None]) -> None:
+    """Let ``event`` happen after the second solver of a sweep, and give the lease time to notice."""
+
+    def sweep_with_event(*args: Any, on_result: Callable[[int, int, TestResult], None]) -> Any:
+        def with_event(number: int, total: int, result: TestResult) -> None:
+            if number == 2:
+                event()
+                threading.Event().wait(0.5)  # ten heartbeats
+            on_result(number, total, result)
+
+        return sweep(*args, on_result=with_event)
+
+    monkeypatch.setattr(worker.executors.sweep, "sweep", sweep_with_event)
+
+
+def request_cancel(store: Store, job_id: str) -> None:
+    with store.transaction() as tx:
+        tx.jobs.request_cancel(job_id)
+
+
+def test_an_audit_leaves_a_verdict_and_the_ladder_as_rows(
+    store: Store, trained: TrainingJobSpec, run: Any, accept: Any, job: ReadJob
+) -> None:
+    job_id = accept(AuditJobSpec(model="spheres"))
+
+    assert run(job_id) is Outcome.SUCCEEDED
+
+    result = job(job_id).result
+    assert result is not None
+    assert result["verdict"] in ("ode", "discrete", "inconclusive", "unresolved")
+    assert (result["model"], result["version"], result["epsilon"]) == ("spheres", 1, 0.01)
+    assert [row.test_solver for row in rows(store, job_id)] == [rung["solver"] for rung in result["ladder"]]
+    assert job(job_id).progress_step > 0
+
+
+def test_a_stored_model_predicts_what_its_sweep_says(
+    store: Store, trained: TrainingJobSpec, run: Any, accept: Any
+) -> None:
+    from ode_core.datasets.load import load_dataset
+
+    job_id = accept(SweepJobSpec(model="spheres", solvers=[RK4]))
+    run(job_id)
+
+    with store.reading() as tx:
+        version = tx.models.version("spheres")
+    assert version is not None
+    model = load_classifier(trained.architecture, trained.dataset, store.read_blob(version.blob_id))
+    data = load_dataset(trained.dataset, None)
+    assert rows(store, job_id)[0].accuracy == predict(model, data.test_inputs, RK4).accuracy(data.test_labels)
+
+
+@pytest.mark.parametrize(
+    "spec", [SweepJobSpec(model="nobody", solvers=[RK4]), AuditJobSpec(model="nobody")], ids=["sweep", "audit"]
+)
+def test_a_model_that_is_gone_fails_the_job_with_its_name(
+    run: Any, accept: Any, job: ReadJob, spec: EvaluationJobSpec
+) -> None:
+    job_id = accept(spec)
+
+    assert run(job_id) is Outcome.FAILED
+
+    failure = job(job_id).error
+    assert failure is not None
+    assert failure["code"] == "model_unavailable"
+    assert "nobody" in failure["message"]
+
+
+def test_a_solver_beyond_the_budget_is_refused_where_it_runs(
+    trained: TrainingJobSpec, run: Any, accept: Any, job: ReadJob
+) -> None:
+    job_id = accept(SweepJobSpec(model="spheres", solvers=[SolverSpec(method="rk4", steps=100_000)]))
+
+    assert run(job_id) is Outcome.FAILED
+
+    failure = job(job_id).error
+    assert failure is not None
+    assert failure["code"] == "budget_exceeded"
