@@ -1,0 +1,92 @@
+"""Accuracy against the number of test steps: where a model is an ODE, the curves are flat."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+
+from api.charts.theme import FAINT, INK, PALETTE, SHAPES, configuration
+
+PANEL_WIDTH, PANEL_HEIGHT = 400, 300
+
+
+def accuracy_against_steps(
+    rows: Sequence[Mapping[str, Any]], subtitles: Mapping[str, str] | None = None, title: str = ""
+) -> alt.HConcatChart:
+    """Draw a panel for each model and in it a curve for each test method.
+
+    The point of the solver that a model was trained with is marked.
+
+    Args:
+        rows: result rows of fixed-grid solvers, as ``GET /v1/results`` gives them; used are ``model``,
+            ``test_method``, ``test_steps``, ``accuracy``, ``train_method`` and ``train_steps``. Rows
+            without steps or accuracy are left out.
+        subtitles: a line below a model's name.
+        title: above everything.
+    """
+    points = [_point(row) for row in rows if row["test_steps"] and row["accuracy"] is not None]
+    methods = list(dict.fromkeys(point["method"] for point in points))
+    steps = sorted({2**k for k in range(_log2_of_largest(points) + 1)})
+    panels = [
+        _panel([point for point in points if point["model"] == model], methods, steps).properties(
+            width=PANEL_WIDTH,
+            height=PANEL_HEIGHT,
+            title=alt.TitleParams(model, subtitle=(subtitles or {}).get(model, ""), subtitlePadding=4, offset=26),
+        )
+        for model in dict.fromkeys(point["model"] for point in points)
+    ]
+    chart = alt.HConcatChart(hconcat=panels, spacing=36)
+    if title:
+        chart = chart.properties(title=alt.TitleParams(title, fontSize=20, offset=18))
+    configured: alt.HConcatChart = chart.configure(**configuration())
+    return configured
+
+
+def _point(row: Mapping[str, Any]) -> dict[str, Any]:
+    trained = row["test_method"] == row["train_method"] and row["test_steps"] == row["train_steps"]
+    return {
+        "model": row["model"],
+        "method": row["test_method"],
+        "steps": row["test_steps"],
+        "accuracy": row["accuracy"],
+        "trained": f"trained with {row['train_method']}-{row['train_steps']}" if trained else None,
+    }
+
+
+def _log2_of_largest(points: Sequence[Mapping[str, Any]]) -> int:
+    largest = max((int(point["steps"]) for point in points), default=1)
+    return (largest - 1).bit_length()
+
+
+def _panel(points: list[dict[str, Any]], methods: list[str], steps: list[int]) -> alt.LayerChart:
+    x = alt.X(
+        "steps:Q",
+        scale=alt.Scale(type="log", base=2, domain=[steps[0], max(steps[-1], 2)], nice=False, padding=14),
+        axis=alt.Axis(values=steps, format="d", title="steps of the test solver", grid=False),
+    )
+    y = alt.Y(
+        "accuracy:Q",
+        scale=alt.Scale(domain=[0, 1]),
+        axis=alt.Axis(format="%", values=[0, 0.2, 0.4, 0.6, 0.8, 1], title="accuracy on held-out samples"),
+    )
+    colour = alt.Color(
+        "method:N", scale=alt.Scale(domain=methods, range=list(PALETTE[: len(methods)])), title="test solver"
+    )
+    shape = alt.Shape(
+        "method:N", scale=alt.Scale(domain=methods, range=list(SHAPES[: len(methods)])), title="test solver"
+    )
+    curves = alt.Chart(alt.InlineData(values=points))
+    lines = curves.mark_line(strokeWidth=2.5, clip=True).encode(x=x, y=y, color=colour)
+    marks = curves.mark_point(size=70, filled=True, opacity=1).encode(x=x, y=y, color=colour, shape=shape)
+    # Once: the test grid and the training solver may meet in two rows.
+    trained = list({point["steps"]: point for point in points if point["trained"]}.values())
+    if not trained:
+        return alt.LayerChart(layer=[lines, marks])
+    where = alt.Chart(alt.InlineData(values=trained))
+    rule = where.mark_rule(color=FAINT, strokeWidth=1.5, strokeDash=[4, 3]).encode(x=x)
+    ring = where.mark_point(size=320, filled=False, color=INK, strokeWidth=2.5, opacity=1).encode(x=x, y=y)
+    left = trained[0]["steps"] <= (steps[0] * steps[-1]) ** 0.5
+    label = where.mark_text(
+        align="left" if left else "right", dx=-12 if left else 12, fontSize=13, fontWeight="bold", color=INK
+    ).encode(x=x, y=alt.value(-14), text="trained:N")  # above the panel, where no curve is
+    return alt.LayerChart(layer=[rule, lines, marks, ring, label])

@@ -1,0 +1,405 @@
+"""A synchronous Python client of the HTTP API.
+
+    from api.client import Client
+
+    with Client("http://127.0.0.1:8000") as client:
+        job = client.submit_training({"name": "mine", "dataset": {"kind": "digits"}, ...})
+        client.wait(job["id"], lambda job: ...)
+        client.predict("mine", images, solver={"method": "rk4", "steps": 64})
+
+Answers are the API's JSON objects, with types for the type checker. What the server refuses is raised
+as ``ProblemError``. Requests that are safe to repeat are repeated while the server is away for a
+moment, for example because it is being restarted.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, TypedDict, cast
+from urllib.parse import quote, urlsplit
+
+import httpx
+from pydantic import BaseModel
+
+Spec = Mapping[str, Any] | BaseModel
+Solver = Mapping[str, Any] | BaseModel
+
+FINISHED = frozenset({"succeeded", "failed", "cancelled"})
+
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
+_PAGE = 200
+
+
+class Progress(TypedDict):
+    """How far a job is."""
+
+    step: int
+    total: int
+    message: str
+
+
+class JobFailure(TypedDict):
+    """Why a job failed."""
+
+    code: str
+    message: str
+
+
+class Job(TypedDict):
+    """A job, as ``GET /v1/jobs/{id}`` describes it."""
+
+    id: str
+    kind: Literal["training", "sweep", "audit"]
+    name: str | None
+    status: Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
+    progress: Progress
+    attempt: int
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    cancel_requested_at: str | None
+    error: JobFailure | None
+    spec: dict[str, Any]
+    model: str | None
+    version: int | None
+    links: dict[str, str | None]
+
+
+class Event(TypedDict):
+    """Something that happened to a job."""
+
+    job_id: str
+    sequence: int
+    kind: str
+    data: dict[str, Any]
+    created_at: str
+
+
+class MetricSeries(TypedDict):
+    """One metric of a job: points ``[step, value]``; a value that was not finite is None."""
+
+    name: str
+    points: list[tuple[int, float | None]]
+    non_finite: int
+
+
+class Prediction(TypedDict):
+    """The answer for one input; label, probabilities and logits are None when its solve failed."""
+
+    label: int | None
+    probabilities: list[float] | None
+    logits: list[float] | None
+    status: str
+    remedy: str | None
+    nfe: int
+    accepted: int
+    rejected: int
+
+
+class Predictions(TypedDict):
+    """Predictions in the order of the inputs; ``nfe`` is the mean over them."""
+
+    model: str
+    version: int
+    solver: dict[str, Any]
+    predictions: list[Prediction]
+    nfe: float
+    accepted: float
+    rejected: float
+    failures: int
+
+
+class ResultRow(TypedDict):
+    """One model version tested under one solver."""
+
+    id: str
+    job_id: str
+    model: str
+    version: int
+    dataset: dict[str, Any]
+    train_solver: dict[str, Any]
+    train_method: str
+    train_steps: int | None
+    test_solver: dict[str, Any]
+    test_method: str
+    test_steps: int | None
+    nfe: float
+    accuracy: float | None
+    flip_rate: float | None
+    samples: int
+    failures: int
+    seconds: float
+    created_at: str
+
+
+class ProblemError(Exception):
+    """The server refused a request.
+
+    Attributes:
+        status: the HTTP status.
+        code: what programs act on, for example ``model_not_found``.
+        detail: what to do about it.
+        errors: ``{"path", "message"}`` for each wrong part of the request.
+        request_id: the id under which the server's log has the request.
+    """
+
+    def __init__(
+        self, status: int, code: str, detail: str, errors: Sequence[Mapping[str, str]] = (), request_id: str = ""
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.errors = list(errors)
+        self.request_id = request_id
+
+
+class ServerUnreachable(Exception):
+    """The server does not answer at all."""
+
+
+class JobNotSucceeded(Exception):
+    """A job that was waited for failed or was cancelled; ``job`` has all of it."""
+
+    def __init__(self, job: Job) -> None:
+        error = job["error"]
+        reason = f": {error['message']}" if error else ""
+        super().__init__(f"the {job['kind']} job {job['name'] or job['model'] or job['id']} {job['status']}{reason}")
+        self.job = job
+
+
+class Client:
+    """Talks to one server; usable as a context manager.
+
+    Args:
+        url: of the server, for example ``http://127.0.0.1:8000``.
+        api_key: sent as a bearer token.
+        timeout: seconds to wait for an answer.
+        patience: seconds for which a repeatable request is tried again while the server is away.
+    """
+
+    def __init__(self, url: str, api_key: str | None = None, *, timeout: float = 60.0, patience: float = 10.0) -> None:
+        self.url = url.rstrip("/")
+        self._patience = patience
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
+            timeout=timeout,
+            # A proxy of the environment is not for this machine's own addresses.
+            trust_env=urlsplit(self.url).hostname not in ("127.0.0.1", "localhost", "::1"),
+        )
+
+    def __enter__(self) -> "Client":
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    # Jobs
+
+    def submit_training(self, spec: Spec, *, idempotency_key: str | None = None) -> Job:
+        """Submit a training job; when it has succeeded, the model it names has one version more.
+
+        Args:
+            spec: a ``TrainingJobSpec`` or the same as a mapping.
+            idempotency_key: makes a repetition by the caller safe; those by the client always are.
+        """
+        return cast(Job, self._submit("/v1/training-jobs", spec, idempotency_key))
+
+    def submit_evaluation(self, spec: Spec, *, idempotency_key: str | None = None) -> Job:
+        """Submit a sweep or an audit: a ``SweepJobSpec``, an ``AuditJobSpec`` or a mapping with ``kind``."""
+        return cast(Job, self._submit("/v1/evaluation-jobs", spec, idempotency_key))
+
+    def job(self, job_id: str) -> Job:
+        """Return a job."""
+        return cast(Job, self._get(f"/v1/jobs/{quote(job_id)}"))
+
+    def jobs(self, **filters: Any) -> Iterator[Job]:
+        """Yield jobs, newest first; filters are ``kind``, ``status``, ``model`` and ``name``."""
+        return cast(Iterator[Job], self._pages("/v1/jobs", filters))
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask a job to stop and return it as it is now; it stops within seconds."""
+        return cast(Job, self._request("POST", f"/v1/jobs/{quote(job_id)}/cancel", repeatable=True).json())
+
+    def wait(
+        self,
+        job_id: str,
+        on_progress: Callable[[Job], None] | None = None,
+        *,
+        timeout: float | None = None,
+        poll_seconds: float = 0.5,
+    ) -> Job:
+        """Wait for a job to succeed and return it.
+
+        Args:
+            job_id: the job.
+            on_progress: called with the job each time it was looked at.
+            timeout: seconds after which ``TimeoutError`` is raised; the job goes on.
+            poll_seconds: pause between two looks.
+
+        Raises:
+            JobNotSucceeded: the job failed or was cancelled.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            job = self.job(job_id)
+            if on_progress is not None:
+                on_progress(job)
+            if job["status"] == "succeeded":
+                return job
+            if job["status"] in FINISHED:
+                raise JobNotSucceeded(job)
+            if deadline is not None and time.monotonic() >= deadline:
+                progress = job["progress"]
+                raise TimeoutError(
+                    f"job {job_id} is still {job['status']} after {timeout:g} seconds, "
+                    f"at step {progress['step']} of {progress['total']}"
+                )
+            time.sleep(poll_seconds)
+
+    def result(self, job_id: str) -> dict[str, Any]:
+        """Return what a job found."""
+        return cast(dict[str, Any], self._get(f"/v1/jobs/{quote(job_id)}/result"))
+
+    def metrics(
+        self, job_id: str, *names: str, after_step: int = 0, max_points: int = 10_000
+    ) -> dict[str, list[tuple[int, float | None]]]:
+        """Return a job's metrics by name, each as points ``(step, value)``; all metrics if none is named."""
+        query = {"name": list(names), "after_step": after_step, "max_points": max_points}
+        data: list[MetricSeries] = self._get(f"/v1/jobs/{quote(job_id)}/metrics", query)["data"]
+        return {series["name"]: [(step, value) for step, value in series["points"]] for series in data}
+
+    def events(self, job_id: str, after: int = 0) -> list[Event]:
+        """Return what happened to a job, from event ``after`` on."""
+        events: list[Event] = []
+        while True:
+            page = self._get(f"/v1/jobs/{quote(job_id)}/events", {"after": after})
+            events += page["data"]
+            if not page["has_more"]:
+                return events
+            after = events[-1]["sequence"]
+
+    # Models and results
+
+    def models(self) -> Iterator[dict[str, Any]]:
+        """Yield all models by name."""
+        return self._pages("/v1/models", {})
+
+    def model(self, name: str) -> dict[str, Any]:
+        """Return a model with its versions, newest first."""
+        return cast(dict[str, Any], self._get(f"/v1/models/{quote(name)}"))
+
+    def version(self, name: str, version: int) -> dict[str, Any]:
+        """Return one version of a model."""
+        return cast(dict[str, Any], self._get(f"/v1/models/{quote(name)}/versions/{version}"))
+
+    def checkpoint(self, name: str, version: int) -> bytes:
+        """Return a version's weights as a safetensors file."""
+        return self._request("GET", f"/v1/models/{quote(name)}/versions/{version}/checkpoint", repeatable=True).content
+
+    def predict(
+        self, name: str, inputs: Any, solver: Solver | None = None, *, version: int | None = None
+    ) -> Predictions:
+        """Predict labels.
+
+        Args:
+            name: the model.
+            inputs: a list of inputs (nested lists or an array), each of the model's ``input_shape``,
+                in the data set's own units.
+            solver: None: the one the version was trained with.
+            version: None: the latest.
+        """
+        place = f"/v1/models/{quote(name)}" + ("" if version is None else f"/versions/{version}")
+        body = {
+            "inputs": inputs.tolist() if hasattr(inputs, "tolist") else inputs,
+            "solver": None if solver is None else _json(solver),
+        }
+        return cast(Predictions, self._request("POST", f"{place}/predict", json=body, repeatable=True).json())
+
+    def results(self, **filters: Any) -> Iterator[ResultRow]:
+        """Yield test results.
+
+        Filters are ``model``, ``version``, ``dataset``, ``train_method``, ``test_method`` and ``job``;
+        ``sort`` is a column, with a minus for the largest first.
+        """
+        return cast(Iterator[ResultRow], self._pages("/v1/results", filters))
+
+    # The server
+
+    def solvers(self) -> list[dict[str, Any]]:
+        """Return the solver methods."""
+        return cast(list[dict[str, Any]], self._get("/v1/solvers")["data"])
+
+    def datasets(self) -> list[dict[str, Any]]:
+        """Return the data sets, and whether the server has their files."""
+        return cast(list[dict[str, Any]], self._get("/v1/datasets")["data"])
+
+    def ready(self) -> dict[str, Any]:
+        """Return the state of the server's parts; a server that cannot work raises ``ProblemError``."""
+        return cast(dict[str, Any], self._get("/readyz"))
+
+    def _submit(self, path: str, spec: Spec, idempotency_key: str | None) -> Any:
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        return self._request("POST", path, json=_json(spec), headers=headers, repeatable=True).json()
+
+    def _get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
+        return self._request("GET", path, params=query, repeatable=True).json()
+
+    def _pages(self, path: str, filters: Mapping[str, Any]) -> Iterator[Any]:
+        query = {name: value for name, value in filters.items() if value is not None} | {"limit": _PAGE}
+        while True:
+            page = self._get(path, query)
+            yield from page["data"]
+            if not page["has_more"]:
+                return
+            query["after"] = page["next_cursor"]
+
+    def _request(self, method: str, path: str, *, repeatable: bool, **arguments: Any) -> httpx.Response:
+        deadline = time.monotonic() + self._patience
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                response = self._http.request(method, path, **arguments)
+            except httpx.TransportError as error:
+                # A timeout is not repeated: it took all the time it was given.
+                if not repeatable or isinstance(error, httpx.TimeoutException) or time.monotonic() >= deadline:
+                    reason = str(error) or type(error).__name__
+                    raise ServerUnreachable(f"no answer from {self.url}: {reason}; is the server running?") from error
+            else:
+                if response.is_success:
+                    return response
+                if response.status_code != 503 or not repeatable or time.monotonic() >= deadline:
+                    raise _problem(response)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _json(spec: Spec) -> Any:
+    return spec.model_dump(mode="json", exclude_none=True) if isinstance(spec, BaseModel) else dict(spec)
+
+
+def _problem(response: httpx.Response) -> ProblemError:
+    try:
+        document = response.json()
+        return ProblemError(
+            response.status_code,
+            str(document["code"]),
+            str(document["detail"]),
+            document.get("errors", ()),
+            str(document.get("request_id", "")),
+        )
+    except (ValueError, KeyError, TypeError):  # an answer of something else, such as a proxy
+        text = response.text.strip()[:200]
+        return ProblemError(
+            response.status_code, "not_odeness", f"{response.url} answered {response.status_code}: {text}"
+        )
