@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("ode_core", "store", "worker", "api", "migrations")
@@ -129,3 +130,16 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
     names = [name for package in (*PACKAGES, "benchmarks", "tests") for name in _modules(package)]
 
     assert [name for name in names if VAGUE & set(name.split("."))] == []
+
+
+def test_the_commit_hooks_are_the_commands_of_make_check_and_download_nothing() -> None:
+    configured = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    (local,) = configured
+    commands = {line.strip().removeprefix("$(BIN)/") for line in (ROOT / "Makefile").read_text().splitlines()}
+
+    assert local["repo"] == "local"
+    for hook in local["hooks"]:
+        assert hook["language"] == "system"
+        # pre-commit names the files itself, where make check says ".".
+        command = hook["entry"].removeprefix(".venv/bin/")
+        assert {command, f"{command} ."} & commands, hook["id"]
