@@ -68,8 +68,11 @@ class Blobs:
         Raises:
             LeaseLost: the job is no longer this attempt's.
             NotFound: there is no such blob, or it is complete.
+            ValueError: it is not of ``CHUNK_BYTES`` (the last: what remains), as reading a range needs.
         """
-        self._hold(blob_id)
+        expected = min(CHUNK_BYTES, self._hold(blob_id) - position * CHUNK_BYTES)
+        if len(data) != expected:
+            raise ValueError(f"chunk {position} must have {expected} bytes, not {len(data)}")
         self._scope.connection.execute(insert(blob_chunk).values(blob_id=blob_id, position=position, data=data))
 
     def complete(self, blob_id: str) -> None:

@@ -119,7 +119,8 @@ class Metrics:
         summaries = {}
         for row in self._scope.connection.execute(query).mappings():
             values = dict(row)
-            summaries[values.pop("name")] = SeriesSummary(**values)
+            name = values.pop("name")
+            summaries[name] = SeriesSummary(**values)
         return summaries
 
     def _append_to_series(self, job_id: str, name: str, new: Points) -> None:

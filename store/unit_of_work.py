@@ -165,7 +165,8 @@ class Store:
 
     def _chunks(self, blob_id: str, start: int, stop: int, expected: str | None) -> Iterator[bytes]:
         digest = hashlib.sha256()
-        for position in range(start // CHUNK_BYTES, -(-stop // CHUNK_BYTES)):
+        positions = range(start // CHUNK_BYTES, -(-stop // CHUNK_BYTES)) if start < stop else range(0)
+        for position in positions:
             offset = position * CHUNK_BYTES
             with self.reading() as tx:
                 chunk = tx.blobs.chunk(blob_id, position)

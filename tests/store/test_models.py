@@ -1,0 +1,138 @@
+import threading
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from store.errors import LeaseLost, NotFound
+from store.models import ModelVersion
+from store.unit_of_work import Store, Transaction
+
+Running = tuple[str, int]
+
+
+def start(store: Store) -> tuple[str, int, str]:
+    """Return a running job's id and attempt, and a blob."""
+    with store.transaction() as tx:
+        job_id = tx.jobs.submit("training", {}).id
+        assert tx.jobs.claim(job_id, "w", 30) is not None
+    return job_id, 1, store.save_blob(b"weights of " + job_id.encode(), job_id=job_id, attempt=1)
+
+
+def register(tx: Transaction, name: str, job_id: str, blob_id: str) -> ModelVersion:
+    return tx.models.register_version(
+        name,
+        job_id,
+        training_spec={"name": name},
+        solver={"method": "euler", "steps": 2},
+        blob_id=blob_id,
+        metadata={"test_accuracy": 0.95},
+    )
+
+
+def train(store: Store, name: str) -> ModelVersion:
+    job_id, attempt, blob_id = start(store)
+    with store.transaction() as tx:
+        version = register(tx, name, job_id, blob_id)
+        tx.jobs.succeed(job_id, attempt, {})
+    return version
+
+
+def test_a_trained_model_can_be_found_and_loaded(store: Store) -> None:
+    made = train(store, "digits")
+
+    with store.reading() as tx:
+        assert tx.models.version("digits") == made
+        assert tx.models.version("digits", 1) == made
+        assert tx.models.version_of_job(made.job_id) == made
+        model = tx.models.get("digits")
+    assert (made.version, made.solver) == (1, {"method": "euler", "steps": 2})
+    assert model is not None
+    assert model.latest_version == 1
+    assert store.read_blob(made.blob_id) == b"weights of " + made.job_id.encode()
+
+
+def test_versions_count_up_by_name(store: Store) -> None:
+    first, other, second = train(store, "digits"), train(store, "spheres"), train(store, "digits")
+
+    assert (first.version, other.version, second.version) == (1, 1, 2)
+    with store.reading() as tx:
+        assert tx.models.version("digits") == second
+        assert tx.models.version("digits", 1) == first
+        assert tx.models.versions("digits") == [second, first]
+        assert tx.models.version("digits", 3) is None
+
+
+def test_what_is_not_there_is_none(store: Store) -> None:
+    with store.reading() as tx:
+        assert tx.models.get("digits") is None
+        assert tx.models.version("digits") is None
+        assert tx.models.versions("digits") == []
+        assert tx.models.version_of_job("no such job") is None
+
+
+def test_a_lost_lease_registers_nothing(store: Store) -> None:
+    job_id, attempt, blob_id = start(store)
+    with store.transaction() as tx:
+        tx.jobs.release(job_id, attempt)
+
+    def finish() -> None:
+        with store.transaction() as tx:
+            register(tx, "digits", job_id, blob_id)
+            tx.jobs.succeed(job_id, attempt, {})
+
+    with pytest.raises(LeaseLost):
+        finish()
+    with store.reading() as tx:
+        assert tx.models.get("digits") is None
+
+
+def test_a_job_registers_one_version(store: Store) -> None:
+    job_id, _, blob_id = start(store)
+    with store.transaction() as tx:
+        register(tx, "digits", job_id, blob_id)
+    other = store.save_blob(b"other")
+
+    with pytest.raises(IntegrityError), store.transaction() as tx:
+        register(tx, "digits", job_id, other)
+
+
+def test_a_version_needs_a_complete_blob(store: Store) -> None:
+    job_id, _, _ = start(store)
+    with store.transaction() as tx:
+        begun = tx.blobs.begin(1, "0" * 64)
+    with pytest.raises(NotFound, match="no blob"), store.transaction() as tx:
+        register(tx, "digits", job_id, begun)
+
+
+def test_jobs_that_end_at_once_get_different_versions(store: Store) -> None:
+    jobs = [start(store) for _ in range(6)]
+    barrier = threading.Barrier(len(jobs))
+    versions: list[int] = []
+
+    def finish(job_id: str, attempt: int, blob_id: str) -> None:
+        barrier.wait()
+        with store.transaction() as tx:
+            made = register(tx, "digits", job_id, blob_id)
+            tx.jobs.succeed(job_id, attempt, {})
+        versions.append(made.version)
+
+    threads = [threading.Thread(target=finish, args=job) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(versions) == [1, 2, 3, 4, 5, 6]
+
+
+def test_models_are_listed_by_name_a_page_at_a_time(store: Store) -> None:
+    for name in ("b", "B", "a.1", "a", "a-1", "c"):
+        train(store, name)
+    with store.reading() as tx:
+        first = tx.models.list(limit=4)
+        second = tx.models.list(limit=4, after=first.next_cursor)
+
+    names = [model.name for model in first.items + second.items]
+    assert names == sorted(["b", "B", "a.1", "a", "a-1", "c"])  # by code point, on both databases
+    assert first.has_more
+    assert not second.has_more
