@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -124,7 +124,7 @@ class Part:
         """Return the end of its log."""
         if self._reader is not None:
             self._reader.join(1)
-        return "\n".join(f"  {line}" for line in self._last_lines)
+        return "\n".join(f"  {line}" for line in list(self._last_lines))
 
     def _forget_process(self) -> str:
         """Kill what is left of the process and its children; return how it ended."""
@@ -155,33 +155,19 @@ class Supervisor:
     """Keeps the server's parts running until it is asked to stop.
 
     Args:
-        settings: of the server.
-        folder: its data folder, whose lock is held.
-        listener: the socket the API serves on. It stays open while the API is restarted, so that
-            requests wait instead of being refused.
+        parts: in the order of starting; they are stopped in the opposite one.
+        url: where the API will answer.
         say: called with lines for people.
+        broker: the embedded broker, if that is one of the parts.
     """
 
-    def __init__(self, settings: Settings, folder: DataFolder, listener: socket.socket, say: Say) -> None:
-        self.url = url_of(listener)
+    def __init__(self, parts: Sequence[Part], url: str, say: Say, broker: EmbeddedBroker | None = None) -> None:
+        self._parts = parts
+        self._url = url
         self._say = say
+        self._broker = broker
         self._stop_asked = threading.Event()
         self._forced = threading.Event()
-        self._broker: EmbeddedBroker | None = None
-        if settings.broker_url is None:
-            self._broker = prepare_broker(settings.broker_socket)
-        environment = _environment(settings, folder, None if self._broker is None else self._broker.url)
-
-        def part(name: str, command: list[str], pass_fds: tuple[int, ...] = ()) -> Part:
-            return Part(name, command, environment, folder.logs / f"{name}.log", say, pass_fds)
-
-        self._parts: list[Part] = []  # in the order of starting
-        if self._broker is not None:
-            self._parts.append(part("broker", self._broker.command))
-        self._parts.append(part("worker", [sys.executable, "-m", "worker"]))
-        descriptor = listener.fileno()
-        command = [sys.executable, "-m", "api.http_server", str(descriptor), settings.log_level]
-        self._parts.append(part("api", command, (descriptor,)))
 
     def run(self) -> None:
         """Start everything, say when it is ready, and return when it has stopped.
@@ -202,12 +188,12 @@ class Supervisor:
                             )
                     if not ready and self._is_ready():
                         ready = True
-                        self._say(f"odeness is ready at {self.url}")
+                        self._say(f"odeness is ready at {self._url}")
                     self._stop_asked.wait(POLL_SECONDS)
                 self._say("stopping; once more to stop at once")
             finally:
                 for part in reversed(self._parts):
-                    part.stop(STOP_SECONDS[part.name], self._forced)
+                    part.stop(STOP_SECONDS.get(part.name, 10.0), self._forced)
                 if self._broker is not None:
                     self._broker.remove()
 
@@ -228,7 +214,7 @@ class Supervisor:
     def _is_ready(self) -> bool:
         try:
             # A proxy of the environment is not for this machine's own addresses.
-            return httpx.get(f"{self.url}/readyz", timeout=1, trust_env=False).status_code == 200
+            return httpx.get(f"{self._url}/readyz", timeout=1, trust_env=False).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -257,7 +243,28 @@ def run_embedded(settings: Settings, say: Say) -> None:
     require_key_for_public_bind(settings.host, settings)
     with DataFolder(settings.data_dir) as folder, listen(settings.host, settings.port) as listener:
         migrate_database(settings)
-        Supervisor(settings, folder, listener, say).run()
+        broker = prepare_broker(settings.broker_socket) if settings.broker_url is None else None
+        parts = _parts(settings, folder, listener, broker, say)
+        Supervisor(parts, url_of(listener), say, broker).run()
+
+
+def _parts(
+    settings: Settings, folder: DataFolder, listener: socket.socket, broker: EmbeddedBroker | None, say: Say
+) -> list[Part]:
+    environment = _environment(settings, folder, None if broker is None else broker.url)
+
+    def part(name: str, command: list[str], pass_fds: tuple[int, ...] = ()) -> Part:
+        return Part(name, command, environment, folder.logs / f"{name}.log", say, pass_fds)
+
+    descriptor = listener.fileno()
+    serve = [sys.executable, "-m", "api.http_server", str(descriptor), settings.log_level]
+    return [
+        *([] if broker is None else [part("broker", broker.command)]),
+        part("worker", [sys.executable, "-m", "worker"]),
+        # The listening socket is ours and stays open while the API is restarted: requests wait
+        # instead of being refused.
+        part("api", serve, (descriptor,)),
+    ]
 
 
 def migrate_database(settings: Settings) -> None:

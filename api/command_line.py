@@ -1,0 +1,152 @@
+"""The command ``odeness``."""
+
+import os
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from api.authentication import PublicBindWithoutKey, require_key_for_public_bind
+from api.data_folder import DataFolderUnavailable
+from api.embedded_broker import NoBrokerProgram
+from api.http_server import PortUnavailable, serve
+from api.supervisor import CannotStart, migrate_database, run_embedded
+from store.errors import SchemaNotAtHead
+from store.settings import Settings, SettingsInvalid
+
+EXPECTED_ERRORS = (
+    CannotStart,
+    DataFolderUnavailable,
+    NoBrokerProgram,
+    PortUnavailable,
+    PublicBindWithoutKey,
+    SchemaNotAtHead,
+    SettingsInvalid,
+)
+
+app = typer.Typer(
+    name="odeness",
+    help="Train, test and serve neural ODEs, and tell whether a trained model really is one.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Settings come from environment variables ODENESS_...; options win over them.",
+)
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]", show_default=False)]
+Port = Annotated[
+    int | None, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.  [default: 8000]", show_default=False)
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Folder of database, broker, logs and data sets.  [default: ./odeness-data]", show_default=False),
+]
+
+
+@app.command("serve")
+def serve_command(host: Host = None, port: Port = None, data: Data = None) -> None:
+    """Run everything on this machine.
+
+    API, worker, broker and an SQLite database, with their data in one folder. Ctrl-C stops it.
+    """
+    run_embedded(_settings(host=host, port=port, data_dir=data), typer.echo)
+
+
+@app.command("api")
+def api_command(
+    host: Host = None,
+    port: Port = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Number of processes.")] = 1,
+) -> None:
+    """Run the HTTP API only.
+
+    Database and broker are those of the settings. With several processes, /metrics shows one of them.
+    """
+    settings = _settings(host=host, port=port)
+    require_key_for_public_bind(settings.host, settings)
+    # Each process of uvicorn reads the settings itself.
+    os.environ |= {"ODENESS_HOST": settings.host, "ODENESS_PORT": str(settings.port)}
+    serve(settings.host, settings.port, workers, settings.log_level)
+
+
+@app.command("worker")
+def worker_command(data: Data = None) -> None:
+    """Run a worker.
+
+    It takes jobs from the database and broker of the settings. SIGTERM or Ctrl-C stops it: a running
+    training is saved and goes on at another worker.
+    """
+    if data is not None:
+        os.environ["ODENESS_DATA_DIR"] = str(data)
+    _settings()
+    # The API does not import the worker; this process becomes it.
+    os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606  # no shell
+
+
+@app.command("migrate")
+def migrate_command(data: Data = None) -> None:
+    """Bring the database to this version's schema.
+
+    Safe to repeat, and to run several at once.
+    """
+    settings = _settings(data_dir=data)
+    migrate_database(settings)
+    typer.echo("the database is up to date")
+
+
+@app.command("demo")
+def demo_command(
+    data: Annotated[Path, typer.Option(help="Folder of the demo's own server.")] = Path("odeness-demo"),
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for picture and report.  [default: that of --data]", show_default=False)
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Use this server instead of starting one.", show_default=False)
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Train for seconds only: a check of the parts, not of the idea.")
+    ] = False,
+) -> None:
+    """Watch the whole idea at work.
+
+    Trains two neural ODEs on handwritten digits, finds out which of them is one, and predicts with
+    both. Takes about 3 minutes.
+    """
+    # Drawing needs altair, which takes a second to load and which nothing else here uses.
+    from api.demo.run import DemoFailed, run_demo  # noqa: PLC0415
+
+    try:
+        run_demo(data=data, output=output or data, url=url, quick=quick)
+    except DemoFailed as error:
+        _fail(str(error))
+
+
+@app.command("version")
+def version_command() -> None:
+    """Show the version."""
+    typer.echo(f"odeness {installed_version('odeness')}")
+
+
+def _settings(**options: Any) -> Settings:
+    return Settings.load(**{name: value for name, value in options.items() if value is not None})
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"odeness: {message}", err=True)
+    sys.exit(1)
+
+
+def main() -> None:
+    """Run the command line; expected errors are one sentence and exit status 1."""
+    try:
+        app()
+    except EXPECTED_ERRORS as error:
+        _fail(str(error))
+
+
+if __name__ == "__main__":
+    main()
