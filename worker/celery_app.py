@@ -6,14 +6,17 @@ Loaded by the parent process too, which stays small: torch is imported by the ch
 import logging
 import os
 import threading
+import warnings
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task
 from celery.app.log import Logging
+from celery.exceptions import CPendingDeprecationWarning
 from celery.loaders.app import AppLoader
 
 from store.settings import RUN_JOB_TASK, Settings
+from worker.broker import use_forgiving_transport
 from worker.doorbell import best_effort, make_ring
 from worker.drain import DrainMark
 
@@ -31,14 +34,22 @@ class WorkerLogging(Logging):  # type: ignore[misc]  # Celery has no types
     """Celery's logging without a line for each message; ours has one for each job."""
 
     def setup_logging_subsystem(self, loglevel: int | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Set up logging in the parent, and again in each child."""
+        """Set up the loggers, in the parent and again in each child."""
         receivers = super().setup_logging_subsystem(loglevel, *args, **kwargs)
         if not logging.getLogger().isEnabledFor(logging.DEBUG):
             for name in ("celery", "kombu", "alembic"):
                 logging.getLogger(name).setLevel(logging.WARNING)
-            # Billiard tells of a killed child in a line; this logger adds forty of its own stack.
-            logging.getLogger("celery.worker.request").setLevel(logging.CRITICAL)
+            # Forty lines of Celery's own stack for a killed child or a message that cannot be
+            # acknowledged. Of both there is a line from elsewhere, as there is of errors in a task.
+            logging.getLogger("celery.worker.request").setLevel(logging.CRITICAL + 1)
             os.environ["_MP_FORK_LOGLEVEL_"] = str(logging.WARNING)  # billiard's, in spawned children
+        return receivers
+
+    def setup(self, *args: Any, **kwargs: Any) -> Any:
+        """Set up logging and warnings."""
+        receivers = super().setup(*args, **kwargs)
+        # With each lost connection Celery would advertise a setting that we have chosen.
+        warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
         return receivers
 
 
@@ -93,6 +104,7 @@ class WorkerApp(Celery):  # type: ignore[misc]
 
 def create_celery(settings: Settings) -> WorkerApp:
     """Return the application for ``settings``; nothing is connected yet."""
+    use_forgiving_transport()
     # Given at once, not by a later ``conf.update``: the task takes its options over when registered.
     options = settings.celery_options() | {
         "worker_concurrency": settings.worker_processes,

@@ -26,6 +26,8 @@ def compose_runner(ring: Callable[[str], None]) -> JobRunner:
         executors=EXECUTORS,
         ring=ring,
         draining=DrainMark.of_parent().is_set,
+        # After some errors on a GPU every later call of this process fails, too.
+        spoiled=torch.cuda.is_initialized,
     )
 
 

@@ -56,6 +56,7 @@ class JobRunner:
         draining: says whether this worker wants to stop.
         end_process: called when a job's thread is stuck; does not return in a real worker.
         grace_seconds: how long such a thread may take to stop.
+        spoiled: says, after a failed job, whether it may have spoiled this process for others.
     """
 
     settings: Settings
@@ -65,6 +66,7 @@ class JobRunner:
     draining: Callable[[], bool]
     end_process: Callable[[int], object] = os._exit
     grace_seconds: float = GRACE_SECONDS
+    spoiled: Callable[[], bool] = lambda: False
 
     def run(self, job_id: object) -> Outcome:
         """Run the job if it waits to be run; a message for any other is dropped."""
@@ -105,6 +107,9 @@ class JobRunner:
         log.info("job %s: %s after %.1f s", job_id, outcome, time.monotonic() - started)
         if outcome is Outcome.RELEASED:
             self.ring(job_id)
+        if outcome is Outcome.FAILED and self.spoiled():
+            log.warning("job %s: its failure may have spoiled this process, ending it", job_id)
+            _end_this_process_soon()
         return outcome
 
     def _run_claimed(self, running: RunningJob) -> Outcome:
@@ -189,7 +194,12 @@ def _sigterm_drains(lease: Lease) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, previous)
         if arrived and threading.current_thread() is threading.main_thread():
-            # A moment later, so that Celery's parent still hears that this task is over.
-            timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
-            timer.daemon = True
-            timer.start()
+            _end_this_process_soon()
+
+
+def _end_this_process_soon() -> None:
+    # A moment later, so that Celery's parent still hears that this task is over. A job that begins
+    # meanwhile is drained.
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    timer.start()

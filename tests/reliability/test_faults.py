@@ -105,7 +105,7 @@ def test_sigterm_drains_a_worker_and_another_one_goes_on(
     assert stored_weights(service, job_id) == undisturbed_weights
 
 
-def test_jobs_finish_once_though_the_broker_stops_while_one_runs_and_one_is_accepted(
+def test_jobs_finish_once_though_the_broker_stops_while_they_run_wait_or_are_accepted(
     sqlite_service: Service,
 ) -> None:
     service = sqlite_service
@@ -115,14 +115,18 @@ def test_jobs_finish_once_though_the_broker_stops_while_one_runs_and_one_is_acce
 
     service.broker.kill()
     accepted = service.submit(spheres_job("accepted", iterations=30), ring=False)
-    service.wait_for_step(running, 100)  # training does not need the broker
+    service.wait_for_status(running, "succeeded")  # training does not need the broker
     service.broker.start()
-    service.wait_for_status(running, "succeeded")
     service.wait_for_status(accepted, "succeeded")
+    service.broker.kill()  # now under an idle worker
+    service.broker.start()
+    later = service.submit(spheres_job("later", iterations=30), ring=False)
+    service.wait_for_status(later, "succeeded")
 
-    assert [service.job(job_id).attempt for job_id in (running, accepted)] == [1, 1]
+    assert [service.job(job_id).attempt for job_id in (running, accepted, later)] == [1, 1, 1]
     assert_finished_once(service, running)
     assert_finished_once(service, accepted, iterations=30)
+    assert_finished_once(service, later, iterations=30)
 
 
 def test_a_job_that_kills_its_worker_every_time_ends_failed(sqlite_service: Service) -> None:

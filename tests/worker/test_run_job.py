@@ -290,3 +290,13 @@ def test_a_stuck_job_is_ended_with_its_process(
 
     assert codes[0] != 0
     assert job(job_id).status == ("queued" if reason is StopReason.DRAIN else "cancelled")
+
+
+def test_a_failure_that_spoils_its_process_ends_it(runner: Any, job_id: str) -> None:
+    ended = threading.Event()
+    previous = signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    try:
+        assert runner(raises(RuntimeError()), spoiled=lambda: True).run(job_id) is Outcome.FAILED
+        assert ended.wait(10)
+    finally:
+        signal.signal(signal.SIGTERM, previous)

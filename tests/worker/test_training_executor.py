@@ -200,6 +200,23 @@ def test_a_job_lost_before_its_first_checkpoint_begins_anew(store: Store, worker
     assert series(store, job_id) == series(store, undisturbed)
 
 
+def test_a_checkpoint_of_another_program_version_is_not_used(store: Store, worker: Worker, submit: Submit) -> None:
+    undisturbed = submit(small_job())
+    worker.run(undisturbed)
+    job_id = submit(small_job(name="upgraded"))
+
+    assert worker.run_until(job_id, 15, worker.drain) is Outcome.RELEASED
+    with store.transaction() as tx:
+        claim = tx.jobs.claim(job_id, "another", lease_seconds=30)
+    assert claim is not None
+    store.save_checkpoint(job_id, claim.attempt, 25, b"not a checkpoint", {})
+    with store.transaction() as tx:
+        tx.jobs.release(job_id, claim.attempt)
+
+    assert worker.run(job_id) is Outcome.SUCCEEDED
+    assert series(store, job_id) == series(store, undisturbed)
+
+
 def test_a_cancelled_job_keeps_its_points_and_its_checkpoint_and_makes_no_version(
     store: Store, worker: Worker, submit: Submit, job: ReadJob
 ) -> None:

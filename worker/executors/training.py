@@ -1,5 +1,6 @@
 """Trains a model, from the last checkpoint if there is one."""
 
+import logging
 import time
 from typing import Any
 
@@ -11,6 +12,8 @@ from store.unit_of_work import Transaction
 from worker.lease import WorkerDraining
 from worker.running_job import FinishJob, RunningJob
 from worker.torch_runtime import choose_device
+
+log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 1.0
 FLUSH_POINTS = 500  # iterations; about one chunk row a series
@@ -77,13 +80,24 @@ def train(running: RunningJob) -> FinishJob:
     check_training_budget(spec, running.settings.budget)
     dataset = load_dataset(spec.dataset, running.settings.datasets)
     run = TrainingRun(spec, dataset, choose_device(running.settings.device))
-    checkpoint = running.keep_trying(lambda: running.store.latest_checkpoint(running.job.id))
-    if checkpoint is not None:
-        run.restore(Checkpoint.from_bytes(checkpoint.data))
-        running.write(lambda tx: tx.events.record(running.job.id, running.attempt, "resumed", {"step": run.iteration}))
+    _resume(running, run)
     _iterate(running, spec, run)
     running.check()
     return _finish(running, spec, run.trained_model())
+
+
+def _resume(running: RunningJob, run: TrainingRun) -> None:
+    """Go on from the job's last checkpoint, if there is one that this program can read."""
+    checkpoint = running.keep_trying(lambda: running.store.latest_checkpoint(running.job.id))
+    if checkpoint is None:
+        return
+    try:
+        run.restore(Checkpoint.from_bytes(checkpoint.data))
+    except ValueError as error:
+        # Of another version of the program, say. The spec says all: from the beginning it is the same training.
+        log.warning("job %s: begins anew: %s", running.job.id, error)
+        return
+    running.write(lambda tx: tx.events.record(running.job.id, running.attempt, "resumed", {"step": run.iteration}))
 
 
 def _iterate(running: RunningJob, spec: TrainingJobSpec, run: TrainingRun) -> None:
