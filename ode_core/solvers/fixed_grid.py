@@ -99,8 +99,8 @@ def _positions(times: Tensor, steps: int, t0: float, t1: float) -> list[tuple[in
     for t in times.tolist():
         exact = (t - t0) / (t1 - t0) * steps
         nearest = round(exact)
-        k = nearest if abs(exact - nearest) <= rounding else int(exact)
-        positions.append((k, 0.0 if k == nearest else exact - k))
+        is_grid_point = abs(exact - nearest) <= rounding
+        positions.append((nearest, 0.0) if is_grid_point else (int(exact), exact - int(exact)))
     return positions
 
 

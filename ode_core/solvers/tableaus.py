@@ -6,7 +6,7 @@ and II.5; Fehlberg 1969 (NASA TR R-315) for 2(1); Bogacki & Shampine 1989; Dorma
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, cached_property
@@ -69,20 +69,29 @@ class ButcherTableau:
         """Whether the last stage is the first of the next step; read off the coefficients."""
         return self.stages > 1 and (*self.a[-1], Fraction(0)) == self.b and self.c[-1] == 1
 
-    def stability(self, z: complex) -> complex:
-        """Return the stability function at ``z = h lambda``: one step of ``y' = lambda y``, ``y = 1``."""
-        stages: list[complex] = []
-        for row in self.a:
-            stages.append(1 + z * sum(float(w) * k for w, k in zip(row, stages, strict=True)))
-        return 1 + z * sum(float(w) * k for w, k in zip(self.b, stages, strict=True))
+    @cached_property
+    def stability_polynomial(self) -> Row:
+        """Coefficients of ``R(z)``, constant first: one step of ``y' = lambda y`` multiplies by ``R(h lambda)``.
+
+        Source: Hairer, Wanner, Solving Ordinary Differential Equations II, IV.2: ``R(z) = 1 + sum_j z^j b A^(j-1) 1``.
+        """
+        coefficients, power = [Fraction(1)], [Fraction(1)] * self.stages
+        for _ in range(self.stages):
+            coefficients.append(_dot(self.b, power))
+            power = [_dot(row, power) for row in self.a]
+        return tuple(coefficients)
+
+
+def _dot(weights: Row, values: Sequence[Fraction]) -> Fraction:
+    """Return the sum of products; values beyond the weights do not count (rows of ``a`` end at the diagonal)."""
+    return sum((w * x for w, x in zip(weights, values, strict=False)), Fraction(0))
 
 
 def _require_order(tableau: ButcherTableau, weights: Row, order: int) -> None:
     if len(weights) != tableau.stages:
         raise ValueError("one weight for each stage")
     for tree in rooted_trees(order):
-        elementary = _elementary_weights(tableau, tree)
-        value = sum((w * phi for w, phi in zip(weights, elementary, strict=True)), Fraction(0))
+        value = _dot(weights, _elementary_weights(tableau, tree))
         if value != Fraction(1, _density(tree)):
             raise ValueError(f"order condition of the tree {tree} fails: {value} instead of 1/{_density(tree)}")
 
@@ -122,7 +131,7 @@ def _elementary_weights(tableau: ButcherTableau, tree: Tree) -> Row:
     for child in tree:
         inner = _elementary_weights(tableau, child)
         for i, row in enumerate(tableau.a):
-            product[i] *= sum((w * x for w, x in zip(row, inner, strict=False)), Fraction(0))
+            product[i] *= _dot(row, inner)
     return tuple(product)
 
 

@@ -1,0 +1,66 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ode_core.solvers.step_control import IntegralControl, error_ratio, inverse_root, sample_rms
+
+
+def factor(ratio: float, *, accepted: bool, rejected_before: bool = False, order: int = 5) -> float:
+    values = IntegralControl(order).factor(
+        torch.tensor([ratio], dtype=torch.float64), torch.tensor([accepted]), torch.tensor([rejected_before])
+    )
+    return values.item()
+
+
+@given(ratio=st.floats(0, 1), order=st.integers(1, 8))
+def test_a_step_never_shrinks_after_an_accept_and_grows_at_most_tenfold(ratio, order):
+    assert 1.0 <= factor(ratio, accepted=True, order=order) <= 10.0
+
+
+@given(ratio=st.floats(1, 1e300), order=st.integers(1, 8))
+def test_a_step_shrinks_after_a_reject_and_at_most_fivefold(ratio, order):
+    assert 0.2 <= factor(ratio, accepted=False, order=order) <= 0.9 + 1e-6
+
+
+@given(ratio=st.floats(0, 1))
+def test_the_first_accept_after_a_reject_keeps_the_step(ratio):
+    assert factor(ratio, accepted=True, rejected_before=True) == 1.0
+
+
+@pytest.mark.parametrize("ratio", [math.nan, math.inf])
+def test_an_error_that_is_no_number_shrinks_the_step_as_far_as_allowed(ratio):
+    assert factor(ratio, accepted=False) == 0.2
+
+
+@pytest.mark.parametrize(("ratio", "order", "expected"), [(0.25, 2, 1.8), (32.0, 5, 0.45), (1 / 32, 5, 1.8)])
+def test_the_factor_is_that_of_the_elementary_controller(ratio, order, expected):
+    # 0.9 ratio^(-1/order); rounded to float32's 24 binary digits.
+    assert factor(ratio, accepted=ratio <= 1, order=order) == pytest.approx(expected, rel=2**-23)
+
+
+def test_the_root_of_a_number_does_not_depend_on_its_place_in_the_batch():
+    values = torch.rand(1003, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 100
+    together = inverse_root(values, 5)
+    alone = torch.cat([inverse_root(value[None].clone(), 5) for value in values])
+    assert torch.equal(together, alone)
+
+
+def test_the_root_stays_positive_and_finite_at_the_ends_of_the_range():
+    values = inverse_root(torch.tensor([1e-300, 1e300], dtype=torch.float64), 1)
+    assert bool((values > 0).all())
+    assert bool(torch.isfinite(values).all())
+
+
+def test_the_error_ratio_is_the_rms_over_each_sample_of_error_over_tolerance():
+    error = torch.tensor([[3e-3, 4e-3], [0.0, 0.0]], dtype=torch.float64)
+    z, z_new = torch.tensor([[1.0, -9.0], [0.0, 0.0]]).double(), torch.tensor([[-4.0, 2.0], [0.0, 0.0]]).double()
+    # Tolerances 0.1 + 0.01 * (4, 9) = (0.14, 0.19).
+    expected = math.sqrt(((3e-3 / 0.14) ** 2 + (4e-3 / 0.19) ** 2) / 2)
+    assert error_ratio(error, z, z_new, 0.01, 0.1).tolist() == pytest.approx([expected, 0.0], rel=1e-14)
+
+
+def test_the_rms_of_a_sample_of_one_number_is_its_size():
+    assert sample_rms(torch.tensor([-3.0, 4.0])).tolist() == [3.0, 4.0]
