@@ -77,14 +77,16 @@ def _candidates(kind: str, name: str, directory: Path) -> Iterable[Path]:
 def read_start(path: Path, size: int) -> bytes:
     """Return the first ``size`` bytes of a file, fewer if it is shorter, unpacked if it is packed.
 
-    Only as much is unpacked as is asked for.
+    Only as much is unpacked as is asked for; if that is everything, the packing's checksum is checked too.
 
     Raises:
         DatasetUnavailable: it cannot be read or unpacked.
     """
     try:
         with _open(path) as file:
-            return file.read(size)
+            content = file.read(size)
+            file.read(1)  # gzip and xz compare their checksums when they come to the end
+            return content
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:  # gzip's own error is an OSError
         raise DatasetUnavailable(f"{path} cannot be read ({error}): get the file anew") from None
 
