@@ -148,6 +148,10 @@ def test_processes_that_migrate_at_once_do_not_disturb_each_other(empty_url: str
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "\n"  # it has loaded everything
+    for process in processes:  # now all at once
+        assert process.stdin is not None
+        process.stdin.close()
+        process.stdin = None
     outputs = [(process.communicate(), process.returncode) for process in processes]
 
     assert outputs == [(("", ""), 0)] * 3
