@@ -1,0 +1,137 @@
+import json
+
+import pytest
+import torch
+
+from ode_core.audit.audit import AuditReport, audit
+from ode_core.audit.ladder import ladder
+from ode_core.audit.verdict import decide, samples_needed, sentence
+from ode_core.specs import SolverSpec
+from tests.ode_core.audit.linear_models import circle, flipped_share, rotation
+
+SAMPLES = 400
+
+
+def audited(angle: float, steps: int, epsilon: float = 0.01) -> AuditReport:
+    """Audit a rotation whose labels are right under Euler with ``steps`` steps."""
+    model, inputs = rotation(angle), circle(SAMPLES)
+    solver = SolverSpec(method="euler", steps=steps)
+    with torch.no_grad():
+        labels = model(inputs, solver).argmax(dim=1)
+    return audit(model, inputs, labels, solver, epsilon=epsilon)
+
+
+def test_a_model_that_only_works_with_its_coarse_solver_is_discrete() -> None:
+    report = audited(angle=2.0, steps=2)
+    assert report.verdict == "discrete"
+    assert report.flip_rate == pytest.approx(flipped_share(2.0, 2, SAMPLES), abs=1e-12)
+    assert report.train_accuracy == 1.0
+    assert report.reference_accuracy == pytest.approx(1 - report.flip_rate)
+    assert "not an ODE" in report.sentence
+    assert "euler-2" in report.sentence
+
+
+def test_a_model_whose_solver_is_fine_enough_is_an_ode() -> None:
+    report = audited(angle=2.0, steps=64)
+    assert report.verdict == "ode"
+    assert report.flip_rate == 0.0
+    assert report.samples_needed is None
+    assert report.mcnemar_p == 1.0
+
+
+def test_too_few_samples_are_inconclusive_and_the_audit_says_how_many_it_takes() -> None:
+    model, inputs = rotation(2.0), circle(100)
+    solver = SolverSpec(method="euler", steps=64)
+    report = audit(model, inputs, torch.zeros(100, dtype=torch.int64), solver, epsilon=0.01)
+    assert report.verdict == "inconclusive"
+    assert report.samples_needed == 368
+    assert "368" in report.sentence
+
+
+def test_the_papers_rule_passes_a_model_that_the_audit_finds_discrete() -> None:
+    # Euler with 30 steps turns by about 5^3 / (3 30^2) = 0.046 less than the flow: more than 1 % of the points flip,
+    # and the accuracy falls by less than the paper's threshold of 0.1.
+    report = audited(angle=5.0, steps=30, epsilon=0.001)
+    assert report.flip_rate == pytest.approx(flipped_share(5.0, 30, SAMPLES), abs=1e-12)
+    assert report.flip_rate > 0.01
+    assert report.verdict == "discrete"
+    assert report.paper_rule.passed
+    assert report.half_step_rule.passed
+
+
+def test_the_ladder_compares_with_training_and_reference() -> None:
+    report = audited(angle=2.0, steps=2)
+    by_solver = {rung.solver: rung for rung in report.ladder}
+    own = by_solver[SolverSpec(method="euler", steps=2)]
+    assert own.flip_rate == 0.0
+    assert own.reference_flip_rate == report.flip_rate
+    finest = by_solver[SolverSpec(method="rk4", steps=32)]
+    assert finest.reference_flip_rate == 0.0
+
+
+def test_the_report_is_json_without_nan() -> None:
+    text = json.dumps(audited(angle=2.0, steps=2).to_json(), allow_nan=False)
+    assert json.loads(text)["reference"]["converged"] is True
+
+
+def test_progress_counts_up_to_the_total() -> None:
+    parts: list[tuple[int, int]] = []
+    audit(
+        rotation(1.0),
+        circle(10),
+        torch.zeros(10, dtype=torch.int64),
+        SolverSpec(method="euler", steps=1),
+        on_progress=lambda part, total, message: parts.append((part, total)),
+    )
+    assert parts[-1][0] == parts[-1][1]
+    assert [part for part, _ in parts] == sorted(part for part, _ in parts)
+
+
+def test_an_adaptively_trained_model_is_audited_on_a_ladder_of_tolerances() -> None:
+    solver = SolverSpec(method="dopri5", rtol=1e-3, atol=1e-3)
+    rungs = ladder(solver, 1.0)
+    assert solver in rungs
+    assert min(rung.rtol for rung in rungs if rung.rtol) == pytest.approx(1e-6)
+    report = audit(rotation(2.0), circle(SAMPLES), torch.zeros(SAMPLES, dtype=torch.int64), solver, epsilon=0.05)
+    assert report.verdict == "ode"
+    assert report.paper_rule.passed is None
+
+
+def test_the_ladder_of_a_fixed_grid_has_the_eight_multiples_for_three_methods_once_each() -> None:
+    rungs = ladder(SolverSpec(method="euler", steps=8), 1.0)
+    assert [rung.steps for rung in rungs if rung.method == "rk4"] == [2, 4, 6, 8, 12, 16, 32, 128]
+    assert len(set(rungs)) == len(rungs) == 24
+    assert {rung.steps for rung in ladder(SolverSpec(method="heun", steps=1), 1.0)} == {1, 2, 4, 16}
+
+
+@pytest.mark.parametrize(
+    ("converged", "interval", "verdict"),
+    [
+        (True, (0.0, 0.009), "ode"),
+        (True, (0.0, 0.01), "ode"),
+        (True, (0.009, 0.02), "inconclusive"),
+        (True, (0.01, 0.02), "inconclusive"),
+        (True, (0.0101, 0.02), "discrete"),
+        (False, (0.0, 0.0), "unresolved"),
+        (False, (0.9, 1.0), "unresolved"),
+    ],
+)
+def test_the_verdict_follows_the_interval(converged: bool, interval: tuple[float, float], verdict: str) -> None:
+    assert decide(converged, interval, 0.01) == verdict
+
+
+def test_an_unresolved_audit_claims_nothing() -> None:
+    words = sentence(
+        "unresolved",
+        train_solver=SolverSpec(method="euler", steps=2),
+        train_accuracy=1.0,
+        reference_accuracy=0.0,
+        flip_rate=1.0,
+        interval=(0.9, 1.0),
+        epsilon=0.01,
+        needed=None,
+        reason="3 of 3 solves end with non_finite",
+    )
+    assert "nothing is claimed" in words
+    assert "3 of 3 solves end with non_finite" in words
+    assert samples_needed("unresolved", 1.0, 0.01) is None

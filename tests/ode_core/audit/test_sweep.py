@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from ode_core.audit.sweep import TestResult, sweep
+from ode_core.specs import SolverSpec
+from tests.ode_core.audit.linear_models import circle, flipped_share, rotation
+
+SAMPLES = 200
+
+
+def test_a_sweep_reports_each_solver_in_order_with_its_cost() -> None:
+    solvers = [
+        SolverSpec(method="euler", steps=3),
+        SolverSpec(method="rk4", steps=5),
+        SolverSpec(method="dopri5", rtol=1e-5, atol=1e-5),
+    ]
+    seen: list[tuple[int, int, TestResult]] = []
+    results = sweep(
+        rotation(2.0),
+        circle(SAMPLES),
+        torch.zeros(SAMPLES, dtype=torch.int64),
+        solvers[0],
+        solvers,
+        on_result=lambda number, total, result: seen.append((number, total, result)),
+    )
+    assert [result.solver for result in results] == solvers
+    assert seen == [(i, 3, result) for i, result in enumerate(results, start=1)]
+    assert [result.nfe for result in results[:2]] == [3, 20]
+    assert results[2].nfe > 2
+    assert [result.steps for result in results] == [3, 5, None]
+    assert results[0].flip_rate == 0.0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_the_flip_rate_of_a_rotation_is_the_angle_between_euler_and_the_flow(steps: int) -> None:
+    angle = 2.0
+    result = sweep(
+        rotation(angle),
+        circle(SAMPLES),
+        torch.zeros(SAMPLES, dtype=torch.int64),
+        SolverSpec(method="euler", steps=steps),
+        [SolverSpec(method="rk4", steps=64)],
+    )[0]
+    assert result.flip_rate == pytest.approx(flipped_share(angle, steps, SAMPLES), abs=1e-12)
+
+
+def test_a_failed_solve_counts_as_wrong_and_as_flipped() -> None:
+    model = rotation(1.0)
+    with torch.no_grad():
+        model.field.matrix.copy_(torch.tensor([[1e30, 0.0], [0.0, 1.0]]))
+    inputs = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    solver = SolverSpec(method="euler", steps=4)
+    result = sweep(model, inputs, torch.tensor([1, 0]), solver, [solver])[0]
+    assert result.failures == 1
+    assert result.accuracy == 0.5
+    assert result.flip_rate == 0.5
+
+
+def test_the_json_of_a_result_names_the_solver_as_a_spec() -> None:
+    solver = SolverSpec(method="euler", steps=4)
+    result = sweep(rotation(1.0), circle(8), torch.zeros(8, dtype=torch.int64), solver, [solver])[0]
+    assert result.to_json()["solver"] == {"method": "euler", "steps": 4}
