@@ -67,15 +67,14 @@ class SolverSpec(Spec):
         if self.step_size is None:
             raise ValueError(f"{self.label} chooses its steps itself")
         exact = abs(t1 - t0) / self.step_size
-        nearest = round(exact)
-        divides = nearest >= 1 and abs(exact - nearest) <= 1e-9 * nearest
-        steps = nearest if divides else max(1, math.ceil(exact))
-        if steps > MAX_FIXED_STEPS:
+        if exact > MAX_FIXED_STEPS * (1 + 1e-9):  # also for infinity, which has no nearest integer
             raise ValueError(
-                f"step_size {self.step_size:g} makes {steps} steps on [{t0:g}, {t1:g}]; "
+                f"step_size {self.step_size:g} makes {exact:.3g} steps on [{t0:g}, {t1:g}]; "
                 f"the limit is {MAX_FIXED_STEPS}: use a larger step_size"
             )
-        return steps
+        nearest = round(exact)
+        divides = nearest >= 1 and abs(exact - nearest) <= 1e-9 * nearest
+        return nearest if divides else max(1, math.ceil(exact))
 
     def with_steps(self, steps: int) -> "SolverSpec":
         """Return the same method on a grid of ``steps`` steps."""

@@ -1,0 +1,322 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from ode_core.specs import (
+    METHODS,
+    PRESETS,
+    Budget,
+    BudgetExceeded,
+    Cifar10Spec,
+    ClassifierSpec,
+    ConcentricSpheresSpec,
+    Conv1dField,
+    Conv2dField,
+    DatasetSpec,
+    DigitsSpec,
+    EvaluationJobSpec,
+    MlpField,
+    MnistSpec,
+    SolverSpec,
+    SweepJobSpec,
+    TrainingJobSpec,
+    check_solve_budget,
+    check_sweep_budget,
+    check_training_budget,
+    model_input_shape,
+    model_state_shape,
+    parameter_count,
+    solve_evaluations,
+)
+from ode_core.specs.solver import MAX_FIXED_STEPS
+
+ANY_DATASET: TypeAdapter[DatasetSpec] = TypeAdapter(DatasetSpec)
+
+# The training job of the first issue, word for word.
+JOB = {
+    "name": "digits-euler2",
+    "dataset": {"kind": "digits"},
+    "model": {"kind": "classifier", "field": {"kind": "conv2d", "channels": 32}},
+    "solver": {"method": "euler", "steps": 2},
+    "training": {"iterations": 600, "batch_size": 128, "optimizer": "adam", "learning_rate": 0.001, "seed": 0},
+    "adaptation": {"kind": "step", "rule": "talk", "interval": 50, "threshold": 0.1},
+    "gradient": "backprop",
+}
+
+
+def job(**changes: object) -> TrainingJobSpec:
+    return TrainingJobSpec.model_validate({**JOB, **changes})
+
+
+def test_specs_load_without_torch_and_numpy():
+    code = "import sys, ode_core.specs; assert not {'torch', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---------------------------------------------------------------- solver
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_every_method_runs_on_a_fixed_grid(method):
+    spec = SolverSpec(method=method, steps=7)
+    assert spec.fixed_steps() == 7
+    assert not spec.adaptive
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_only_methods_with_an_error_estimate_choose_their_steps(method):
+    rule = {"method": method, "rtol": 1e-5, "atol": 1e-6}
+    if METHODS[method].adaptive:
+        assert SolverSpec.model_validate(rule).adaptive
+    else:
+        with pytest.raises(ValidationError, match="has no error estimate: give steps"):
+            SolverSpec.model_validate(rule)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"steps": 0}, "greater than or equal to 1"),
+        ({"steps": MAX_FIXED_STEPS + 1}, "less than or equal to"),
+        ({"steps": 2.5}, "integer"),
+        ({"step_size": 0.0}, "greater than 0"),
+        ({"step_size": -0.1}, "greater than 0"),
+        ({"step_size": float("inf")}, "finite"),
+        ({"steps": 2, "step_size": 0.5}, "either steps or step_size"),
+        ({"steps": 2, "rtol": 1e-3}, "makes a fixed grid"),
+        ({"steps": 2, "max_steps": 10}, "makes a fixed grid"),
+        ({}, "needs steps, or both rtol and atol"),
+        ({"rtol": 1e-3}, "needs steps, or both rtol and atol"),
+        ({"rtol": 0.0, "atol": 1e-3}, "greater than 0"),
+        ({"rtol": float("nan"), "atol": 1e-3}, "finite"),
+        ({"rtol": 1e-3, "atol": 1e-3, "max_steps": 0}, "greater than or equal to 1"),
+        ({"steps": 2, "stpes": 3}, "Extra inputs"),
+    ],
+)
+def test_a_solver_needs_exactly_one_step_rule_within_bounds(rule, message):
+    with pytest.raises(ValidationError, match=message):
+        SolverSpec.model_validate({"method": "dopri5", **rule})
+
+
+def test_an_unknown_method_is_refused_with_the_known_ones():
+    with pytest.raises(ValidationError, match=r"'euler', 'midpoint'.*'dopri5'"):
+        SolverSpec.model_validate({"method": "rk5", "steps": 2})
+
+
+@pytest.mark.parametrize(("h", "steps"), [(0.5, 2), (0.3, 4), (1 / 3, 3), (0.1, 10), (1.0, 1), (7.0, 1), (0.1001, 10)])
+def test_a_step_size_becomes_a_whole_number_of_steps(h, steps):
+    assert SolverSpec(method="euler", step_size=h).fixed_steps() == steps
+
+
+@given(steps=st.integers(1, MAX_FIXED_STEPS), end=st.floats(1e-3, 1e3))
+def test_a_step_size_that_divides_the_interval_gives_exactly_that_many_steps(steps, end):
+    assert SolverSpec(method="euler", step_size=end / steps).fixed_steps(0.0, end) == steps
+    assert SolverSpec(method="euler", step_size=end / steps).fixed_steps(end, 0.0) == steps
+
+
+@pytest.mark.parametrize("h", [1 / 100_000.3, 1e-6, 1e-300, 5e-324])
+def test_a_step_size_with_too_many_steps_is_refused(h):
+    with pytest.raises(ValueError, match="the limit is 100000: use a larger step_size"):
+        SolverSpec(method="euler", step_size=h).fixed_steps()
+    with pytest.raises(ValidationError, match="use a larger step_size"):
+        job(solver={"method": "euler", "step_size": h}, adaptation=None)
+
+
+def test_an_adaptive_solver_has_no_step_count_beforehand():
+    with pytest.raises(ValueError, match="chooses its steps itself"):
+        SolverSpec(method="dopri5", rtol=1e-3, atol=1e-3).fixed_steps()
+
+
+@pytest.mark.parametrize(
+    ("spec", "label"),
+    [
+        ({"method": "rk4", "steps": 64}, "rk4-64"),
+        ({"method": "rk4", "step_size": 0.25}, "rk4 h=0.25"),
+        ({"method": "dopri5", "rtol": 1e-5, "atol": 1e-6}, "dopri5 rtol=1e-05 atol=1e-06"),
+    ],
+)
+def test_a_solver_has_a_short_name(spec, label):
+    assert SolverSpec.model_validate(spec).label == label
+
+
+# ---------------------------------------------------------------- data sets
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape", "classes", "largest"),
+    [
+        (DigitsSpec(), (1, 8, 8), 10, 16),
+        (MnistSpec(), (1, 28, 28), 10, 255),
+        (Cifar10Spec(), (3, 32, 32), 10, 255),
+        (ConcentricSpheresSpec(dimension=7), (7,), 2, 1),
+    ],
+)
+def test_a_data_set_states_its_shape_classes_and_scale(spec, shape, classes, largest):
+    assert (spec.input_shape, spec.classes) == (shape, classes)
+    assert spec.input_scale == pytest.approx(1 / largest)
+    assert ANY_DATASET.validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"kind": "imagenet"},
+        {},
+        {"kind": "concentric_spheres", "dimension": 1},
+        {"kind": "concentric_spheres", "train_samples": 0},
+        {"kind": "digits", "test_fraction": 1.0},
+        {"kind": "mnist", "train_limit": 60_001},
+        {"kind": "cifar10", "test_limit": 0},
+    ],
+)
+def test_a_data_set_out_of_bounds_is_refused(spec):
+    with pytest.raises(ValidationError):
+        ANY_DATASET.validate_python(spec)
+
+
+# ---------------------------------------------------------------- models
+
+
+@pytest.mark.parametrize(
+    ("field", "sample", "shape"),
+    [
+        (MlpField(), (3, 4, 5), (60,)),
+        (MlpField(), (7,), (7,)),
+        (Conv1dField(), (7,), (1, 7)),
+        (Conv1dField(), (3, 4, 5), (3, 20)),
+        (Conv2dField(), (3, 4, 5), (3, 4, 5)),
+    ],
+)
+def test_a_model_takes_samples_in_the_shape_of_its_field(field, sample, shape):
+    model = ClassifierSpec(field=field)
+    assert model_input_shape(model, sample) == model_state_shape(model, sample) == shape
+
+
+def test_an_image_field_over_points_is_refused_with_the_remedy():
+    with pytest.raises(ValidationError, match="use a conv1d or mlp field"):
+        job(dataset={"kind": "concentric_spheres"})
+
+
+@pytest.mark.parametrize(
+    ("field", "stem", "message"),
+    [
+        ({"kind": "mlp"}, {"kind": "conv", "channels": 3}, "needs a linear stem"),
+        ({"kind": "conv2d"}, {"kind": "linear", "features": 3}, "needs a conv stem"),
+    ],
+)
+def test_a_stem_that_does_not_fit_its_field_is_refused(field, stem, message):
+    with pytest.raises(ValidationError, match=message):
+        ClassifierSpec.model_validate({"field": field, "stem": stem})
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "parameters"),
+    [("sphere2", ConcentricSpheresSpec(), 3207), ("cifar10", Cifar10Spec(), 179_213)],
+)
+def test_presets_have_the_papers_number_of_parameters(name, dataset, parameters):
+    spec = job(dataset=dataset, model={"kind": "preset", "name": name}, adaptation=None)
+    assert spec.architecture == PRESETS[name]
+    assert parameter_count(spec.architecture, dataset.input_shape, dataset.classes) == parameters
+
+
+# ---------------------------------------------------------------- jobs
+
+
+def test_the_issues_training_job_reads_and_writes_unchanged():
+    spec = job()
+    assert TrainingJobSpec.model_validate_json(spec.model_dump_json()) == spec
+    written = json.loads(spec.model_dump_json())
+    for key, value in JOB.items():
+        if isinstance(value, dict):
+            assert {name: written[key][name] for name in value if name != "field"} == {
+                name: part for name, part in value.items() if name != "field"
+            }
+        else:
+            assert written[key] == value
+
+
+@pytest.mark.parametrize("name", ["", "-x", "a/b", "a b", "x" * 101, "../x", "ä"])
+def test_a_name_that_is_no_plain_word_is_refused(name):
+    with pytest.raises(ValidationError):
+        job(name=name)
+
+
+@pytest.mark.parametrize(
+    ("solver", "message"),
+    [
+        ({"method": "dopri5", "rtol": 1e-3, "atol": 1e-3}, "needs a fixed-step solver"),
+        ({"method": "rk4", "steps": 4}, "not for rk4"),
+    ],
+)
+def test_step_adaptation_needs_a_solver_it_knows_a_better_one_for(solver, message):
+    with pytest.raises(ValidationError, match=message):
+        job(solver=solver)
+    assert job(solver=solver, adaptation=None).adaptation is None
+
+
+def test_momentum_for_adam_is_refused():
+    with pytest.raises(ValidationError, match="adam has no momentum"):
+        job(training={"optimizer": "adam", "momentum": 0.9})
+    assert job(training={"optimizer": "sgd", "momentum": 0.9}).training.momentum == 0.9
+
+
+def test_specs_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        job().solver.steps = 5
+
+
+def test_evaluation_jobs_are_told_apart_by_kind():
+    adapter: TypeAdapter[EvaluationJobSpec] = TypeAdapter(EvaluationJobSpec)
+    sweep = adapter.validate_python(
+        {"kind": "sweep", "model": "m", "version": None, "solvers": [{"method": "rk4", "steps": 64}]}
+    )
+    assert isinstance(sweep, SweepJobSpec)
+    assert adapter.validate_python({"kind": "audit", "model": "m", "epsilon": 0.01}).epsilon == 0.01
+    for wrong in ({"kind": "sweep", "model": "m", "solvers": []}, {"kind": "audit", "model": "m", "epsilon": 1.0}):
+        with pytest.raises(ValidationError):
+            adapter.validate_python(wrong)
+
+
+# ---------------------------------------------------------------- budgets
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_fixed_grid_costs_its_stages_a_step_less_the_one_two_steps_share(method):
+    stages = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "rk4_38": 4, "fehlberg2": 3, "bosh3": 3, "dopri5": 6}
+    assert solve_evaluations(SolverSpec(method=method, steps=10), 1.0) == 10 * stages[method]
+
+
+def test_an_adaptive_solve_costs_at_most_its_steps_and_two_at_the_start():
+    spec = SolverSpec(method="dopri5", rtol=1e-3, atol=1e-3, max_steps=100)
+    assert solve_evaluations(spec, 1.0) == 602
+    check_solve_budget(spec, 1.0, 602)
+    with pytest.raises(BudgetExceeded, match=r"602 evaluations.*exceed the budget of 601: use a smaller max_steps"):
+        check_solve_budget(spec, 1.0, 601)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"parameters": 1000}, "parameters exceed the budget of 1,000: use a smaller model"),
+        ({"state_size": 63}, "64 numbers in the state"),
+        ({"batch_states": 8191}, "8,192 numbers in a batch"),
+        ({"evaluations_per_solve": 499}, "500 evaluations"),
+        ({"training_operations": 1e9}, "whole training"),
+    ],
+)
+def test_a_training_job_beyond_its_budget_is_refused_with_the_part_that_is_too_large(budget, message):
+    check_training_budget(job(), Budget())
+    with pytest.raises(BudgetExceeded, match=message):
+        check_training_budget(job(), Budget.model_validate(budget))
+
+
+def test_a_sweep_is_checked_solver_by_solver():
+    solvers = [SolverSpec(method="rk4", steps=n) for n in (10, 100)]
+    check_sweep_budget(SweepJobSpec(model="m", solvers=solvers), 1.0, Budget(evaluations_per_solve=400))
+    with pytest.raises(BudgetExceeded, match="rk4-100"):
+        check_sweep_budget(SweepJobSpec(model="m", solvers=solvers), 1.0, Budget(evaluations_per_solve=399))
