@@ -111,6 +111,7 @@ class Classifier(nn.Module):
             t1=self.end_time,
             times=times,
             max_evaluations=max_evaluations,
+            warn=False,  # a job's or a request's solver was chosen by its user, not by the code that calls this
         )
         return ClassifierOutput(self.head(solution.final), solution)
 

@@ -31,6 +31,7 @@ def solve(
     times: Tensor | None = None,
     max_evaluations: int | None = None,
     throw: bool = False,
+    warn: bool = True,
 ) -> Solution:
     """Solve ``dz/dt = field(t, z)`` from ``z(t0) = z0`` to ``t1``.
 
@@ -43,6 +44,8 @@ def solve(
         times: ``(times,)`` output times within the interval, in the order of the walk, or None.
         max_evaluations: bound on the evaluations of the field for one sample, or None.
         throw: raise instead of returning a solution with failed samples.
+        warn: warn of a tolerance that the precision cannot resolve; False where it was chosen on purpose, as
+            in a ladder of tolerances.
 
     Returns:
         The solution; a sample that fails has a status and NaN, and leaves the others alone.
@@ -55,6 +58,8 @@ def solve(
         ToleranceWarning: ``rtol`` is below 50 rounding errors of ``z0``'s type.
     """
     _require_state(z0)
+    if warn:
+        _warn_of_tolerance(solver, z0.dtype)
     if not (math.isfinite(t0) and math.isfinite(t1)):
         raise ValueError(f"t0 and t1 must be finite; they are {t0} and {t1}")
     if times is not None:
@@ -90,14 +95,6 @@ def _solve_adaptive(
 ) -> Solution:
     assert solver.rtol is not None
     assert solver.atol is not None
-    smallest = _SMALLEST_TOLERANCE_EPS * torch.finfo(z0.dtype).eps
-    if solver.rtol < smallest:
-        warnings.warn(
-            f"rtol {solver.rtol:g} is below what {z0.dtype} can resolve: "
-            f"use at least {smallest:.1g}, or compute in float64",
-            ToleranceWarning,
-            stacklevel=3,
-        )
     return solve_adaptive(
         field,
         z0,
@@ -110,6 +107,17 @@ def _solve_adaptive(
         times=times,
         max_evaluations=max_evaluations,
     )
+
+
+def _warn_of_tolerance(solver: SolverSpec, dtype: torch.dtype) -> None:
+    smallest = _SMALLEST_TOLERANCE_EPS * torch.finfo(dtype).eps
+    if solver.rtol is not None and solver.rtol < smallest:
+        warnings.warn(
+            f"rtol {solver.rtol:g} is below what {dtype} can resolve: "
+            f"use at least {smallest:.1g}, or compute in float64",
+            ToleranceWarning,
+            stacklevel=3,
+        )
 
 
 def _require_state(z0: Tensor) -> None:

@@ -79,6 +79,7 @@ def test_a_tolerance_below_what_the_precision_resolves_warns():
     with pytest.warns(ToleranceWarning, match="use at least 6e-06, or compute in float64"):
         solve(bernoulli, torch.ones(1, 1), tight)
     solve(bernoulli, torch.ones(1, 1, dtype=torch.float64), tight)
+    solve(bernoulli, torch.ones(1, 1), tight, warn=False)
 
 
 @pytest.mark.parametrize("solver", [RK4, DOPRI5])
