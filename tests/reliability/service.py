@@ -135,6 +135,11 @@ class Service:
         self.workers.append(worker)
         return worker
 
+    def worker_of(self, job: Job) -> WorkerProcess:
+        """Return the worker whose pool process runs the job, or ran it and lives."""
+        group = os.getpgid(worker_pid(job))
+        return next(worker for worker in self.workers if worker.process.pid == group)
+
     def submit(self, spec: TrainingJobSpec, *, ring: bool = True) -> str:
         """Accept a training job as the API does."""
         with self.store.transaction() as tx:
