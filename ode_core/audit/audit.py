@@ -9,39 +9,44 @@ import torch
 from torch import Tensor
 
 from ode_core.audit.ladder import ladder
+from ode_core.audit.measurement import Measurement, measure
 from ode_core.audit.reference import METHOD as REFERENCE_METHOD
 from ode_core.audit.reference import Reference, converged_reference, margins
 from ode_core.audit.statistics import clopper_pearson, mcnemar_exact
-from ode_core.audit.sweep import TestResult, result_under
+from ode_core.audit.sweep import TestResult, test_result
 from ode_core.audit.verdict import Rule, Verdict, decide, samples_needed, sentence
 from ode_core.models.classifier import Classifier
-from ode_core.models.predictions import Predictions, predict
-from ode_core.specs.solver import SolverSpec
+from ode_core.models.predictions import Predictions
+from ode_core.specs.solver import MAX_FIXED_STEPS, SolverSpec
 from ode_core.training.step_adaptation import more_accurate_solver
 
 PAPER_THRESHOLD = 0.1
 
 OnProgress = Callable[[int, int, str], None]
-"""Called before each part with its number (from 1), the number of parts known so far, and a message."""
+"""Called before each part, and before each further batch of it, with the part's number (from 1), the number of parts
+and a message. An exception it raises ends the audit."""
 
 
 @dataclass(frozen=True)
 class AuditReport:
     """A verdict and everything it rests on.
 
+    With ``unresolved`` the numbers about the reference are those of the finest solution tried, and prove nothing.
+
     Attributes:
         verdict: ``ode``, ``discrete``, ``inconclusive`` or ``unresolved``.
         sentence: the verdict in words.
         epsilon: largest flip rate at which a model counts as an ODE.
         samples: audited samples.
-        samples_needed: for ``inconclusive``: how many would have decided it, or None.
+        samples_needed: for ``inconclusive``: about how many would decide it; None if no number would.
         train_solver: the solver the model was trained with.
         train_accuracy: accuracy under it.
         reference_accuracy: accuracy under the converged reference.
         flip_rate: share of samples whose prediction differs between the two.
         flip_interval: its exact 95 % interval.
         mcnemar_p: p-value that the two accuracies are equal.
-        drift: quantiles of the logits' drift over the margin; at 1 the margin is gone.
+        drift: quantiles over the samples of the largest change of a logit over the margin between the two largest;
+            below 1/2 a prediction cannot have changed. Samples whose solve failed are left out.
         reference: how the reference was found.
         paper_rule: the paper's rule, ``|accuracy difference| <= 0.1`` against its test solver.
         half_step_rule: the same against the training method with twice the steps.
@@ -106,30 +111,69 @@ def audit(
     on_progress: OnProgress | None = None,
 ) -> AuditReport:
     """Audit ``model``, trained with ``train_solver``, on held-out ``inputs`` ``(n, *sample_shape)``."""
-    rungs = ladder(train_solver, model.end_time)
-    parts = len(rungs) + 4
-    report = on_progress or (lambda part, total, message: None)
+    rungs = ladder(train_solver, model.end_time, eps=torch.finfo(model.dtype).eps)
+    progress = _Progress(len(rungs) + 3, on_progress)
+    solves = _Solves(model, inputs, progress)
 
-    report(1, parts, f"predictions with {train_solver.label}")
-    trained = predict(model, inputs, train_solver)
+    progress.next_part(f"predictions with {train_solver.label}")
+    trained = solves(train_solver)
+    progress.next_part("converged reference")
     reference = converged_reference(
         model,
         inputs,
-        on_tolerance=lambda tolerance, samples: report(
-            2, parts, f"converged reference: tolerance {tolerance:.0e}, {samples} samples"
+        on_tolerance=lambda tolerance, left: progress.within(
+            f"converged reference: tolerance {tolerance:.0e}, {left:,} samples"
         ),
     )
-    report(3, parts, "simpler rules")
-    paper, half_step = (
-        _paper_rule(model, inputs, labels, train_solver, trained),
-        _half_step_rule(model, inputs, labels, train_solver, trained),
-    )
+    progress.next_part("simpler rules")
+    paper = _rule(paper_test_solver(train_solver, model.end_time), solves, labels, trained)
+    half_step = _rule(half_step_solver(train_solver, model.end_time), solves, labels, trained)
     results = []
-    for number, solver in enumerate(rungs, start=4):
-        report(number, parts, f"ladder: {solver.label}")
-        results.append(result_under(model, inputs, labels, solver, trained, reference.predictions))
-    report(parts, parts, "verdict")
+    for solver in rungs:
+        progress.next_part(f"ladder: {solver.label}")
+        measurement = solves.timed(solver)
+        results.append(test_result(measurement, labels, model.end_time, trained, reference.predictions))
     return _report(epsilon, labels, train_solver, trained, reference, paper, half_step, results)
+
+
+class _Progress:
+    """Numbers the parts of an audit and reports them, and long solves within them."""
+
+    def __init__(self, parts: int, on_progress: OnProgress | None) -> None:
+        self._parts, self._on_progress = parts, on_progress
+        self._part = 0
+
+    def next_part(self, message: str) -> None:
+        """Report that the next part begins."""
+        self._part += 1
+        self.within(message)
+
+    def within(self, message: str) -> None:
+        """Report how far the present part is."""
+        if self._on_progress is not None:
+            self._on_progress(self._part, self._parts, message)
+
+
+class _Solves:
+    """The model's predictions by solver, each computed once."""
+
+    def __init__(self, model: Classifier, inputs: Tensor, progress: _Progress) -> None:
+        self._model, self._inputs, self._progress = model, inputs, progress
+        self._known: dict[SolverSpec, Measurement] = {}
+
+    def __call__(self, solver: SolverSpec) -> Predictions:
+        return self.timed(solver).predictions
+
+    def timed(self, solver: SolverSpec) -> Measurement:
+        """Return the predictions with the time they took."""
+        if solver not in self._known:
+            self._known[solver] = measure(
+                self._model,
+                self._inputs,
+                solver,
+                on_batch=lambda left: self._progress.within(f"{solver.label}, {left:,} samples"),
+            )
+        return self._known[solver]
 
 
 def _report(
@@ -142,11 +186,11 @@ def _report(
     half_step: Rule,
     results: list[TestResult],
 ) -> AuditReport:
-    flips = trained.flips(reference.predictions)
-    flip_rate = float(flips.double().mean())
-    interval = clopper_pearson(int(flips.sum()), len(flips))
+    flips, samples = int(trained.flips(reference.predictions).sum()), len(labels)
+    flip_rate = flips / samples
+    interval = clopper_pearson(flips, samples)
     verdict = decide(reference.converged, interval, epsilon)
-    needed = samples_needed(verdict, flip_rate, epsilon)
+    needed = samples_needed(verdict, flip_rate, epsilon, more_than=samples)
     right_trained, right_reference = trained.labels == labels, reference.predictions.labels == labels
     train_accuracy, reference_accuracy = trained.accuracy(labels), reference.predictions.accuracy(labels)
     return AuditReport(
@@ -163,7 +207,7 @@ def _report(
             reason=reference.reason,
         ),
         epsilon=epsilon,
-        samples=len(labels),
+        samples=samples,
         samples_needed=needed,
         train_solver=train_solver,
         train_accuracy=train_accuracy,
@@ -181,28 +225,28 @@ def _report(
     )
 
 
-def _paper_rule(
-    model: Classifier, inputs: Tensor, labels: Tensor, train_solver: SolverSpec, trained: Predictions
-) -> Rule:
+def paper_test_solver(train_solver: SolverSpec, end_time: float) -> SolverSpec | None:
+    """Return what the paper tests a model with, or None where it names nothing for the training solver."""
     if train_solver.adaptive or train_solver.method not in ("euler", "midpoint"):
-        return Rule(None, None, None, None, PAPER_THRESHOLD)
-    method, steps = more_accurate_solver(train_solver.method, 1 / train_solver.fixed_steps(0.0, model.end_time))
-    return _rule(model, inputs, labels, SolverSpec(method=method, steps=steps), trained)
+        return None
+    method, steps = more_accurate_solver(train_solver.method, 1 / train_solver.fixed_steps(0.0, end_time))
+    return SolverSpec(method=method, steps=steps)
 
 
-def _half_step_rule(
-    model: Classifier, inputs: Tensor, labels: Tensor, train_solver: SolverSpec, trained: Predictions
-) -> Rule:
+def half_step_solver(train_solver: SolverSpec, end_time: float) -> SolverSpec | None:
+    """Return the training method with twice the steps, or None with tolerances and beyond the limit on steps."""
     if train_solver.adaptive:
+        return None
+    steps = 2 * train_solver.fixed_steps(0.0, end_time)
+    return train_solver.with_steps(steps) if steps <= MAX_FIXED_STEPS else None
+
+
+def _rule(test_solver: SolverSpec | None, solves: _Solves, labels: Tensor, trained: Predictions) -> Rule:
+    if test_solver is None:
         return Rule(None, None, None, None, PAPER_THRESHOLD)
-    finer = train_solver.with_steps(2 * train_solver.fixed_steps(0.0, model.end_time))
-    return _rule(model, inputs, labels, finer, trained)
-
-
-def _rule(model: Classifier, inputs: Tensor, labels: Tensor, solver: SolverSpec, trained: Predictions) -> Rule:
-    accuracy = predict(model, inputs, solver).accuracy(labels)
+    accuracy = solves(test_solver).accuracy(labels)
     difference = abs(accuracy - trained.accuracy(labels))
-    return Rule(difference <= PAPER_THRESHOLD, solver, accuracy, difference, PAPER_THRESHOLD)
+    return Rule(difference <= PAPER_THRESHOLD, test_solver, accuracy, difference, PAPER_THRESHOLD)
 
 
 def _drift_over_margin(trained: Predictions, reference: Predictions) -> dict[str, float | None]:

@@ -7,6 +7,7 @@ accuracy dopri5 with step control takes several times fewer evaluations.
 """
 
 import copy
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -14,8 +15,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from ode_core.audit.measurement import measure
 from ode_core.models.classifier import Classifier
-from ode_core.models.predictions import Predictions, predict
+from ode_core.models.predictions import Predictions
 from ode_core.solvers.status import SolveStatus
 from ode_core.specs.solver import SolverSpec
 
@@ -71,7 +73,7 @@ def converged_reference(
         model: the classifier; it is copied to float64.
         inputs: ``(n, *sample_shape)``.
         last_tolerance: the tightest tolerance to try.
-        on_tolerance: called before each solve with the tolerance and the number of samples.
+        on_tolerance: called before each batch with the tolerance and the number of samples left to solve with it.
     """
     exact = copy.deepcopy(model).double()
     scale = _state_size(exact, inputs)
@@ -115,10 +117,9 @@ def _solve(
     scale: float,
     on_tolerance: Callable[[float, int], None] | None,
 ) -> Predictions:
-    if on_tolerance is not None:
-        on_tolerance(tolerance, len(inputs))
-    atol = min(1.0, tolerance * scale)
-    return predict(model, inputs, SolverSpec(method=METHOD, rtol=tolerance, atol=atol, max_steps=MAX_STEPS))
+    solver = SolverSpec(method=METHOD, rtol=tolerance, atol=min(1.0, tolerance * scale), max_steps=MAX_STEPS)
+    report = None if on_tolerance is None else functools.partial(on_tolerance, tolerance)
+    return measure(model, inputs, solver, on_batch=report).predictions
 
 
 def _settled(coarse: Predictions, fine: Predictions) -> Tensor:

@@ -30,24 +30,23 @@ def mcnemar_exact(only_first_right: int, only_second_right: int) -> float:
     return float(stats.binomtest(only_first_right, discordant, 0.5).pvalue)
 
 
-def samples_to_decide(share: float, epsilon: float, *, limit: int = 100_000_000) -> int | None:
+def samples_to_decide(share: float, epsilon: float, *, more_than: int = 0, limit: int = 100_000_000) -> int | None:
     """Return how many samples decide whether a share is above ``epsilon``, if it stays as observed.
 
-    The smallest size found by doubling and bisection at which the Clopper-Pearson interval around
-    ``round(share n)`` hits excludes ``epsilon``. None when not even ``limit`` would do (the share is
-    ``epsilon``).
+    A size above ``more_than`` at which the Clopper-Pearson interval around ``round(share n)`` hits excludes
+    ``epsilon``, found by doubling and bisection: the smallest one but for the rounding of the hits to an integer.
+    None when not even ``limit`` would do (the share is ``epsilon``, or next to it).
     """
 
     def decides(samples: int) -> bool:
         low, high = clopper_pearson(round(share * samples), samples)
         return high <= epsilon or low > epsilon
 
-    high = 1
+    low, high = more_than, more_than + 1
     while not decides(high):
-        high *= 2
+        low, high = high, 2 * high
         if high > limit:
             return None
-    low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if decides(middle) else (middle, high)

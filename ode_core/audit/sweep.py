@@ -1,14 +1,14 @@
 """One model under many test solvers."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
 
+from ode_core.audit.measurement import Measurement, measure
 from ode_core.models.classifier import Classifier
-from ode_core.models.predictions import Predictions, predict
+from ode_core.models.predictions import Predictions
 from ode_core.specs.solver import SolverSpec
 
 
@@ -59,36 +59,34 @@ def sweep(
     on_result: OnResult | None = None,
 ) -> list[TestResult]:
     """Test ``model`` on ``inputs`` ``(n, *sample_shape)`` under each of ``solvers``, in their order."""
-    trained = predict(model, inputs, train_solver)
+    trained = measure(model, inputs, train_solver)
     results: list[TestResult] = []
     for number, solver in enumerate(solvers, start=1):
-        result = result_under(model, inputs, labels, solver, trained)
+        measurement = trained if solver == train_solver else measure(model, inputs, solver)
+        result = test_result(measurement, labels, model.end_time, trained.predictions, None)
         results.append(result)
         if on_result is not None:
             on_result(number, len(solvers), result)
     return results
 
 
-def result_under(
-    model: Classifier,
-    inputs: Tensor,
+def test_result(
+    measurement: Measurement,
     labels: Tensor,
-    solver: SolverSpec,
+    end_time: float,
     trained: Predictions,
-    reference: Predictions | None = None,
+    reference: Predictions | None,
 ) -> TestResult:
-    """Test one solver against the predictions under the training solver and, if given, a reference."""
-    start = time.perf_counter()
-    predictions = predict(model, inputs, solver)
-    seconds = time.perf_counter() - start
+    """Compare predictions with the labels, those under the training solver and, if there is one, a reference's."""
+    predictions, solver = measurement.predictions, measurement.solver
     return TestResult(
         solver=solver,
-        steps=None if solver.adaptive else solver.fixed_steps(0.0, model.end_time),
+        steps=None if solver.adaptive else solver.fixed_steps(0.0, end_time),
         nfe=predictions.mean_evaluations,
         accuracy=predictions.accuracy(labels),
         flip_rate=float(predictions.flips(trained).double().mean()),
         samples=len(labels),
         failures=predictions.failures,
-        seconds=seconds,
+        seconds=measurement.seconds,
         reference_flip_rate=None if reference is None else float(predictions.flips(reference).double().mean()),
     )

@@ -43,9 +43,12 @@ def decide(converged: bool, interval: tuple[float, float], epsilon: float) -> Ve
     return "discrete" if low > epsilon else "inconclusive"
 
 
-def samples_needed(verdict: Verdict, flip_rate: float, epsilon: float) -> int | None:
-    """Return how many samples an inconclusive audit would have needed; None for the other verdicts."""
-    return samples_to_decide(flip_rate, epsilon) if verdict == "inconclusive" else None
+def samples_needed(verdict: Verdict, flip_rate: float, epsilon: float, *, more_than: int = 0) -> int | None:
+    """Return how many samples, more than the audit had, would decide an inconclusive audit.
+
+    None for the other verdicts, and where no number of samples would do as the flip rate is ``epsilon`` itself.
+    """
+    return samples_to_decide(flip_rate, epsilon, more_than=more_than) if verdict == "inconclusive" else None
 
 
 def sentence(
@@ -61,14 +64,19 @@ def sentence(
     reason: str,
 ) -> str:
     """Return the verdict in words."""
+    limit = f"{100 * epsilon:.3g}%"
+    # Two digits: an interval that ends at 1.02 % must not read as if it ended at a limit of 1 %.
     found = (
-        f"Under a converged solver {flip_rate:.1%} of the predictions change "
-        f"(95 % interval {interval[0]:.1%} to {interval[1]:.1%}) and the accuracy goes from "
+        f"Under a converged solver {flip_rate:.2%} of the predictions change "
+        f"(95% interval {interval[0]:.2%} to {interval[1]:.2%}) and the accuracy goes from "
         f"{train_accuracy:.1%} with {train_solver.label} to {reference_accuracy:.1%}."
     )
     match verdict:
         case "ode":
-            return f"This model is an ODE: its predictions do not depend on the solver. {found}"
+            return (
+                f"This model is an ODE: a converged solver gives the predictions of {train_solver.label}, the solver "
+                f"it was trained with, up to at most {limit} of them. {found}"
+            )
         case "discrete":
             return (
                 f"This model is not an ODE: it is only valid together with {train_solver.label}, "
@@ -77,7 +85,7 @@ def sentence(
         case "inconclusive":
             more = "no number of samples decides it" if needed is None else f"about {needed:,} samples would decide it"
             return (
-                f"The samples do not tell whether more or less than {epsilon:.1%} of the predictions depend on the "
+                f"The samples do not tell whether more or less than {limit} of the predictions depend on the "
                 f"solver; if the rate stays as it is, {more}. {found}"
             )
         case "unresolved":

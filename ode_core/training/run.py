@@ -17,15 +17,23 @@ from ode_core.models.weights import weights_to_bytes
 from ode_core.solvers.status import SolveStatus
 from ode_core.specs.methods import MethodName
 from ode_core.specs.solver import SolverSpec
-from ode_core.specs.training import TrainingJobSpec
+from ode_core.specs.training import StepAdaptation, TrainingJobSpec
 from ode_core.training.checkpoint import Checkpoint
 from ode_core.training.optimizers import build_optimizer
 from ode_core.training.sampling import BatchSampler
-from ode_core.training.step_adaptation import StepCheck, check_step, first_step, steps_for
+from ode_core.training.step_adaptation import FIRST_STEP_EVALUATIONS, StepCheck, check_step, first_step, steps_for
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss or its gradient is not a number any more; the message says when and what to try."""
+    """The loss or its gradient is not a number any more; the message says when, what happened and what to try.
+
+    Attributes:
+        iteration: the iteration that could not be done, counted from 1.
+    """
+
+    def __init__(self, iteration: int, iterations: int, what: str) -> None:
+        super().__init__(f"in iteration {iteration} of {iterations} {what}")
+        self.iteration = iteration
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,11 @@ class TrainedModel:
     Attributes:
         weights: a safetensors file.
         solver: the solver at the end of the training, as adapted; part of the model.
-        metadata: JSON values, among them ``test_accuracy`` under that solver on the whole test split.
+        metadata: JSON values. ``test_accuracy`` is measured under that solver on the whole test split of
+            ``test_samples``; ``test_failures`` of them, counted as wrong, could not be solved. Evaluations of the
+            field are those of one sample: ``training_evaluations`` of all forward solves together, on average
+            ``mean_training_evaluations`` (and ``mean_steps`` steps, None with tolerances) an iteration, and
+            ``adaptation_evaluations`` of the adaptation apart from them.
     """
 
     weights: bytes
@@ -52,6 +64,7 @@ class TrainingRun:
     Attributes:
         iteration: finished iterations.
         solver: the training solver in use.
+        model: the model in training.
     """
 
     def __init__(self, spec: TrainingJobSpec, dataset: Dataset, device: torch.device) -> None:
@@ -64,7 +77,8 @@ class TrainingRun:
         self._sampler = BatchSampler(len(dataset.train_labels), spec.training.batch_size, spec.training.seed)
         self._step: float | None = None  # of the adaptation, relative to the interval
         self._training_evaluations = 0.0
-        self._check_evaluations = 0
+        self._training_steps = 0
+        self._adaptation_evaluations = 0
         self._seconds = 0.0
 
     @property
@@ -77,11 +91,11 @@ class TrainingRun:
 
         Always ``loss``, ``train_accuracy`` (of the batch, before the update), ``gradient_norm`` and ``nfe``
         (evaluations of the field in the forward solve, mean over the batch); ``steps`` on a fixed grid; at a
-        check of the adaptation ``adaptation_difference``, ``adaptation_accepted`` and
-        ``adaptation_evaluations``.
+        check of the adaptation ``adaptation_difference``, ``adaptation_accepted`` (1 or 0) and
+        ``adaptation_evaluations``, those of the very first step included.
 
         Raises:
-            TrainingDiverged: the loss or the gradient is not finite.
+            TrainingDiverged: the loss or the gradient is not finite; the weights are those before the iteration.
         """
         start = time.perf_counter()
         inputs, labels = self._batch()
@@ -96,6 +110,7 @@ class TrainingRun:
         self.optimizer.step()
         self.iteration += 1
         self._training_evaluations += metrics["nfe"]
+        self._training_steps += int(metrics.get("steps", 0))
         self._seconds += time.perf_counter() - start
         return metrics
 
@@ -106,9 +121,11 @@ class TrainingRun:
             tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
         metadata = {
             "spec": self._spec_fingerprint(),
+            "dataset": self.dataset.fingerprint,
             "step": self._step,
             "training_evaluations": self._training_evaluations,
-            "check_evaluations": self._check_evaluations,
+            "training_steps": self._training_steps,
+            "adaptation_evaluations": self._adaptation_evaluations,
             "seconds": self._seconds,
         }
         return Checkpoint(self.iteration, {name: t.detach().clone() for name, t in tensors.items()}, metadata)
@@ -119,15 +136,18 @@ class TrainingRun:
         Nothing else is random: weights are drawn at the start, and a batch is a function of seed and iteration.
 
         Raises:
-            ValueError: the checkpoint is of another spec.
+            ValueError: the checkpoint is of another spec, or was made with other data.
         """
         if checkpoint.metadata["spec"] != self._spec_fingerprint():
             raise ValueError("this checkpoint belongs to another training spec")
+        if checkpoint.metadata["dataset"] != self.dataset.fingerprint:
+            raise ValueError("the data set is not the one this checkpoint was made with: put back the original files")
         self.model.load_state_dict(_with_prefix(checkpoint.tensors, "model."))
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _with_prefix(checkpoint.tensors, "optimizer.").items():
             index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = tensor
+            # A copy: the optimiser takes the tensor as its own and writes to it.
+            state.setdefault(int(index), {})[key] = tensor.clone()
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.iteration = checkpoint.iteration
@@ -135,7 +155,8 @@ class TrainingRun:
         if self._step is not None:
             self._use_step(self._step)
         self._training_evaluations = checkpoint.metadata["training_evaluations"]
-        self._check_evaluations = checkpoint.metadata["check_evaluations"]
+        self._training_steps = checkpoint.metadata["training_steps"]
+        self._adaptation_evaluations = checkpoint.metadata["adaptation_evaluations"]
         self._seconds = checkpoint.metadata["seconds"]
 
     def trained_model(self) -> TrainedModel:
@@ -144,9 +165,12 @@ class TrainingRun:
         metadata = {
             "test_accuracy": predictions.accuracy(self.dataset.test_labels),
             "test_samples": len(self.dataset.test_labels),
+            "test_failures": predictions.failures,
             "iterations": self.iteration,
+            "training_evaluations": self._training_evaluations,
             "mean_training_evaluations": self._training_evaluations / max(self.iteration, 1),
-            "check_evaluations": self._check_evaluations,
+            "mean_steps": None if self.solver.adaptive else self._training_steps / max(self.iteration, 1),
+            "adaptation_evaluations": self._adaptation_evaluations,
             "training_seconds": round(self._seconds, 3),
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "input_shape": list(self.model.input_shape),
@@ -166,35 +190,43 @@ class TrainingRun:
         rule = self.spec.adaptation
         if rule is None:
             return {}
-        if self._step is None:
-            z0 = self.model.initial_state(inputs).detach()
-            order = self.solver.facts.order
-            step = first_step(self.model.field, z0, order=order, end_time=self.model.end_time, max_steps=rule.max_steps)
-            self._use_step(step)
-            self._check_evaluations += 2
         if self.iteration % rule.interval:
             return {}
-        settled = self.iteration >= self.spec.training.iterations * (1 - rule.settle_fraction)
-        check = self._check(inputs, labels, may_grow=not settled)
+        evaluations = 0
+        if self._step is None:
+            self._use_step(self._first_step(inputs, rule))
+            evaluations += FIRST_STEP_EVALUATIONS
+        check = self._check(inputs, labels, rule)
         self._use_step(check.step)
-        self._check_evaluations += check.evaluations
+        evaluations += check.evaluations
+        self._adaptation_evaluations += evaluations
         return {
             "adaptation_difference": check.difference,
             "adaptation_accepted": float(check.accepted),
-            "adaptation_evaluations": float(check.evaluations),
+            "adaptation_evaluations": float(evaluations),
         }
 
-    def _check(self, inputs: Tensor, labels: Tensor, *, may_grow: bool) -> StepCheck:
-        rule = self.spec.adaptation
-        assert rule is not None
+    @torch.no_grad()
+    def _first_step(self, inputs: Tensor, rule: StepAdaptation) -> float:
+        return first_step(
+            self.model.field,
+            self.model.initial_state(inputs),
+            order=self.solver.facts.order,
+            end_time=self.model.end_time,
+            max_steps=rule.max_steps,
+        )
+
+    def _check(self, inputs: Tensor, labels: Tensor, rule: StepAdaptation) -> StepCheck:
         assert self._step is not None
+        settling = self.iteration >= self.spec.training.iterations * (1 - rule.settle_fraction)
 
-        @torch.no_grad()
         def accuracy_of(method: MethodName, steps: int) -> float:
-            logits = self.model(inputs, SolverSpec(method=method, steps=steps))
-            return float((logits.argmax(dim=1) == labels).double().mean())
+            logits = self.model.predict(inputs, SolverSpec(method=method, steps=steps)).logits
+            # A failed solve is wrong, whatever class argmax makes of its NaN.
+            right = (logits.argmax(dim=1) == labels) & torch.isfinite(logits).all(dim=1)
+            return float(right.double().mean())
 
-        return check_step(rule, self.solver.method, self._step, accuracy_of, may_grow=may_grow)
+        return check_step(rule, self.solver.method, self._step, accuracy_of, may_grow=not settling)
 
     def _use_step(self, step: float) -> None:
         self._step = step
@@ -212,18 +244,17 @@ class TrainingRun:
     def _require_finite(self, metrics: dict[str, float], output: ClassifierOutput) -> None:
         if math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"]):
             return
-        where = f"iteration {self.iteration + 1} of {self.spec.training.iterations}"
         failed = output.solution.status[~output.solution.succeeded]
         if failed.numel():
             status = SolveStatus(int(failed[0]))
-            raise TrainingDiverged(
-                f"in {where} the solve of {failed.numel()} samples ended with {status.text}: "
-                f"lower the learning rate, or {status.remedy}"
+            what = (
+                f"the solve of {failed.numel()} of {output.solution.status.numel()} samples ended with "
+                f"{status.text}: lower the learning rate; {status.remedy}"
             )
-        what = "gradient" if math.isfinite(metrics["loss"]) else "loss"
-        raise TrainingDiverged(
-            f"in {where} the {what} is not finite: lower the learning rate, use more solver steps, or float64"
-        )
+        else:
+            value = "gradient" if math.isfinite(metrics["loss"]) else "loss"
+            what = f"the {value} is not finite: lower the learning rate, use more solver steps, or float64"
+        raise TrainingDiverged(self.iteration + 1, self.spec.training.iterations, what)
 
     def _spec_fingerprint(self) -> str:
         return hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()
