@@ -7,7 +7,7 @@ starting before its handler is there.
 """
 
 import os
-import shutil
+import secrets
 import tempfile
 from pathlib import Path
 
@@ -22,8 +22,9 @@ class DrainMark:
 
     @classmethod
     def for_this_worker(cls) -> "DrainMark":
-        """Make the mark in the parent, before the children start."""
-        mark = cls(Path(tempfile.mkdtemp(prefix="odeness-worker-")) / "drain")
+        """Choose the mark's path in the parent, before the children start."""
+        # Nothing is made yet, so that a killed worker leaves nothing behind.
+        mark = cls(Path(tempfile.gettempdir()) / f"odeness-worker-drains-{secrets.token_hex(16)}")
         os.environ[_ENVIRONMENT_NAME] = str(mark.path)
         return mark
 
@@ -38,7 +39,6 @@ class DrainMark:
 
     def set(self) -> None:
         """Ask the children to drain. Safe in a signal handler, and more than once."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.touch()
 
     def is_set(self) -> bool:
@@ -46,5 +46,5 @@ class DrainMark:
         return self.path.exists()
 
     def remove(self) -> None:
-        """Remove the file and its folder, when all children are gone."""
-        shutil.rmtree(self.path.parent, ignore_errors=True)
+        """Remove the file, when all children are gone."""
+        self.path.unlink(missing_ok=True)

@@ -71,7 +71,7 @@ def test_children_see_the_drain_mark_of_their_parent(monkeypatch: pytest.MonkeyP
     assert child.is_set()
 
     parent.remove()
-    assert not parent.path.parent.exists()
+    assert not parent.path.exists()
 
 
 def test_the_reconciler_goes_on_after_a_failure() -> None:
