@@ -1,8 +1,8 @@
 """Runs the HTTP API in uvicorn: of ``odeness api``, and beneath the supervisor of ``odeness serve``."""
 
+import signal
 import socket
 import sys
-from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -54,8 +54,11 @@ def url_of(listener: socket.socket) -> str:
 def serve_on(listener: socket.socket, log_level: str) -> None:
     """Serve on a socket that is already listening, until SIGTERM or SIGINT; raises SystemExit if the start fails."""
     server = uvicorn.Server(uvicorn.Config(APPLICATION, **_options(log_level)))
-    with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has stopped in order
-        server.run(sockets=[listener])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn takes these over while it runs and sends itself the signal again when it has stopped
+        # in order: without this, that would end the process with an error.
+        signal.signal(number, _do_nothing)
+    server.run(sockets=[listener])
     if not server.started:
         sys.exit(1)
 
@@ -67,6 +70,10 @@ def serve(host: str, port: int, processes: int, log_level: str) -> None:
     else:
         listen(host, port).close()  # a clear error now, instead of one from each process
         uvicorn.run(APPLICATION, host=host, port=port, workers=processes, **_options(log_level))
+
+
+def _do_nothing(number: int, frame: object) -> None:
+    pass
 
 
 def _options(log_level: str) -> dict[str, Any]:
