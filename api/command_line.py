@@ -10,15 +10,17 @@ import typer
 
 from api.authentication import PublicBindWithoutKey, require_key_for_public_bind
 from api.data_folder import DataFolderUnavailable
+from api.database_setup import DatabaseUnavailable, migrate_database, require_migrated
 from api.embedded_broker import NoBrokerProgram
 from api.http_server import PortUnavailable, serve
-from api.supervisor import CannotStart, migrate_database, run_embedded
+from api.supervisor import CannotStart, run_embedded
 from store.errors import SchemaNotAtHead
 from store.settings import Settings, SettingsInvalid
 
 EXPECTED_ERRORS = (
     CannotStart,
     DataFolderUnavailable,
+    DatabaseUnavailable,
     NoBrokerProgram,
     PortUnavailable,
     PublicBindWithoutKey,
@@ -68,6 +70,7 @@ def api_command(
     """
     settings = _settings(host=host, port=port)
     require_key_for_public_bind(settings.host, settings)
+    require_migrated(settings)
     # Each process of uvicorn reads the settings itself.
     os.environ |= {"ODENESS_HOST": settings.host, "ODENESS_PORT": str(settings.port)}
     serve(settings.host, settings.port, workers, settings.log_level)
@@ -143,7 +146,7 @@ def _fail(message: str) -> None:
 def main() -> None:
     """Run the command line; expected errors are one sentence and exit status 1."""
     try:
-        app()
+        app(prog_name="odeness")  # also when run as a module
     except EXPECTED_ERRORS as error:
         _fail(str(error))
 

@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import IO
 
 import httpx
-from alembic.util.exc import CommandError
-from sqlalchemy.exc import SQLAlchemyError
 
 from api.authentication import require_key_for_public_bind
 from api.data_folder import DataFolder
+from api.database_setup import migrate_database
 from api.embedded_broker import EmbeddedBroker, prepare_broker
 from api.http_server import listen, url_of
 from api.tied_process import start_tied
-from store.schema_version import migrate
 from store.settings import Settings
 
 Say = Callable[[str], None]
@@ -237,8 +235,8 @@ def run_embedded(settings: Settings, say: Say) -> None:
     """Run the whole server until it is asked to stop.
 
     Raises:
-        DataFolderUnavailable, PortUnavailable, PublicBindWithoutKey, NoBrokerProgram, SchemaNotAtHead,
-        CannotStart: before or while it starts; each message says what to do.
+        DataFolderUnavailable, PortUnavailable, PublicBindWithoutKey, DatabaseUnavailable,
+        NoBrokerProgram, CannotStart: before or while it starts; each message says what to do.
     """
     require_key_for_public_bind(settings.host, settings)
     with DataFolder(settings.data_dir) as folder, listen(settings.host, settings.port) as listener:
@@ -265,22 +263,6 @@ def _parts(
         # instead of being refused.
         part("api", serve, (descriptor,)),
     ]
-
-
-def migrate_database(settings: Settings) -> None:
-    """Bring the database to this version's schema.
-
-    Raises:
-        CannotStart: the database cannot be reached or is of a newer version.
-    """
-    try:
-        migrate(settings.database)
-    except SQLAlchemyError as error:
-        # The first line names host and reason; the rest is the statement and a link.
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise CannotStart(f"cannot use the database: {reason}; check ODENESS_DATABASE_URL") from None
-    except CommandError as error:
-        raise CannotStart(f"cannot migrate the database: {error}; a newer version of odeness made it") from None
 
 
 def _environment(settings: Settings, folder: DataFolder, broker_url: str | None) -> dict[str, str]:

@@ -50,7 +50,10 @@ def run_demo(*, data: Path, output: Path, url: str | None, quick: bool) -> None:
 def _server(console: Console, data: Path, url: str | None) -> Iterator[tuple[str, str | None]]:
     if url is not None:
         key = Settings.load().api_key
-        yield url, None if key is None else key.get_secret_value()
+        secret = None if key is None else key.get_secret_value()
+        with Client(url, secret, patience=0) as client:
+            client.ready()
+        yield url, secret
         return
     console.print(f"Starting odeness in {data} ...", highlight=False)
     with own_server(data) as address:
