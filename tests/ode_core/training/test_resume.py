@@ -1,0 +1,115 @@
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from ode_core.datasets.load import load_dataset
+from ode_core.specs import SolverSpec, StepAdaptation
+from ode_core.training.checkpoint import Checkpoint
+from tests.ode_core.training.small_jobs import SPHERES, advance, job, new_run, weights
+
+ADAPTATIONS = {
+    "fixed": None,
+    "talk": StepAdaptation(rule="talk", interval=7, threshold=0.05),
+    "look-ahead": StepAdaptation(rule="look_ahead", interval=7, threshold=0.05, settle_fraction=0.3),
+}
+OPTIMIZERS: list[dict[str, Any]] = [
+    {"optimizer": "adam"},
+    {"optimizer": "adam", "weight_decay": 0.01, "precision": "float64"},
+    {"optimizer": "sgd"},
+    {"optimizer": "sgd", "momentum": 0.9},
+    {"optimizer": "rmsprop"},
+    {"optimizer": "rmsprop", "momentum": 0.9},
+]
+
+
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda settings: "-".join(map(str, settings.values())))
+def test_a_run_resumed_from_bytes_goes_on_bit_by_bit(optimizer: dict[str, Any], adaptation: str) -> None:
+    spec = job(training=optimizer, adaptation=ADAPTATIONS[adaptation])
+    straight = new_run(spec)
+    straight_metrics = advance(straight, 40)
+
+    first = new_run(spec)
+    metrics = advance(first, 20)
+    data = first.checkpoint().to_bytes()
+    second = new_run(spec)
+    second.restore(Checkpoint.from_bytes(data))
+    assert second.iteration == 20
+    metrics += advance(second, 20)
+
+    assert metrics == straight_metrics
+    assert weights(second) == weights(straight)
+    assert second.solver == straight.solver
+    assert second.finished
+    ended, expected = second.trained_model(), straight.trained_model()
+    assert ended.weights == expected.weights
+    assert {**ended.metadata, "training_seconds": 0} == {**expected.metadata, "training_seconds": 0}
+
+
+def test_a_run_with_tolerances_resumes_bit_by_bit() -> None:
+    spec = job(solver=SolverSpec(method="bosh3", rtol=1e-3, atol=1e-3), training={"iterations": 12})
+    straight = new_run(spec)
+    straight_metrics = advance(straight, 12)
+    first, second = new_run(spec), new_run(spec)
+    metrics = advance(first, 5)
+    second.restore(Checkpoint.from_bytes(first.checkpoint().to_bytes()))
+    assert metrics + advance(second, 7) == straight_metrics
+    assert weights(second) == weights(straight)
+
+
+@pytest.mark.parametrize("iteration", [0, 1, 40])
+def test_a_run_can_stop_before_its_first_and_after_its_last_iteration(iteration: int) -> None:
+    spec = job(adaptation=ADAPTATIONS["talk"])
+    straight = new_run(spec)
+    advance(straight, 40)
+    first, second = new_run(spec), new_run(spec)
+    advance(first, iteration)
+    second.restore(Checkpoint.from_bytes(first.checkpoint().to_bytes()))
+    advance(second, 40 - iteration)
+    assert weights(second) == weights(straight)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
+def test_a_checkpoint_stays_as_it_was_whoever_goes_on_from_it(optimizer: str) -> None:
+    spec = job(training={"optimizer": optimizer} | ({} if optimizer == "adam" else {"momentum": 0.9}))
+    run = new_run(spec)
+    advance(run, 5)
+    checkpoint = run.checkpoint()
+    before = checkpoint.to_bytes()
+    advance(run, 3)
+    ends = []
+    for _ in range(2):
+        resumed = new_run(spec)
+        resumed.restore(checkpoint)
+        advance(resumed, 3)
+        ends.append(weights(resumed))
+    assert checkpoint.to_bytes() == before
+    assert ends == [weights(run), weights(run)]
+
+
+def test_a_run_that_went_astray_goes_back_to_the_checkpoint_completely() -> None:
+    spec = job(adaptation=ADAPTATIONS["talk"])
+    straight, run = new_run(spec), new_run(spec)
+    expected = advance(straight, 20)
+    advance(run, 10)
+    checkpoint = run.checkpoint()
+    advance(run, 6)
+    run.restore(checkpoint)
+    assert advance(run, 10) == expected[10:]
+    assert weights(run) == weights(straight)
+
+
+def test_a_checkpoint_of_another_job_is_refused() -> None:
+    checkpoint = new_run(job()).checkpoint()
+    with pytest.raises(ValueError, match="another training spec"):
+        new_run(job(training={"learning_rate": 0.02})).restore(checkpoint)
+
+
+def test_a_checkpoint_of_other_data_is_refused() -> None:
+    checkpoint = new_run(job()).checkpoint()
+    dataset = load_dataset(SPHERES, None)
+    changed = dataclasses.replace(dataset, train_inputs=torch.flip(dataset.train_inputs, (0,)))
+    with pytest.raises(ValueError, match="data set is not the one"):
+        new_run(job(), changed).restore(checkpoint)
