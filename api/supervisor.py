@@ -274,4 +274,17 @@ def _environment(settings: Settings, folder: DataFolder, broker_url: str | None)
     }
     if broker_url is not None:
         environment["ODENESS_BROKER_URL"] = broker_url
+    if "worker_processes" not in settings.model_fields_set:
+        environment["ODENESS_WORKER_PROCESSES"] = str(embedded_worker_processes())
     return environment
+
+
+def embedded_worker_processes() -> int:
+    """Return how many jobs the embedded worker runs at once: two where there are two cores.
+
+    On a machine that is also in use, two jobs with one thread each are faster than one after the other with
+    two: as soon as anything else wants a core, torch's threads wait for each other (measured: ten times slower).
+    """
+    # Not every system tells which cores a process may use.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 2 if cores >= 2 else 1

@@ -62,7 +62,8 @@ class Settings(BaseSettings):
     )
     worker_processes: Annotated[int, Field(ge=1, le=256)] = 1
     torch_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
-        default=None, description="of a worker or the inference; default: torch's own choice"
+        default=None,
+        description="of one process; default: a worker's cores shared among its processes, one for inference",
     )
 
     lease_seconds: Seconds = 30

@@ -32,7 +32,7 @@ class ModelRuntime:
 
     Args:
         store: the weights' source.
-        torch_threads: threads of torch's own; None: its choice.
+        torch_threads: threads of torch's own; None: one, as a worker on the same machine wants the others.
         metrics: told about each prediction.
         cache_bytes: weights kept loaded, at most; the model in use always is.
     """
@@ -46,8 +46,7 @@ class ModelRuntime:
         self._loaded: OrderedDict[str, tuple[Classifier, int]] = OrderedDict()
         self._running: PredictionTask | None = None
         self._deadline = 0.0
-        if torch_threads is not None:
-            torch.set_num_threads(torch_threads)
+        torch.set_num_threads(torch_threads or 1)
 
     @property
     def loaded_versions(self) -> list[str]:
