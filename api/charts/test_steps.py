@@ -26,9 +26,9 @@ def accuracy_against_steps(
     """
     points = [_point(row) for row in rows if row["test_steps"] and row["accuracy"] is not None]
     methods = list(dict.fromkeys(point["method"] for point in points))
-    steps = sorted({2**k for k in range(_log2_of_largest(points) + 1)})
+    largest = max((point["steps"] for point in points), default=1)
     panels = [
-        _panel([point for point in points if point["model"] == model], methods, steps).properties(
+        _panel([point for point in points if point["model"] == model], methods, largest).properties(
             width=PANEL_WIDTH,
             height=PANEL_HEIGHT,
             title=alt.TitleParams(model, subtitle=(subtitles or {}).get(model, ""), subtitlePadding=4, offset=26),
@@ -53,16 +53,12 @@ def _point(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _log2_of_largest(points: Sequence[Mapping[str, Any]]) -> int:
-    largest = max((int(point["steps"]) for point in points), default=1)
-    return (largest - 1).bit_length()
-
-
-def _panel(points: list[dict[str, Any]], methods: list[str], steps: list[int]) -> alt.LayerChart:
+def _panel(points: list[dict[str, Any]], methods: list[str], largest: int) -> alt.LayerChart:
+    powers = [2**k for k in range(largest.bit_length())]
     x = alt.X(
         "steps:Q",
-        scale=alt.Scale(type="log", base=2, domain=[steps[0], max(steps[-1], 2)], nice=False, padding=14),
-        axis=alt.Axis(values=steps, format="d", title="steps of the test solver", grid=False),
+        scale=alt.Scale(type="log", base=2, domain=[1, max(largest, 2)], nice=False, padding=14),
+        axis=alt.Axis(values=powers, format="d", title="steps of the test solver", grid=False),
     )
     y = alt.Y(
         "accuracy:Q",
@@ -85,7 +81,7 @@ def _panel(points: list[dict[str, Any]], methods: list[str], steps: list[int]) -
     where = alt.Chart(alt.InlineData(values=trained))
     rule = where.mark_rule(color=FAINT, strokeWidth=1.5, strokeDash=[4, 3]).encode(x=x)
     ring = where.mark_point(size=320, filled=False, color=INK, strokeWidth=2.5, opacity=1).encode(x=x, y=y)
-    left = trained[0]["steps"] <= (steps[0] * steps[-1]) ** 0.5
+    left = trained[0]["steps"] <= largest**0.5
     label = where.mark_text(
         align="left" if left else "right", dx=-12 if left else 12, fontSize=13, fontWeight="bold", color=INK
     ).encode(x=x, y=alt.value(-14), text="trained:N")  # above the panel, where no curve is

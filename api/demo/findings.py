@@ -38,7 +38,7 @@ class Finding:
         name: the model.
         version: the version that this run of the demo trained.
         solver: what it was trained with at the end.
-        training: the training job's result.
+        adapted: whether the step was adapted during the training.
         rows: the sweep's result rows.
         audit: the audit's result.
         answers: predictions of the shown digits.
@@ -47,10 +47,10 @@ class Finding:
     name: str
     version: int
     solver: SolverSpec
-    training: dict[str, Any]
+    adapted: bool
     rows: list[ResultRow]
     audit: dict[str, Any]
-    answers: list[Answers]
+    answers: tuple[Answers, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -62,7 +62,7 @@ class Finding:
             "unresolved": "no converged reference",
         }
         words = verdicts[self.audit["verdict"]]
-        return f"{words}: {self.audit['flip_rate']:.1%} of the predictions change under a converged solver"
+        return f"{words}: {self.audit['flip_rate']:.1%} of predictions change when converged"
 
     def accuracy(self, method: str, steps: int) -> float | None:
         """Return the accuracy under a solver of the sweep."""

@@ -25,6 +25,7 @@ class Plan:
         models: the training jobs.
         test_steps: numbers of steps of the sweep, for each of ``TEST_METHODS``.
         epsilon: largest flip rate at which the audit counts a model as an ODE.
+        samples: test samples of sweep and audit; None: all.
         predict_with: solvers of the predictions shown, after each model's own.
         digits: how many predictions are shown.
     """
@@ -32,6 +33,7 @@ class Plan:
     models: tuple[TrainingJobSpec, ...]
     test_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     epsilon: float = 0.01
+    samples: int | None = None
     predict_with: tuple[SolverSpec, ...] = (
         SolverSpec(method="rk4", steps=64),
         SolverSpec(method="dopri5", rtol=1e-5, atol=1e-5),
@@ -42,11 +44,11 @@ class Plan:
         """Return the sweep of a trained model: the grid, and the solver it was trained with."""
         grid = [SolverSpec(method=method, steps=steps) for method in TEST_METHODS for steps in self.test_steps]
         extra = [] if own_solver in grid else [own_solver]
-        return SweepJobSpec(model=model, version=version, solvers=grid + extra)
+        return SweepJobSpec(model=model, version=version, solvers=grid + extra, samples=self.samples)
 
     def audit(self, model: str, version: int) -> AuditJobSpec:
         """Return the audit of a trained model."""
-        return AuditJobSpec(model=model, version=version, epsilon=self.epsilon)
+        return AuditJobSpec(model=model, version=version, epsilon=self.epsilon, samples=self.samples)
 
 
 def _models(channels: int, training: TrainingSpec, adaptation: StepAdaptation) -> tuple[TrainingJobSpec, ...]:
@@ -76,5 +78,6 @@ QUICK = Plan(
         adaptation=StepAdaptation(interval=10, max_steps=8),
     ),
     test_steps=(1, 2, 4, 8),
+    samples=40,
     digits=3,
 )

@@ -1,40 +1,54 @@
 """Follows jobs with a bar each; in a log file, with a line each few seconds."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from api.client import Client, Job, JobNotSucceeded
+from api.client import FINISHED, Client, Job, JobNotSucceeded
 
 POLL_SECONDS = 0.25
 LINE_SECONDS = 5.0
+SAME_LINE_SECONDS = 30.0
+
+OnSuccess = Callable[[str, Job], Mapping[str, str]]
+"""Called with the label and the job that succeeded; returns the jobs (label -> id) to follow from now on."""
 
 
-def follow(console: Console, client: Client, jobs: Mapping[str, str]) -> None:
-    """Show how far the jobs (label -> id) are until all have succeeded.
+def follow(
+    console: Console, client: Client, labels: Sequence[str], jobs: Mapping[str, str], on_success: OnSuccess
+) -> None:
+    """Show how far jobs are until all have succeeded.
+
+    Args:
+        console: where to show it.
+        client: of their server.
+        labels: of all jobs there will be, in the order of showing.
+        jobs: those to begin with: label -> id.
+        on_success: may add jobs that build on one.
 
     Raises:
         JobNotSucceeded: one failed or was cancelled.
     """
-    display = _Bars(console, list(jobs)) if console.is_terminal else _Lines(console)
+    display = _Bars(console, labels) if console.is_terminal else _Lines(console)
     with display:
-        open_jobs = dict(jobs)
-        while open_jobs:
-            for label, job_id in list(open_jobs.items()):
+        followed = dict(jobs)
+        while followed:
+            for label, job_id in list(followed.items()):
                 job = client.job(job_id)
                 display.show(label, job)
                 if job["status"] == "succeeded":
-                    del open_jobs[label]
-                elif job["status"] in ("failed", "cancelled"):
+                    del followed[label]
+                    followed |= on_success(label, job)
+                elif job["status"] in FINISHED:
                     raise JobNotSucceeded(job)
-            if open_jobs:
+            if followed:
                 time.sleep(POLL_SECONDS)
 
 
 class _Bars:
-    def __init__(self, console: Console, labels: list[str]) -> None:
+    def __init__(self, console: Console, labels: Sequence[str]) -> None:
         self._progress = Progress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=28),
@@ -74,7 +88,7 @@ class _Bars:
 class _Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._last: dict[str, tuple[str, float]] = {}
+        self._last: dict[str, tuple[str, str, float]] = {}
 
     def __enter__(self) -> "_Lines":
         return self
@@ -83,11 +97,12 @@ class _Lines:
         return
 
     def show(self, label: str, job: Job) -> None:
-        status, now = job["status"], time.monotonic()
-        last_status, last_time = self._last.get(label, ("", 0.0))
-        if status == last_status and (status != "running" or now - last_time < LINE_SECONDS):
-            return
-        self._last[label] = (status, now)
-        progress = job["progress"]
+        status, progress, now = job["status"], job["progress"], time.monotonic()
         how_far = f" {progress['step']}/{progress['total']} {progress['message']}" if status == "running" else ""
-        self._console.print(f"  {label}: {status}{how_far}", highlight=False, soft_wrap=True)
+        line = f"  {label}: {status}{how_far}"
+        last_status, last_line, shown_at = self._last.get(label, ("", "", 0.0))
+        pause = LINE_SECONDS if line != last_line else SAME_LINE_SECONDS
+        if status == last_status and now - shown_at < pause:
+            return
+        self._last[label] = (status, line, now)
+        self._console.print(line.rstrip(), highlight=False, soft_wrap=True)

@@ -3,11 +3,13 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from api.client import Client, JobNotSucceeded, ProblemError, ServerUnreachable
+from api.client import Client, Job, JobNotSucceeded, ProblemError, ServerUnreachable
 from api.demo.digit_images import Digit, held_out_digits
 from api.demo.findings import Answers, Finding, accuracy_table, prediction_table
 from api.demo.own_server import ServerDidNotStart, own_server
@@ -65,12 +67,8 @@ def _run(console: Console, client: Client, plan: Plan, output: Path, data: Path 
     started = time.monotonic()
     console.print(INTRODUCTION, highlight=False)
 
-    _heading(console, "Training")
-    training = {spec.name: client.submit_training(spec)["id"] for spec in plan.models}
-    follow(console, client, training)
-
-    _heading(console, "Testing under other solvers, and judging")
-    findings = _test_and_judge(console, client, plan, training)
+    console.print()
+    findings = _train_test_and_judge(console, client, plan)
     dataset = plan.models[0].dataset
     assert isinstance(dataset, DigitsSpec)
     digits = held_out_digits(dataset, plan.digits)
@@ -91,34 +89,43 @@ def _run(console: Console, client: Client, plan: Plan, output: Path, data: Path 
         console.print(f"Go on with these models: odeness serve --data {data}", highlight=False, soft_wrap=True)
 
 
-def _heading(console: Console, text: str) -> None:
-    console.print(f"\n[bold]{text}[/bold]")
+def _train_test_and_judge(console: Console, client: Client, plan: Plan) -> list[Finding]:
+    """Train all models at once; sweep and audit each as soon as it is trained."""
+    names = [spec.name for spec in plan.models]
+    training = {f"train {spec.name}": client.submit_training(spec)["id"] for spec in plan.models}
+    jobs = dict(training)
+    trained: dict[str, dict[str, Any]] = {}
 
+    def test_what_is_trained(label: str, job: Job) -> dict[str, str]:
+        if label not in training:
+            return {}
+        result = client.result(job["id"])
+        name, version = result["model"], result["version"]
+        trained[name] = result
+        new = {
+            f"sweep {name}": client.submit_evaluation(plan.sweep(name, version, _solver_of(result)))["id"],
+            f"audit {name}": client.submit_evaluation(plan.audit(name, version))["id"],
+        }
+        jobs.update(new)
+        return new
 
-def _test_and_judge(console: Console, client: Client, plan: Plan, training: dict[str, str]) -> list[Finding]:
-    trained = {name: client.result(job_id) for name, job_id in training.items()}
-    solvers = {name: SolverSpec.model_validate(result["solver"]) for name, result in trained.items()}
-    sweeps, audits = {}, {}
-    for name, result in trained.items():
-        sweeps[name] = client.submit_evaluation(plan.sweep(name, result["version"], solvers[name]))["id"]
-        audits[name] = client.submit_evaluation(plan.audit(name, result["version"]))["id"]
-    follow(
-        console,
-        client,
-        {f"sweep {name}": sweeps[name] for name in trained} | {f"audit {name}": audits[name] for name in trained},
-    )
+    labels = [f"{what} {name}" for name in names for what in ("train", "sweep", "audit")]
+    follow(console, client, labels, training, test_what_is_trained)
     return [
         Finding(
-            name=name,
-            version=result["version"],
-            solver=solvers[name],
-            training=result,
-            rows=list(client.results(job=sweeps[name])),
-            audit=client.result(audits[name]),
-            answers=[],
+            name=spec.name,
+            version=trained[spec.name]["version"],
+            solver=_solver_of(trained[spec.name]),
+            adapted=spec.adaptation is not None,
+            rows=list(client.results(job=jobs[f"sweep {spec.name}"])),
+            audit=client.result(jobs[f"audit {spec.name}"]),
         )
-        for name, result in trained.items()
+        for spec in plan.models
     ]
+
+
+def _solver_of(result: dict[str, Any]) -> SolverSpec:
+    return SolverSpec.model_validate(result["solver"])
 
 
 def _with_predictions(client: Client, plan: Plan, finding: Finding, digits: Sequence[Digit]) -> Finding:
@@ -127,4 +134,4 @@ def _with_predictions(client: Client, plan: Plan, finding: Finding, digits: Sequ
     for given in (None, *plan.predict_with):
         predictions = client.predict(finding.name, inputs, given, version=finding.version)
         answers.append(Answers(SolverSpec.model_validate(predictions["solver"]), given is None, predictions))
-    return Finding(**{**vars(finding), "answers": answers})
+    return replace(finding, answers=tuple(answers))
