@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from api.client import FINISHED, Client, Job, JobNotSucceeded
 
@@ -52,13 +52,13 @@ class _Bars:
         self._progress = Progress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=28),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
             TextColumn("[dim]{task.fields[message]}"),
             console=console,
         )
         self._tasks = {
-            label: self._progress.add_task(label, total=None, message="waiting", start=False) for label in labels
+            label: self._progress.add_task(label, total=1, count="", message="", start=False) for label in labels
         }
 
     def __enter__(self) -> "_Bars":
@@ -70,19 +70,15 @@ class _Bars:
 
     def show(self, label: str, job: Job) -> None:
         task, progress = self._tasks[label], job["progress"]
+        step, total, message = progress["step"], progress["total"], progress["message"]
         if job["status"] == "queued":
             return
         self._progress.start_task(task)
-        done = job["status"] == "succeeded"
-        total = progress["total"] or None
-        self._progress.update(
-            task,
-            total=total,
-            completed=total if done and total else progress["step"],
-            message="done" if done else progress["message"],
-        )
-        if done:
+        if job["status"] == "succeeded":
+            self._progress.update(task, total=1, completed=1, count=f"{total}/{total}", message="done")
             self._progress.stop_task(task)
+        elif total:
+            self._progress.update(task, total=total, completed=step, count=f"{step}/{total}", message=message)
 
 
 class _Lines:
