@@ -65,8 +65,8 @@ def _models(channels: int, training: TrainingSpec, adaptation: StepAdaptation) -
 DEMO = Plan(
     models=_models(
         channels=32,
-        training=TrainingSpec(iterations=600, batch_size=128, optimizer="adam", learning_rate=1e-3, seed=0),
-        adaptation=StepAdaptation(rule="talk", interval=20, threshold=0.02, settle_fraction=0.1),
+        training=TrainingSpec(iterations=300, batch_size=128, optimizer="adam", learning_rate=2e-3, seed=0),
+        adaptation=StepAdaptation(rule="talk", interval=10, threshold=0.03, settle_fraction=0.2),
     )
 )
 
