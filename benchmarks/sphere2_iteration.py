@@ -47,9 +47,9 @@ def torchdiffeq_iteration(steps: int) -> Callable[[], object]:
 
     def iteration() -> None:
         optimizer.zero_grad(set_to_none=True)
-        final = torchdiffeq.odeint(
-            model.field, inputs, interval, method="euler", options={"step_size": 1.0 / steps}
-        )[-1]
+        final = torchdiffeq.odeint(model.field, inputs, interval, method="euler", options={"step_size": 1.0 / steps})[
+            -1
+        ]
         cross_entropy(model.head(final), labels).backward()
         optimizer.step()
 
@@ -68,9 +68,7 @@ def main() -> None:
         candidates = {"odeness": our_iteration(steps), "torchdiffeq": torchdiffeq_iteration(steps)}
         seconds = measure_interleaved(candidates, rounds=rounds)
         ratio = seconds["odeness"] / seconds["torchdiffeq"]
-        print(
-            f"| {steps} | {seconds['odeness'] * 1e3:.2f} | {seconds['torchdiffeq'] * 1e3:.2f} | {ratio:.2f} |"
-        )
+        print(f"| {steps} | {seconds['odeness'] * 1e3:.2f} | {seconds['torchdiffeq'] * 1e3:.2f} | {ratio:.2f} |")
 
 
 if __name__ == "__main__":

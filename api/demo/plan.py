@@ -32,7 +32,8 @@ class Plan:
 
     models: tuple[TrainingJobSpec, ...]
     test_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    epsilon: float = 0.05  # the 360 held-out digits could not tell 1 %: even without a single flip the interval ends above
+    # 360 held-out digits cannot tell 1 %: even without a single flip the interval ends above it.
+    epsilon: float = 0.05
     samples: int | None = None
     predict_with: tuple[SolverSpec, ...] = (
         SolverSpec(method="rk4", steps=64),
