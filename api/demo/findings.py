@@ -58,11 +58,11 @@ class Finding:
         verdicts = {
             "ode": "an ODE",
             "discrete": "not an ODE",
-            "inconclusive": "too few samples to tell",
+            "inconclusive": "undecided",
             "unresolved": "no converged reference",
         }
         words = verdicts[self.audit["verdict"]]
-        return f"{words}: {self.audit['flip_rate']:.1%} of predictions change when converged"
+        return f"{words}: a converged solver changes {self.audit['flip_rate']:.1%} of predictions"
 
     def accuracy(self, method: str, steps: int) -> float | None:
         """Return the accuracy under a solver of the sweep."""
