@@ -1,12 +1,15 @@
 """The test solvers an audit climbs: coarser and finer than the training solver."""
 
-from ode_core.specs.methods import MethodName
+from ode_core.specs.methods import METHODS, MethodName
 from ode_core.specs.solver import MAX_FIXED_STEPS, SolverSpec
 
 STEP_FACTORS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 16.0)
 TOLERANCE_FACTORS = (100.0, 10.0, 1.0, 0.1, 0.01, 0.001)
 FIXED_METHODS: tuple[MethodName, ...] = ("euler", "midpoint", "rk4")
 REFERENCE_GRIDS = (4, 16, 64, 256)
+# A rung may cost this many times the training's evaluations; small ones are cheap whatever the training was.
+DEAREST_RUNG = 16
+CHEAP_EVALUATIONS = 256
 FLOAT64_EPS = 2.0**-52
 # Below this many rounding errors of the state's type an error estimate is noise, and solve() warns.
 SMALLEST_TOLERANCE_EPS = 50
@@ -16,8 +19,8 @@ def ladder(train_solver: SolverSpec, end_time: float, *, eps: float = FLOAT64_EP
     """Return the test solvers for a model, from coarse to fine, without repetition.
 
     A model trained on a fixed grid: euler, midpoint, rk4 and the training method at multiples of its
-    steps, within the limit on steps. One trained with tolerances: the same method at looser and tighter
-    ones, and rk4 grids.
+    steps, within the limit on steps and at up to 16 times the training's evaluations. One trained with
+    tolerances: the same method at looser and tighter ones, and rk4 grids.
 
     Args:
         train_solver: what the model was trained with.
@@ -31,7 +34,13 @@ def ladder(train_solver: SolverSpec, end_time: float, *, eps: float = FLOAT64_EP
     steps = train_solver.fixed_steps(0.0, end_time)
     counts = sorted({min(max(1, round(steps * factor)), MAX_FIXED_STEPS) for factor in STEP_FACTORS})
     methods = list(dict.fromkeys((*FIXED_METHODS, train_solver.method)))
-    return [SolverSpec(method=method, steps=count) for method in methods for count in counts]
+    dearest = max(DEAREST_RUNG * train_solver.facts.evaluations(steps), CHEAP_EVALUATIONS)
+    return [
+        SolverSpec(method=method, steps=count)
+        for method in methods
+        for count in counts
+        if METHODS[method].evaluations(count) <= dearest
+    ]
 
 
 def _tolerances(solver: SolverSpec, smallest: float) -> list[SolverSpec]:

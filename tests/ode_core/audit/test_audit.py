@@ -98,9 +98,21 @@ def test_an_adaptively_trained_model_is_audited_on_a_ladder_of_tolerances() -> N
 
 
 def test_the_ladder_of_a_fixed_grid_has_the_eight_multiples_for_three_methods_once_each() -> None:
-    rungs = ladder(SolverSpec(method="euler", steps=8), 1.0)
-    assert [rung.steps for rung in rungs if rung.method == "rk4"] == [2, 4, 6, 8, 12, 16, 32, 128]
+    rungs = ladder(SolverSpec(method="euler", steps=4), 1.0)
+    assert [rung.steps for rung in rungs if rung.method == "rk4"] == [1, 2, 3, 4, 6, 8, 16, 64]
     assert len(set(rungs)) == len(rungs) == 24
+
+
+def test_no_rung_costs_more_than_sixteen_times_the_training() -> None:
+    by_method = {
+        method: [rung.steps for rung in ladder(SolverSpec(method="euler", steps=64), 1.0) if rung.method == method]
+        for method in ("euler", "midpoint", "rk4")
+    }
+    assert by_method["euler"] == [16, 32, 48, 64, 96, 128, 256, 1024]
+    assert by_method["midpoint"] == by_method["rk4"] == [16, 32, 48, 64, 96, 128, 256]
+
+
+def test_the_ladder_of_a_single_step_is_short() -> None:
     assert {rung.steps for rung in ladder(SolverSpec(method="heun", steps=1), 1.0)} == {1, 2, 4, 16}
 
 
