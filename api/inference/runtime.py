@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from api.inference.service import PredictionTask
 from api.problems import Problem
@@ -106,13 +106,13 @@ class ModelRuntime:
                 "weights_damaged",
                 f"the weights of {version.model} version {version.version} cannot be used: train it again",
             ) from error
-        model.field.register_forward_pre_hook(self._interrupt)
+        model.field.before_evaluation = self._interrupt
         self._loaded[version.id] = (model, len(weights))
         while len(self._loaded) > 1 and sum(size for _, size in self._loaded.values()) > self._cache_bytes:
             self._loaded.popitem(last=False)
         return model
 
-    def _interrupt(self, module: nn.Module, arguments: Any) -> None:
+    def _interrupt(self) -> None:
         """Stop a solve between two evaluations of the field."""
         assert self._running is not None
         if self._running.abandoned.is_set() or time.monotonic() > self._deadline:

@@ -1,18 +1,14 @@
 """Predictions with the time they took, batch by batch so that a long solve can report and be stopped."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ode_core.models.classifier import Classifier
-from ode_core.models.predictions import BATCH, Predictions, predict
+from ode_core.models.predictions import BATCH, OnBatch, Predictions, predict
 from ode_core.specs.solver import SolverSpec
-
-OnBatch = Callable[[int], None]
-"""Called before each batch with the number of samples left to solve; an exception it raises ends the measurement."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ FIRST_TOLERANCE = 1e-4
 LAST_TOLERANCE = 1e-9
 MAX_STEPS = 5_000
 SETTLED_SHARE = 0.1
-ALLOWED_UNSETTLED = 1
 
 
 @dataclass(frozen=True)
@@ -34,20 +33,28 @@ class Reference:
     """The finest solution that was computed for each sample, and whether it counts as converged.
 
     Attributes:
-        converged: whether all samples but at most one are settled; if not, no verdict may rest on it.
+        settled: ``(n,)`` of bool: which predictions are settled.
         tolerance: the finest tolerance that was needed, relative to the size of the state.
-        unsettled: samples whose prediction was not settled in the end.
         failures: samples whose solve failed.
         reason: how it ended, in words.
         predictions: for each sample the prediction at the finest tolerance it took.
     """
 
-    converged: bool
+    settled: Tensor
     tolerance: float
-    unsettled: int
     failures: int
     reason: str
     predictions: Predictions
+
+    @property
+    def unsettled(self) -> int:
+        """Number of samples whose prediction was not settled in the end, failed solves included."""
+        return int((~self.settled).sum())
+
+    @property
+    def converged(self) -> bool:
+        """Whether every prediction is settled."""
+        return self.unsettled == 0
 
 
 def margins(logits: Tensor) -> Tensor:
@@ -90,14 +97,13 @@ def converged_reference(
         # A solve that leaves the floating-point range does so at every tolerance; a tighter one only costs.
         hopeless = fine.status != SolveStatus.SUCCESS
         open_samples = open_samples[~(_settled(coarse, fine) | hopeless)]
-    failures = found.failures
-    unsettled = len(open_samples) + failures
+    settled = found.status == SolveStatus.SUCCESS
+    settled[open_samples] = False
     return Reference(
-        converged=unsettled <= ALLOWED_UNSETTLED,
+        settled=settled,
         tolerance=tolerance,
-        unsettled=unsettled,
-        failures=failures,
-        reason=_reason(unsettled, failures, found, tolerance),
+        failures=found.failures,
+        reason=_reason(int((~settled).sum()), found, tolerance),
         predictions=found,
     )
 
@@ -143,8 +149,9 @@ def _replace(predictions: Predictions, samples: Tensor, finer: Predictions) -> N
     predictions.evaluations[samples] = finer.evaluations
 
 
-def _reason(unsettled: int, failures: int, found: Predictions, tolerance: float) -> str:
-    if unsettled <= ALLOWED_UNSETTLED:
+def _reason(unsettled: int, found: Predictions, tolerance: float) -> str:
+    failures = found.failures
+    if unsettled == 0:
         return f"{METHOD} in float64 settles at a relative tolerance of {tolerance:.0e}"
     if failures:
         first = SolveStatus(int(found.status[found.status != SolveStatus.SUCCESS][0]))

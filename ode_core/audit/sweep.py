@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ode_core.audit.measurement import Measurement, measure
 from ode_core.models.classifier import Classifier
-from ode_core.models.predictions import Predictions
+from ode_core.models.predictions import OnBatch, Predictions
 from ode_core.specs.solver import SolverSpec
 
 
@@ -57,12 +57,13 @@ def sweep(
     solvers: Sequence[SolverSpec],
     *,
     on_result: OnResult | None = None,
+    on_batch: OnBatch | None = None,
 ) -> list[TestResult]:
     """Test ``model`` on ``inputs`` ``(n, *sample_shape)`` under each of ``solvers``, in their order."""
-    trained = measure(model, inputs, train_solver)
+    trained = measure(model, inputs, train_solver, on_batch=on_batch)
     results: list[TestResult] = []
     for number, solver in enumerate(solvers, start=1):
-        measurement = trained if solver == train_solver else measure(model, inputs, solver)
+        measurement = trained if solver == train_solver else measure(model, inputs, solver, on_batch=on_batch)
         result = test_result(measurement, labels, model.end_time, trained.predictions, None)
         results.append(result)
         if on_result is not None:

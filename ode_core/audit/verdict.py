@@ -33,10 +33,8 @@ class Rule:
         return asdict(self) | {"test_solver": solver}
 
 
-def decide(converged: bool, interval: tuple[float, float], epsilon: float) -> Verdict:
+def decide(interval: tuple[float, float], epsilon: float) -> Verdict:
     """Return ``ode`` when the flip rate's interval ends at or below ``epsilon``, ``discrete`` when it begins above."""
-    if not converged:
-        return "unresolved"
     low, high = interval
     if high <= epsilon:
         return "ode"

@@ -26,7 +26,13 @@ class VectorField(nn.Module):
 
     ``forward(t, z)``: ``t`` a 0-d tensor or ``(batch, 1, ..., 1)``; ``z`` and the result
     ``(batch, channels, *space)`` or ``(batch, features)``.
+
+    Attributes:
+        before_evaluation: called before every evaluation, also of a prepared field; an exception it raises ends
+            the solve. None: nothing is called.
     """
+
+    before_evaluation: Callable[[], None] | None = None
 
     def __init__(self, network: nn.Sequential, *, time_dependent: bool) -> None:
         super().__init__()
@@ -35,8 +41,7 @@ class VectorField(nn.Module):
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         """Return ``dz/dt``."""
-        result: Tensor = self.network(self._with_time(t, z))
-        return result
+        return self._evaluate(self.network, t, z)
 
     def for_states(self, state_shape: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the same field, to round-off, prepared for many calls with states of one shape.
@@ -48,7 +53,12 @@ class VectorField(nn.Module):
         if not isinstance(first, nn.Conv1d) or state_shape[-1] > LONGEST:
             return self
         network = DenseNetwork(list(self.network), state_shape[-1])
-        return lambda t, z: network(self._with_time(t, z))
+        return lambda t, z: self._evaluate(network, t, z)
+
+    def _evaluate(self, network: Callable[[Tensor], Tensor], t: Tensor, z: Tensor) -> Tensor:
+        if self.before_evaluation is not None:
+            self.before_evaluation()
+        return network(self._with_time(t, z))
 
     def _with_time(self, t: Tensor, z: Tensor) -> Tensor:
         if not self.time_dependent:

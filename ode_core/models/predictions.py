@@ -1,5 +1,6 @@
 """Predictions of a classifier over many inputs, batch by batch, with exact denominators."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -48,11 +49,29 @@ class Predictions:
         return (self.labels != other.labels) | (self.labels == NO_LABEL)
 
 
+OnBatch = Callable[[int], None]
+"""Called before each batch with the number of samples left to solve; an exception it raises ends the solves."""
+
+
 @torch.no_grad()
-def predict(model: Classifier, inputs: Tensor, solver: SolverSpec, *, batch_size: int = BATCH) -> Predictions:
-    """Return the model's predictions for ``inputs`` ``(n, *sample_shape)`` under ``solver``."""
+def predict(
+    model: Classifier,
+    inputs: Tensor,
+    solver: SolverSpec,
+    *,
+    batch_size: int = BATCH,
+    on_batch: OnBatch | None = None,
+) -> Predictions:
+    """Return the model's predictions for ``inputs`` ``(n, *sample_shape)`` under ``solver``.
+
+    ``batch_size`` bounds the memory; it does not change a prediction.
+    """
     device = next(model.parameters()).device
-    parts = [model.run(batch.to(device), solver) for batch in torch.split(inputs, batch_size)]
+    parts = []
+    for number, batch in enumerate(torch.split(inputs, batch_size)):
+        if on_batch is not None:
+            on_batch(len(inputs) - number * batch_size)
+        parts.append(model.run(batch.to(device), solver))
     logits = torch.cat([part.logits for part in parts]).cpu()
     status = torch.cat([part.solution.status for part in parts]).cpu()
     # A diverged head must not pass as class 0, which is what argmax makes of NaN.

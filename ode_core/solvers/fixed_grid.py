@@ -94,7 +94,7 @@ def _positions(times: Tensor, steps: int, t0: float, t1: float) -> list[tuple[in
     A time that is a grid point up to the rounding of its own type counts as one (``s = 0``), so that
     ``linspace(t0, t1, steps + 1)`` gives the states themselves.
     """
-    rounding = 4 * torch.finfo(times.dtype).eps * max(abs(t0), abs(t1)) / abs(t1 - t0) * steps
+    rounding = min(1e-3, 4 * torch.finfo(times.dtype).eps * max(abs(t0), abs(t1)) / abs(t1 - t0) * steps)
     positions = []
     for t in times.tolist():
         exact = (t - t0) / (t1 - t0) * steps

@@ -19,7 +19,9 @@ def error_ratio(error: Tensor, z: Tensor, z_new: Tensor, rtol: float, atol: floa
 
     A step is good when it is at most 1; NaN where the estimate is not a number.
     """
-    allowed = torch.maximum(z.abs(), z_new.abs()).mul_(rtol).add_(atol)
+    # An atol below the smallest number of the state's type must not make 0/0 of a component that stays 0.
+    smallest = torch.finfo(z.dtype).tiny
+    allowed = torch.maximum(z.abs(), z_new.abs()).mul_(rtol).add_(atol).clamp_(min=smallest)
     return sample_rms(error / allowed).double()
 
 

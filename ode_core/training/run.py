@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from ode_core.datasets.load import Dataset
 from ode_core.models.classifier import ClassifierOutput, build_model
-from ode_core.models.predictions import predict
+from ode_core.models.predictions import OnBatch, predict
 from ode_core.models.weights import weights_to_bytes
 from ode_core.solvers.status import SolveStatus
 from ode_core.specs.methods import MethodName
@@ -159,9 +159,9 @@ class TrainingRun:
         self._adaptation_evaluations = checkpoint.metadata["adaptation_evaluations"]
         self._seconds = checkpoint.metadata["seconds"]
 
-    def trained_model(self) -> TrainedModel:
+    def trained_model(self, *, on_batch: OnBatch | None = None) -> TrainedModel:
         """Return the weights with the solver they belong to, tested on the whole test split."""
-        predictions = predict(self.model, self.dataset.test_inputs, self.solver)
+        predictions = predict(self.model, self.dataset.test_inputs, self.solver, on_batch=on_batch)
         metadata = {
             "test_accuracy": predictions.accuracy(self.dataset.test_labels),
             "test_samples": len(self.dataset.test_labels),

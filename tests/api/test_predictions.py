@@ -245,14 +245,17 @@ def test_a_sample_that_needs_more_evaluations_than_the_budget_says_so(make_setti
     assert one["nfe"] <= 30
 
 
-def test_a_prediction_that_takes_too_long_is_stopped(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("job", "row"), [(DIGITS_JOB, DIGIT), (SPHERES_JOB, [[0.1, 0.2]])])
+def test_a_prediction_that_takes_too_long_is_stopped(
+    served: Served, monkeypatch: pytest.MonkeyPatch, job: dict[str, Any], row: list[Any]
+) -> None:
     monkeypatch.setattr(api.inference.service, "LONGEST_SECONDS", 0.0)
-    train(served.store)
+    train(served.store, job)
     with served.client() as client:
-        problem = assert_problem(predict(client, [DIGIT]), 422, "budget_exceeded")
+        problem = assert_problem(predict(client, [row], model=job["name"]), 422, "budget_exceeded")
         assert "fewer steps" in problem["detail"]
         monkeypatch.undo()
-        assert predict(client, [DIGIT]).status_code == 200
+        assert predict(client, [row], model=job["name"]).status_code == 200
 
 
 def test_a_prediction_nobody_waits_for_is_stopped(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,6 +220,8 @@ class TestListen:
         try:
             listener = listen(host, 0)
         except PortUnavailable:
+            if host != "::1":
+                raise
             pytest.skip("no IPv6 here")
         with listener:
             port = listener.getsockname()[1]

@@ -165,6 +165,20 @@ def test_a_drained_job_goes_on_where_it_stopped_and_ends_as_if_undisturbed(
     ]
 
 
+def test_a_drain_during_the_final_test_does_not_cost_the_training(
+    store: Store, worker: Worker, submit: Submit, job: ReadJob
+) -> None:
+    spec = small_job(training=TrainingSpec(iterations=ITERATIONS, batch_size=8, checkpoint_interval=1000))
+    job_id = submit(spec)
+
+    assert worker.run_until(job_id, ITERATIONS, worker.drain) is Outcome.RELEASED
+
+    checkpoint = store.latest_checkpoint(job_id)
+    assert checkpoint is not None
+    assert checkpoint.step == ITERATIONS
+    assert worker.run(job_id) is Outcome.SUCCEEDED
+
+
 def test_a_lost_job_repeats_what_came_after_its_checkpoint(
     store: Store, worker: Worker, submit: Submit, job: ReadJob
 ) -> None:

@@ -35,7 +35,19 @@ def run_sweep(running: RunningJob) -> FinishJob:
         running.check()
 
     running.check()
-    sweep(tested.model, tested.inputs, tested.labels, tested.solver, spec.solvers, on_result=store_results)
+
+    def report(left: int) -> None:
+        running.report(len(results), len(spec.solvers), f"{left:,} samples left under the next solver")
+
+    sweep(
+        tested.model,
+        tested.inputs,
+        tested.labels,
+        tested.solver,
+        spec.solvers,
+        on_result=store_results,
+        on_batch=report,
+    )
 
     def finish(tx: Transaction) -> dict[str, Any]:
         rows = result_rows(tested, results)

@@ -83,7 +83,9 @@ def train(running: RunningJob) -> FinishJob:
     _resume(running, run)
     _iterate(running, spec, run)
     running.check()
-    return _finish(running, spec, run.trained_model())
+    total = running.job.progress_total
+    trained = run.trained_model(on_batch=lambda left: running.report(total, total, f"final test, {left:,} samples"))
+    return _finish(running, spec, trained)
 
 
 def _resume(running: RunningJob, run: TrainingRun) -> None:
@@ -124,6 +126,8 @@ def _iterate(running: RunningJob, spec: TrainingJobSpec, run: TrainingRun) -> No
         metrics.flush(_progress(run))  # what led up to a cancel or a failure stays visible
         raise
     metrics.flush(_progress(run))
+    if run.iteration > saved_at:
+        _save(running, run)  # a drain during the final test must not cost the training
 
 
 def _save(running: RunningJob, run: TrainingRun) -> None:

@@ -1,4 +1,4 @@
-"""Classifiers around linear fields, whose exact flow is a matrix exponential."""
+"""Classifiers around fields with a known flow: linear ones, and one that explodes."""
 
 import math
 
@@ -24,6 +24,20 @@ class LinearField(nn.Module):
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         return z @ self.matrix.T
+
+
+class Explosion(nn.Module):
+    """``z' = z^2`` on the first coordinate: it leaves every bound at ``t = 1 / z0``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def for_states(self, state_shape: tuple[int, ...]) -> "Explosion":
+        return self
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        return self.weight * z**2
 
 
 def classifier_around(field: nn.Module) -> Classifier:

@@ -7,7 +7,7 @@ from ode_core.audit.audit import AuditReport, audit
 from ode_core.audit.ladder import ladder
 from ode_core.audit.verdict import decide, samples_needed, sentence
 from ode_core.specs import SolverSpec
-from tests.ode_core.audit.linear_models import circle, flipped_share, rotation
+from tests.ode_core.audit.linear_models import Explosion, circle, classifier_around, flipped_share, rotation
 
 SAMPLES = 400
 
@@ -117,19 +117,41 @@ def test_the_ladder_of_a_single_step_is_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("converged", "interval", "verdict"),
+    ("interval", "verdict"),
     [
-        (True, (0.0, 0.009), "ode"),
-        (True, (0.0, 0.01), "ode"),
-        (True, (0.009, 0.02), "inconclusive"),
-        (True, (0.01, 0.02), "inconclusive"),
-        (True, (0.0101, 0.02), "discrete"),
-        (False, (0.0, 0.0), "unresolved"),
-        (False, (0.9, 1.0), "unresolved"),
+        ((0.0, 0.009), "ode"),
+        ((0.0, 0.01), "ode"),
+        ((0.009, 0.02), "inconclusive"),
+        ((0.01, 0.02), "inconclusive"),
+        ((0.0101, 0.02), "discrete"),
     ],
 )
-def test_the_verdict_follows_the_interval(converged: bool, interval: tuple[float, float], verdict: str) -> None:
-    assert decide(converged, interval, 0.01) == verdict
+def test_the_verdict_follows_the_interval(interval: tuple[float, float], verdict: str) -> None:
+    assert decide(interval, 0.01) == verdict
+
+
+def test_one_sample_without_a_solution_cannot_make_a_model_discrete() -> None:
+    # The flow of z' = z^2 from 2 ends before t = 1; all other samples stay where Euler leaves them.
+    inputs = torch.cat([torch.tensor([[2.0, 0.0]]), torch.full((199, 2), -0.5)])
+    model, solver = classifier_around(Explosion()), SolverSpec(method="euler", steps=64)
+    report = audit(model, inputs, torch.zeros(200, dtype=torch.int64), solver, epsilon=1e-4)
+    assert report.reference.failures == 1
+    assert report.verdict == "unresolved"
+    assert "1 of 200 solves end with" in report.sentence
+
+
+def test_one_sample_without_a_solution_does_not_hide_a_verdict_that_holds_without_it() -> None:
+    inputs = torch.cat([torch.tensor([[2.0, 0.0]]), torch.full((199, 2), -0.5)])
+    model, solver = classifier_around(Explosion()), SolverSpec(method="euler", steps=64)
+    report = audit(model, inputs, torch.zeros(200, dtype=torch.int64), solver, epsilon=0.05)
+    assert report.verdict == "ode"
+
+
+def test_many_samples_without_a_solution_leave_the_audit_unresolved() -> None:
+    inputs = torch.cat([torch.full((20, 2), 2.0), torch.full((180, 2), -0.5)])
+    model, solver = classifier_around(Explosion()), SolverSpec(method="euler", steps=64)
+    report = audit(model, inputs, torch.zeros(200, dtype=torch.int64), solver)
+    assert report.verdict == "unresolved"
 
 
 def test_an_unresolved_audit_claims_nothing() -> None:

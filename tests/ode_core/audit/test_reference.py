@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import expm
-from torch import Tensor, nn
 
 from ode_core.audit.reference import converged_reference, margins
 from ode_core.models.predictions import NO_LABEL
-from tests.ode_core.audit.linear_models import LinearField, circle, classifier_around, rotation
+from tests.ode_core.audit.linear_models import Explosion, LinearField, circle, classifier_around, rotation
 
 
 def test_the_reference_is_the_exact_flow_of_a_linear_field() -> None:
@@ -39,20 +38,6 @@ def test_samples_near_the_decision_line_are_refined_further_than_the_others() ->
     assert len(asked) > 2
     assert all(samples < 10 for _, samples in asked[2:])
     assert reference.predictions.labels[-1] == 1
-
-
-class Explosion(nn.Module):
-    """``z' = z^2`` on the first coordinate: it leaves every bound at ``t = 1 / z0``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(()))
-
-    def for_states(self, state_shape: tuple[int, ...]) -> "Explosion":
-        return self
-
-    def forward(self, t: Tensor, z: Tensor) -> Tensor:
-        return self.weight * z**2
 
 
 def test_solutions_that_explode_leave_the_reference_unconverged_and_say_so() -> None:

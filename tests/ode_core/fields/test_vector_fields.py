@@ -144,3 +144,22 @@ def test_a_generator_alone_decides_the_weights():
     weights = [field.network[0].weight for field in fields]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("length", [2, 8])
+def test_what_is_called_before_an_evaluation_can_end_a_solve_prepared_or_not(length):
+    field = build_field(Conv1dField(channels=3), (1, length))
+    calls = []
+
+    def stop_at_the_third():
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    field.before_evaluation = stop_at_the_third
+    prepared = field.for_states((1, length))
+    z = torch.zeros(2, 1, length)
+    prepared(torch.zeros(()), z)
+    prepared(torch.zeros(()), z)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(torch.zeros(()), z)

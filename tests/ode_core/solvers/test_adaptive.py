@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -277,3 +279,12 @@ def test_a_sample_that_fails_at_the_start_leaves_the_others_gradients_alone():
 def test_the_graph_is_not_kept_without_gradients():
     with torch.no_grad():
         assert not solve(coupled, start().requires_grad_(), spec("dopri5")).final.requires_grad
+
+
+def test_a_tolerance_below_the_smallest_number_does_not_fail_a_component_that_stays_zero():
+    z0 = torch.tensor([[1.0, 0.0]])
+    solver = SolverSpec(method="dopri5", rtol=1e-4, atol=1e-50)
+    solution = solve(lambda t, z: -z, z0, solver)
+    assert solution.status.tolist() == [SolveStatus.SUCCESS]
+    # The step control keeps the error of a step below 1e-4 of the state; a few steps cover the interval.
+    assert solution.final[0, 0].item() == pytest.approx(math.exp(-1), rel=1e-3)
