@@ -153,12 +153,13 @@ class Jobs(JobQueries):
         )
 
     def succeed(self, job_id: str, attempt: int, result: Mapping[str, Any]) -> Job:
-        """End the job with its result.
+        """End the job with its result; its progress is complete.
 
         Raises:
             LeaseLost: the job is no longer this attempt's.
         """
-        return self._finish(job_id, attempt, "succeeded", {"result": dict(result)}, {})
+        values = {"result": dict(result), "progress_step": job.c.progress_total}
+        return self._finish(job_id, attempt, "succeeded", values, {})
 
     def fail(self, job_id: str, attempt: int, error: Mapping[str, Any]) -> Job:
         """End the job with an error: ``{"code", "message", ...}``.

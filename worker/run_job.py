@@ -129,7 +129,10 @@ class JobRunner:
                 return Outcome.RELEASED if job.status == "queued" else Outcome.CANCELLED
             except Exception as error:
                 failure = describe_failure(error)
-                log.exception("job %s failed: %s", job_id, failure["code"])
+                if failure["code"] == "internal_error":
+                    log.exception("job %s failed", job_id)
+                else:  # the user's to mend, and told so in the job's error
+                    log.warning("job %s failed: %s: %s", job_id, failure["code"], failure["message"])
                 running.write(lambda tx: tx.jobs.fail(job_id, attempt, failure))
                 return Outcome.FAILED
         except LeaseLost:

@@ -97,7 +97,7 @@ def _mismatch(inputs: list[Any], shape: tuple[int, ...], path: str, message: str
     hint = ""
     if received == list(shape):
         hint = ": this is one input; put it into a list"
-    elif math.prod(received[1:]) == math.prod(shape) and len(received) > 1:
+    elif len(received) > 1 and received[1:] != list(shape) and math.prod(received[1:]) == math.prod(shape):
         hint = f": the same numbers, nested otherwise; reshape each input to {list(shape)}"
     detail = f"inputs must have shape [n, {', '.join(map(str, shape))}], received {_shape_text(received)}{hint}"
     return Problem(422, "invalid_shape", f"{detail}. {path}: {message}", errors=[{"path": path, "message": message}])

@@ -77,8 +77,8 @@ def sentence(
             )
         case "discrete":
             return (
-                f"This model is not an ODE: it is only valid together with {train_solver.label}, "
-                f"the solver it was trained with. {found}"
+                f"This model is not an ODE: its predictions depend on the solver, and it belongs together with "
+                f"{train_solver.label}, the solver it was trained with. {found}"
             )
         case "inconclusive":
             more = "no number of samples decides it" if needed is None else f"about {needed:,} samples would decide it"

@@ -71,7 +71,7 @@ class TrainingRun:
         self.spec, self.dataset, self.device = spec, dataset, device
         self.model = build_model(spec).to(device)
         self.optimizer = build_optimizer(spec.training, self.model.parameters())
-        self.solver = spec.solver
+        self.solver = _whole_steps(spec.solver, spec.architecture.end_time)
         self.iteration = 0
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self._sampler = BatchSampler(len(dataset.train_labels), spec.training.batch_size, spec.training.seed)
@@ -258,6 +258,11 @@ class TrainingRun:
 
     def _spec_fingerprint(self) -> str:
         return hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()
+
+
+def _whole_steps(solver: SolverSpec, end_time: float) -> SolverSpec:
+    """Return the solver with the number of steps its step size comes to, which is what the model is trained with."""
+    return solver if solver.step_size is None else solver.with_steps(solver.fixed_steps(0.0, end_time))
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

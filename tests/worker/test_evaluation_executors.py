@@ -164,14 +164,14 @@ def test_a_drained_sweep_starts_again_and_leaves_no_row_twice(
 def after_second(monkeypatch: pytest.MonkeyPatch, event: Callable[[], None]) -> None:
     """Let ``event`` happen after the second solver of a sweep, and give the lease time to notice."""
 
-    def sweep_with_event(*args: Any, on_result: Callable[[int, int, TestResult], None]) -> Any:
+    def sweep_with_event(*args: Any, on_result: Callable[[int, int, TestResult], None], **options: Any) -> Any:
         def with_event(number: int, total: int, result: TestResult) -> None:
             if number == 2:
                 event()
                 threading.Event().wait(0.5)  # ten heartbeats
             on_result(number, total, result)
 
-        return sweep(*args, on_result=with_event)
+        return sweep(*args, on_result=with_event, **options)
 
     monkeypatch.setattr(worker.executors.sweep, "sweep", sweep_with_event)
 

@@ -268,3 +268,9 @@ class TestTrainedModel:
         assert metadata["input_shape"] == metadata["state_shape"] == [1, 2]
         assert (metadata["classes"], metadata["precision"], metadata["iterations"]) == (2, "float64", 4)
         assert metadata["dataset_fingerprint"] == load_dataset(SPHERES, None).fingerprint
+
+
+def test_a_step_size_is_trained_and_stored_as_the_whole_number_of_steps_it_comes_to() -> None:
+    run = new_run(job(solver=SolverSpec(method="euler", step_size=0.3)))
+    assert run.advance()["steps"] == 4
+    assert run.trained_model().solver == SolverSpec(method="euler", steps=4)
