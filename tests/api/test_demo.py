@@ -268,6 +268,8 @@ def test_the_demo_stopped_with_ctrl_c_stops_its_server(tmp_path: Path) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # A shell without job control lets its background jobs ignore SIGINT, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         killer = threading.Timer(120, process.kill)
         killer.start()
