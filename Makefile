@@ -27,7 +27,7 @@ $(VENV)/.dev: $(VENV)/.runtime
 	$(PIP) --editable '.[dev]'
 	@touch $@
 
-demo: setup ## train, test, judge and serve two models on real data (about 3 minutes)
+demo: setup ## train, test, judge and serve two models on real data (about 2 minutes)
 	$(BIN)/odeness demo
 
 serve: setup ## start the service on http://127.0.0.1:8000 with an embedded database and broker
