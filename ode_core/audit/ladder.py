@@ -1,5 +1,6 @@
 """The test solvers an audit climbs: coarser and finer than the training solver."""
 
+from ode_core.solvers.solve import SMALLEST_TOLERANCE_EPS
 from ode_core.specs.methods import METHODS, MethodName
 from ode_core.specs.solver import MAX_FIXED_STEPS, SolverSpec
 
@@ -11,8 +12,6 @@ REFERENCE_GRIDS = (4, 16, 64, 256)
 DEAREST_RUNG = 16
 CHEAP_EVALUATIONS = 256
 FLOAT64_EPS = 2.0**-52
-# Below this many rounding errors of the state's type an error estimate is noise, and solve() warns.
-SMALLEST_TOLERANCE_EPS = 50
 
 
 def ladder(train_solver: SolverSpec, end_time: float, *, eps: float = FLOAT64_EPS) -> list[SolverSpec]:

@@ -15,9 +15,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ode_core.audit.measurement import measure
 from ode_core.models.classifier import Classifier
-from ode_core.models.predictions import Predictions
+from ode_core.models.predictions import Predictions, predict
 from ode_core.solvers.status import SolveStatus
 from ode_core.specs.solver import SolverSpec
 
@@ -125,7 +124,7 @@ def _solve(
 ) -> Predictions:
     solver = SolverSpec(method=METHOD, rtol=tolerance, atol=min(1.0, tolerance * scale), max_steps=MAX_STEPS)
     report = None if on_tolerance is None else functools.partial(on_tolerance, tolerance)
-    return measure(model, inputs, solver, on_batch=report).predictions
+    return predict(model, inputs, solver, on_batch=report)
 
 
 def _settled(coarse: Predictions, fine: Predictions) -> Tensor:

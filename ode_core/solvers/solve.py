@@ -14,7 +14,7 @@ from ode_core.solvers.status import SolveStatus
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 
 # Below this many rounding errors of the state's type the error estimate is noise.
-_SMALLEST_TOLERANCE_EPS = 50
+SMALLEST_TOLERANCE_EPS = 50
 
 
 class ToleranceWarning(UserWarning):
@@ -110,7 +110,7 @@ def _solve_adaptive(
 
 
 def _warn_of_tolerance(solver: SolverSpec, dtype: torch.dtype) -> None:
-    smallest = _SMALLEST_TOLERANCE_EPS * torch.finfo(dtype).eps
+    smallest = SMALLEST_TOLERANCE_EPS * torch.finfo(dtype).eps
     if solver.rtol is not None and solver.rtol < smallest:
         warnings.warn(
             f"rtol {solver.rtol:g} is below what {dtype} can resolve: "

@@ -1,14 +1,29 @@
 """Data sets, and what can be known of them without loading them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from ode_core.specs.spec import Spec
 
 
-class DigitsSpec(Spec):
+class LabelledData(Spec):
+    """What every data set tells of itself without being loaded, beside the ``input_shape`` of one input.
+
+    Attributes:
+        classes: number of labels.
+        input_scale: factor from the data set's own units to what the model computes with.
+    """
+
+    classes: ClassVar[int]
+    input_scale: ClassVar[float]
+
+
+class DigitsSpec(LabelledData):
     """scikit-learn's bundled 8x8 handwritten digits: 1,797 images, grey values 0 to 16."""
+
+    classes: ClassVar[int] = 10
+    input_scale: ClassVar[float] = 1 / 16
 
     kind: Literal["digits"] = "digits"
     test_fraction: Annotated[float, Field(ge=0.05, le=0.5)] = 0.2
@@ -19,23 +34,16 @@ class DigitsSpec(Spec):
         """Shape of one input."""
         return (1, 8, 8)
 
-    @property
-    def classes(self) -> int:
-        """Number of labels."""
-        return 10
 
-    @property
-    def input_scale(self) -> float:
-        """Factor from the data set's own units to what the model computes with."""
-        return 1 / 16
-
-
-class ConcentricSpheresSpec(Spec):
+class ConcentricSpheresSpec(LabelledData):
     """Concentric spheres in ``dimension`` dimensions; the two classes cannot be separated by a line.
 
     Label 0: radii [0.10, 0.15] and [0.40, 0.45], a quarter of the points each; label 1:
     [0.25, 0.30]. Source: Ott et al., ResNet After All, ICLR 2021.
     """
+
+    classes: ClassVar[int] = 2
+    input_scale: ClassVar[float] = 1.0
 
     kind: Literal["concentric_spheres"] = "concentric_spheres"
     dimension: Annotated[int, Field(ge=2, le=4096)] = 2
@@ -48,19 +56,12 @@ class ConcentricSpheresSpec(Spec):
         """Shape of one input."""
         return (self.dimension,)
 
-    @property
-    def classes(self) -> int:
-        """Number of labels."""
-        return 2
 
-    @property
-    def input_scale(self) -> float:
-        """Factor from the data set's own units to what the model computes with."""
-        return 1.0
-
-
-class MnistSpec(Spec):
+class MnistSpec(LabelledData):
     """MNIST, 28x28 grey values 0 to 255, read from the four published ``idx`` files."""
+
+    classes: ClassVar[int] = 10
+    input_scale: ClassVar[float] = 1 / 255
 
     kind: Literal["mnist"] = "mnist"
     train_limit: Annotated[int, Field(ge=1, le=60_000)] = 60_000
@@ -71,19 +72,12 @@ class MnistSpec(Spec):
         """Shape of one input."""
         return (1, 28, 28)
 
-    @property
-    def classes(self) -> int:
-        """Number of labels."""
-        return 10
 
-    @property
-    def input_scale(self) -> float:
-        """Factor from the data set's own units to what the model computes with."""
-        return 1 / 255
-
-
-class Cifar10Spec(Spec):
+class Cifar10Spec(LabelledData):
     """CIFAR-10, 3x32x32 colour values 0 to 255, read from the published binary files."""
+
+    classes: ClassVar[int] = 10
+    input_scale: ClassVar[float] = 1 / 255
 
     kind: Literal["cifar10"] = "cifar10"
     train_limit: Annotated[int, Field(ge=1, le=50_000)] = 50_000
@@ -93,16 +87,6 @@ class Cifar10Spec(Spec):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input."""
         return (3, 32, 32)
-
-    @property
-    def classes(self) -> int:
-        """Number of labels."""
-        return 10
-
-    @property
-    def input_scale(self) -> float:
-        """Factor from the data set's own units to what the model computes with."""
-        return 1 / 255
 
 
 DatasetSpec = Annotated[DigitsSpec | ConcentricSpheresSpec | MnistSpec | Cifar10Spec, Field(discriminator="kind")]
