@@ -9,6 +9,10 @@ from typing import Literal, get_args
 MethodName = Literal["euler", "midpoint", "heun", "rk4", "rk4_38", "fehlberg2", "bosh3", "dopri5"]
 
 
+Family = Literal["explicit", "implicit", "multistep", "reversible"]
+Backend = Literal["odeness", "torchdiffeq"]
+
+
 @dataclass(frozen=True)
 class MethodFacts:
     """What a user chooses a method by.
@@ -22,6 +26,8 @@ class MethodFacts:
         stability_limit: largest ``x`` such that the method is stable for ``z' = -lambda z`` with
             ``h * lambda`` in ``[0, x]`` (real axis), rounded to two decimals.
         description: one line for people.
+        family: how it makes a step: explicit or implicit Runge-Kutta, linear multistep, or reversible leapfrog.
+        backends: who can run it; the first does unless a solver names another.
     """
 
     order: int
@@ -30,6 +36,8 @@ class MethodFacts:
     first_same_as_last: bool
     stability_limit: float
     description: str
+    family: Family = "explicit"
+    backends: tuple[Backend, ...] = ("odeness",)
 
     @property
     def adaptive(self) -> bool:
