@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
+from ode_core.solvers.step_history import hermite
 from ode_core.solvers.tableaus import TABLEAUS, ButcherTableau
 from ode_core.specs.methods import METHODS, MethodName
 
@@ -159,7 +160,7 @@ class _GridWalk:
                 if slope is None or end_slope is None or s == 0.0:
                     states.append(start)
                 else:
-                    states.append(_hermite(s, self.h, start, slope, self.z, end_slope))
+                    states.append(hermite(s, self.h, start, slope, self.z, end_slope))
         states += [self.z] * (len(outputs) - len(states))
         return torch.stack(states)
 
@@ -191,12 +192,3 @@ class _GridWalk:
             rows = times.to(self.z.device, self.z.dtype)
             for row in rows.unbind():
                 yield row.unbind()
-
-
-def _hermite(s: float, h: float, z0: Tensor, k0: Tensor, z1: Tensor, k1: Tensor) -> Tensor:
-    """Return the cubic through both ends with their slopes, at the share ``s`` of the step ``h``.
-
-    Source: Hairer, Norsett, Wanner I, II.6, equation 6.7.
-    """
-    rest = 1.0 - s
-    return (rest * rest * (1 + 2 * s)) * z0 + (s * s * (1 + 2 * rest)) * z1 + (h * s * rest) * (rest * k0 - s * k1)
