@@ -27,7 +27,7 @@ from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finit
 from ode_core.solvers.status import SolveStatus
 from ode_core.solvers.step_control import ErrorHistory, StepControl
 from ode_core.solvers.step_history import Step, StepHistory
-from ode_core.solvers.tableaus import TABLEAUS, ButcherTableau
+from ode_core.solvers.tableaus import TABLEAUS
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 
 _NO_LIMIT = 2**62

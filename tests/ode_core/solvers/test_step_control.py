@@ -14,7 +14,6 @@ from ode_core.solvers.step_control import (
     sample_rms,
 )
 
-
 CONTROLLERS = ("i", "pi", "pid")
 
 
