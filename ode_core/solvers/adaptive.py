@@ -10,12 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ode_core.solvers.explicit_methods import TABLEAUS
 from ode_core.solvers.initial_step import initial_step
 from ode_core.solvers.output_times import snapped_to_ends
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
-from ode_core.solvers.step_control import IntegralControl, error_ratio
-from ode_core.solvers.tableaus import TABLEAUS, ButcherTableau
+from ode_core.solvers.step_control import IntegralControl, combined_ratio, error_ratio
+from ode_core.solvers.tableaus import ButcherTableau
 from ode_core.specs.methods import MethodName
 
 RUNNING = -1
@@ -79,7 +80,7 @@ class _AdaptiveWalk:
         self.accepted = torch.zeros_like(self.status)
         self.rejected = torch.zeros_like(self.status)
         self.last_step = torch.zeros_like(self.t)
-        self.control = IntegralControl(order=(tableau.embedded_order or 0) + 1)
+        self.control = IntegralControl(order=tableau.error_order)
         # Equal output times are one stop. The last stop is the end itself; a sample past it is done.
         distinct, self._stop_of_output = _distinct_times(times, t0, t1)
         self.stops = torch.tensor([*distinct, t1], dtype=torch.float64, device=device)
@@ -87,6 +88,7 @@ class _AdaptiveWalk:
         self._arrivals: list[tuple[Tensor, Tensor, Tensor]] = []  # stops, samples, states
         self._a = [[float(w) for w in row] for row in tableau.a]
         self._b, self._error = [float(w) for w in tableau.b], [float(w) for w in tableau.error]
+        self._error_low = None if tableau.error_low is None else [float(w) for w in tableau.error_low]
         self._c = torch.tensor([float(c) for c in tableau.c], dtype=torch.float64, device=device).unsqueeze(1)
         self._at_end = self._c == 1.0
 
@@ -134,7 +136,7 @@ class _AdaptiveWalk:
             target = torch.where(landing & self.running, stop, self.t + self.direction * length)
             slopes, z_new, error = self._attempt(slope, length, target)
             self.evaluations += (self.tableau.stages - 1) * self.running
-            ratio = error_ratio(error, self.z, z_new, self.rtol, self.atol)
+            ratio = self._ratio(error, z_new, slopes, length)
             broken = self.running & ~(torch.isfinite(ratio) & finite_samples(z_new))
             if z_new.requires_grad:
                 broken |= self.running & ~_finite_stages(slopes)
@@ -184,6 +186,16 @@ class _AdaptiveWalk:
         with torch.no_grad():
             error = signed * _combine(slopes, self._error)
         return slopes, z_new, error
+
+    @torch.no_grad()
+    def _ratio(self, error: Tensor, z_new: Tensor, slopes: Sequence[Tensor], length: Tensor) -> Tensor:
+        """Return the error of a step in units of what the tolerances allow, ``(batch,)`` in float64."""
+        ratio = error_ratio(error, self.z, z_new, self.rtol, self.atol)
+        if self._error_low is None:
+            return ratio
+        signed = broadcast_to_state(self.direction * length, self.z).to(self.z.dtype)
+        low = signed * _combine(slopes, self._error_low)
+        return combined_ratio(ratio, error_ratio(low, self.z, z_new, self.rtol, self.atol))
 
     def _attempt_without(
         self, broken: Tensor, slope: Tensor, length: Tensor, target: Tensor

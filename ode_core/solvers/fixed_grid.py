@@ -10,9 +10,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ode_core.solvers.explicit_methods import TABLEAUS
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
-from ode_core.solvers.tableaus import TABLEAUS, ButcherTableau
+from ode_core.solvers.tableaus import ButcherTableau
 from ode_core.specs.methods import METHODS, MethodName
 
 Weights = tuple[tuple[int, float], ...]  # (stage, weight) pairs, zeros left out

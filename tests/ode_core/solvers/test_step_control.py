@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ode_core.solvers.step_control import IntegralControl, error_ratio, inverse_root, sample_rms
+from ode_core.solvers.step_control import IntegralControl, combined_ratio, error_ratio, inverse_root, sample_rms
 
 
 def factor(ratio: float, *, accepted: bool, rejected_before: bool = False, order: int = 5) -> float:
@@ -64,3 +64,17 @@ def test_the_error_ratio_is_the_rms_over_each_sample_of_error_over_tolerance():
 
 def test_the_rms_of_a_sample_of_one_number_is_its_size():
     assert sample_rms(torch.tensor([-3.0, 4.0])).tolist() == [3.0, 4.0]
+
+
+def test_two_error_estimates_are_combined_as_in_dop853():
+    ratio = torch.tensor([3.0, 0.0, 0.0, 1e200, 1e-200, 2.0], dtype=torch.float64)
+    low = torch.tensor([40.0, 5.0, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    # 3^2 / sqrt(3^2 + 0.01 40^2) = 9/5. Neither the largest nor the smallest numbers overflow on the way.
+    expected = torch.tensor([1.8, 0.0, 0.0, 1e200, 1e-200, 2.0], dtype=torch.float64)
+    assert torch.allclose(combined_ratio(ratio, low), expected, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize(("ratio", "low"), [(math.nan, 1.0), (1.0, math.nan), (math.inf, 1.0), (math.inf, math.inf)])
+def test_an_estimate_that_is_no_number_makes_no_number(ratio, low):
+    values = combined_ratio(torch.tensor([ratio], dtype=torch.float64), torch.tensor([low], dtype=torch.float64))
+    assert not torch.isfinite(values).any()
