@@ -100,7 +100,7 @@ class ButcherTableau:
         power = min(self.order, self.embedded_order) + 1
         if self.embedded_low_order is None:
             return power
-        return 2 * power - (self.embedded_low_order + 1)  # of |E|^2 / |E_low|, the smaller the step the more so
+        return 2 * power - (self.embedded_low_order + 1)  # |E|^2 / |E_low|: at short steps E_low is far the larger
 
     @cached_property
     def first_same_as_last(self) -> bool:
