@@ -1,6 +1,6 @@
-"""Explicit Runge-Kutta methods on a uniform grid of an integer number of steps.
+"""Explicit Runge-Kutta methods on a uniform grid of an integer number of steps, or on a grid that is given.
 
-The grid is ``t_k = t0 + (t1 - t0) k / N`` by formula. Adding up ``h`` would drift by round-off and, for
+The uniform grid is ``t_k = t0 + (t1 - t0) k / N`` by formula. Adding up ``h`` would drift by round-off and, for
 some ``h = 1/N``, end in a spurious extra step.
 """
 
@@ -30,21 +30,31 @@ def solve_fixed_grid(
     t1: float,
     times: Tensor | None = None,
     max_evaluations: int | None = None,
+    grid: Tensor | None = None,
 ) -> Solution:
     """Solve with ``steps`` equal steps from ``t0`` to ``t1``; see ``solve`` for the arguments.
+
+    ``grid``, ``(steps + 1,)`` on the CPU, is another grid from ``t0`` to ``t1``; its last step may be one of
+    a rounding error, even backwards.
 
     Between grid points the output is the cubic Hermite interpolant of the states and their derivatives
     (error ``O(h^4)``); at grid points it is the state itself. Takes ``METHODS[method].evaluations(steps)``
     evaluations, and one more when an output lies inside the last step, whose interpolant needs the
     derivative at ``t1``.
     """
-    outputs = None if times is None else _positions(times, steps, t0, t1)
+    if times is None:
+        outputs = None
+    else:
+        outputs = _positions(times, steps, t0, t1) if grid is None else _positions_on(grid, times, t0, t1)
     planned = METHODS[method].evaluations(steps)
     if outputs and any(k == steps - 1 and s > 0 for k, s in outputs):
         planned += 1
     if max_evaluations is not None and planned > max_evaluations:
         return _nothing_done(z0, times, SolveStatus.BUDGET_EXCEEDED)
-    walk = _GridWalk(field, z0, TABLEAUS[method], steps, t0, t1)
+    if grid is None:
+        walk = _GridWalk(field, z0, TABLEAUS[method], steps, t0, t1)
+    else:
+        walk = _GivenGridWalk(field, z0, TABLEAUS[method], grid, t0, t1)
     if outputs is None:
         trajectory = None
         walk.to_the_end()
@@ -65,7 +75,7 @@ def solve_fixed_grid(
         evaluations=_per_sample(z0, planned),
         accepted=_per_sample(z0, steps),
         rejected=_per_sample(z0, 0),
-        last_step=_per_sample(z0, abs(t1 - t0) / steps, dtype=torch.float64),
+        last_step=_per_sample(z0, abs(walk.h), dtype=torch.float64),
         times=times,
         trajectory=trajectory,
     )
@@ -101,6 +111,25 @@ def _positions(times: Tensor, steps: int, t0: float, t1: float) -> list[tuple[in
         nearest = round(exact)
         is_grid_point = abs(exact - nearest) <= rounding
         positions.append((nearest, 0.0) if is_grid_point else (int(exact), exact - int(exact)))
+    return positions
+
+
+def _positions_on(grid: Tensor, times: Tensor, t0: float, t1: float) -> list[tuple[int, float]]:
+    """Return the same as ``_positions`` for a grid that is given."""
+    direction = 1.0 if t1 >= t0 else -1.0
+    points = direction * grid.double()
+    # A last step of a rounding error may lead backwards, and a search needs an order.
+    points[-2] = torch.minimum(points[-2], points[-1])
+    wanted = direction * times.double().cpu()
+    rounding = 4 * max(torch.finfo(times.dtype).eps, torch.finfo(grid.dtype).eps) * max(abs(t0), abs(t1))
+    positions = []
+    for t in wanted.tolist():
+        k = int(torch.searchsorted(points, t + rounding, right=True)) - 1
+        last = len(points) - 1
+        if k >= last or t - float(points[k]) <= rounding:
+            positions.append((min(k, last), 0.0))
+        else:
+            positions.append((k, (t - float(points[k])) / float(points[k + 1] - points[k])))
     return positions
 
 
@@ -191,6 +220,28 @@ class _GridWalk:
             rows = times.to(self.z.device, self.z.dtype)
             for row in rows.unbind():
                 yield row.unbind()
+
+
+class _GivenGridWalk(_GridWalk):
+    """One solve on a grid that is given; every step has a length of its own."""
+
+    def __init__(self, field: Field, z0: Tensor, tableau: ButcherTableau, grid: Tensor, t0: float, t1: float) -> None:
+        super().__init__(field, z0, tableau, len(grid) - 1, t0, t1)
+        self._tableau, self._grid = tableau, grid.double()
+
+    def _grid_point(self, k: int) -> Tensor:
+        value = min(max(float(self._grid[k]), min(self.t0, self.t1)), max(self.t0, self.t1))
+        return torch.tensor(value, dtype=self.z.dtype, device=self.z.device)
+
+    def _stage_times(self) -> Iterator[tuple[Tensor, ...]]:
+        """Yield for each step its stage times, as for a uniform grid, once its length has been put in place."""
+        lengths = self._grid.diff()
+        times = self._grid[:-1, None] + lengths[:, None] * self._c
+        times = times.clamp(min(self.t0, self.t1), max(self.t0, self.t1)).to(self.z.device, self.z.dtype)
+        for h, row in zip(lengths.tolist(), times.unbind(), strict=True):
+            self.h = h
+            self._rows, self._b = _scaled(self._tableau, h)
+            yield row.unbind()
 
 
 def _hermite(s: float, h: float, z0: Tensor, k0: Tensor, z1: Tensor, k1: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from ode_core.solvers.fixed_grid import solve_fixed_grid
 from ode_core.solvers.output_times import require_output_times
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
+from ode_core.solvers.truncated_grid import precision_of, truncated_grid
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 
 # Below this many rounding errors of the state's type the error estimate is noise.
@@ -69,16 +70,7 @@ def solve(
     elif solver.adaptive:
         solution = _solve_adaptive(field, z0, solver, t0, t1, times, max_evaluations)
     else:
-        solution = solve_fixed_grid(
-            field,
-            z0,
-            solver.method,
-            solver.fixed_steps(t0, t1),
-            t0=t0,
-            t1=t1,
-            times=times,
-            max_evaluations=max_evaluations,
-        )
+        solution = _solve_fixed(field, z0, solver, t0, t1, times, max_evaluations)
     if throw:
         solution.raise_on_failure()
     return solution
@@ -107,6 +99,36 @@ def _solve_adaptive(
         times=times,
         max_evaluations=max_evaluations,
     )
+
+
+def _solve_fixed(
+    field: Field,
+    z0: Tensor,
+    solver: SolverSpec,
+    t0: float,
+    t1: float,
+    times: Tensor | None,
+    max_evaluations: int | None,
+) -> Solution:
+    steps = solver.fixed_steps(t0, t1, precision_of(z0.dtype))
+    return solve_fixed_grid(
+        field,
+        z0,
+        solver.method,
+        steps,
+        t0=t0,
+        t1=t1,
+        times=times,
+        max_evaluations=max_evaluations,
+        grid=_given_grid(solver, steps, t0, t1, z0.dtype),
+    )
+
+
+def _given_grid(solver: SolverSpec, steps: int, t0: float, t1: float, dtype: torch.dtype) -> Tensor | None:
+    """Return the solver's grid where it is not the uniform one."""
+    if solver.grid != "truncate" or solver.step_size is None:
+        return None
+    return truncated_grid(solver.step_size, steps, t0, t1, dtype)
 
 
 def _warn_of_tolerance(solver: SolverSpec, dtype: torch.dtype) -> None:

@@ -1,12 +1,13 @@
 """Limits on what one job or request may cost; checked when it is accepted and again where it runs."""
 
 import math
+from typing import get_args
 
 from pydantic import Field
 
 from ode_core.specs.evaluation import SweepJobSpec
 from ode_core.specs.model import evaluation_operations, model_state_shape, parameter_count
-from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
+from ode_core.specs.solver import DEFAULT_MAX_STEPS, Precision, SolverSpec
 from ode_core.specs.spec import Spec
 from ode_core.specs.training import TrainingJobSpec
 
@@ -72,11 +73,12 @@ def check_solve_budget(solver: SolverSpec, end_time: float, limit: int) -> None:
 
 
 def solve_evaluations(solver: SolverSpec, end_time: float) -> int:
-    """Return the evaluations of the field in one solve: exact for a fixed grid, else the upper bound."""
+    """Return the evaluations of the field in one solve: exact for a uniform grid, else the upper bound."""
     if solver.adaptive:
         # Two more for the initial step.
         return solver.facts.evaluations(solver.max_steps or DEFAULT_MAX_STEPS) + 2
-    return solver.facts.evaluations(solver.fixed_steps(0.0, end_time))
+    steps = max(solver.fixed_steps(0.0, end_time, precision) for precision in get_args(Precision))
+    return solver.facts.evaluations(steps)
 
 
 def _refuse_above(what: str, value: float, limit: float, remedy: str) -> None:

@@ -1,7 +1,8 @@
 """A solver: a method together with its step rule."""
 
 import math
-from typing import Annotated, Self
+import struct
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +14,7 @@ DEFAULT_MAX_STEPS = 10_000
 
 Steps = Annotated[int, Field(ge=1, le=MAX_FIXED_STEPS)]
 Tolerance = Annotated[float, Field(gt=0, le=1)]
+Precision = Literal["float32", "float64"]
 
 
 class SolverSpec(Spec):
@@ -20,11 +22,19 @@ class SolverSpec(Spec):
 
     A fixed grid carries an integer number of steps over the whole interval. A ``step_size`` is
     turned into one: the nearest integer within 1e-9 relative, else the next larger.
+
+    ``grid="truncate"`` instead takes the step as it is and cuts the last one short, exactly as torchdiffeq
+    does for its option ``step_size``, with the steps of a rounding error that it makes for some sizes.
     """
 
     method: MethodName
     steps: Steps | None = None
     step_size: Annotated[float, Field(gt=0)] | None = None
+    grid: Literal["uniform", "truncate"] | None = Field(
+        default=None,
+        description="with step_size: equal steps that are at most as long (uniform, the default), or steps of that "
+        "size of which the last is cut short, as torchdiffeq makes them (truncate)",
+    )
     rtol: Tolerance | None = None
     atol: Tolerance | None = None
     max_steps: Annotated[int, Field(ge=1, le=MAX_FIXED_STEPS)] | None = Field(
@@ -38,6 +48,8 @@ class SolverSpec(Spec):
         tolerances = [name for name in ("rtol", "atol") if getattr(self, name) is not None]
         if len(fixed) == 2:
             raise ValueError("give either steps or step_size, not both")
+        if self.grid is not None and self.step_size is None:
+            raise ValueError("grid says what becomes of a step_size: give step_size, or leave grid out")
         if fixed and (tolerances or self.max_steps is not None):
             raise ValueError(f"{fixed[0]} makes a fixed grid; leave out rtol, atol and max_steps")
         if not fixed and not self.facts.adaptive:
@@ -60,8 +72,12 @@ class SolverSpec(Spec):
         """Whether the step size follows an error estimate."""
         return self.rtol is not None
 
-    def fixed_steps(self, t0: float = 0.0, t1: float = 1.0) -> int:
-        """Return the integer number of steps on ``[t0, t1]``; only for a fixed grid."""
+    def fixed_steps(self, t0: float = 0.0, t1: float = 1.0, precision: Precision = "float32") -> int:
+        """Return the integer number of steps on ``[t0, t1]``; only for a fixed grid.
+
+        ``precision`` is the state's. It matters on a ``truncate`` grid alone, whose times are in it: rounding
+        decides there whether a step of a rounding error is added.
+        """
         if self.steps is not None:
             return self.steps
         if self.step_size is None:
@@ -72,6 +88,8 @@ class SolverSpec(Spec):
                 f"step_size {self.step_size:g} makes {exact:.3g} steps on [{t0:g}, {t1:g}]; "
                 f"the limit is {MAX_FIXED_STEPS}: use a larger step_size"
             )
+        if self.grid == "truncate":
+            return _truncated_steps(self.step_size, t0, t1, precision)
         nearest = round(exact)
         divides = nearest >= 1 and abs(exact - nearest) <= 1e-9 * nearest
         return nearest if divides else max(1, math.ceil(exact))
@@ -86,5 +104,25 @@ class SolverSpec(Spec):
         if self.steps is not None:
             return f"{self.method}-{self.steps}"
         if self.step_size is not None:
-            return f"{self.method} h={self.step_size:g}"
+            return f"{self.method} h={self.step_size:g}" + (" truncate" if self.grid == "truncate" else "")
         return f"{self.method} rtol={self.rtol:g} atol={self.atol:g}"
+
+
+def _truncated_steps(step_size: float, t0: float, t1: float, precision: Precision) -> int:
+    """Return the number of steps torchdiffeq 0.2.5 makes: ``ceil((t1 - t0) / h + 1)`` grid points.
+
+    Every operation is rounded to the precision of the times, as it is there. A quotient a rounding error above
+    an integer makes a step more than it should.
+    """
+    rounded = _float32 if precision == "float32" else float
+    length = rounded(abs(rounded(t1) - rounded(t0)))
+    quotient = rounded(length / (rounded(step_size) or step_size))
+    return max(1, math.ceil(rounded(quotient + 1)) - 1)
+
+
+def _float32(value: float) -> float:
+    """Return the nearest float32. Rounding a float64 sum or quotient of float32 is rounding the exact one."""
+    try:
+        return float(struct.unpack("f", struct.pack("f", value))[0])
+    except OverflowError:
+        return math.copysign(math.inf, value)

@@ -89,6 +89,8 @@ def test_only_methods_with_an_error_estimate_choose_their_steps(method):
         ({"step_size": float("inf")}, "finite"),
         ({"steps": 2, "step_size": 0.5}, "either steps or step_size"),
         ({"steps": 2, "rtol": 1e-3}, "makes a fixed grid"),
+        ({"steps": 2, "grid": "truncate"}, "give step_size, or leave grid out"),
+        ({"rtol": 1e-3, "atol": 1e-3, "grid": "uniform"}, "give step_size, or leave grid out"),
         ({"steps": 2, "max_steps": 10}, "makes a fixed grid"),
         ({}, "needs steps, or both rtol and atol"),
         ({"rtol": 1e-3}, "needs steps, or both rtol and atol"),
@@ -137,6 +139,8 @@ def test_an_adaptive_solver_has_no_step_count_beforehand():
     [
         ({"method": "rk4", "steps": 64}, "rk4-64"),
         ({"method": "rk4", "step_size": 0.25}, "rk4 h=0.25"),
+        ({"method": "rk4", "step_size": 0.25, "grid": "uniform"}, "rk4 h=0.25"),
+        ({"method": "rk4", "step_size": 0.25, "grid": "truncate"}, "rk4 h=0.25 truncate"),
         ({"method": "dopri5", "rtol": 1e-5, "atol": 1e-6}, "dopri5 rtol=1e-05 atol=1e-06"),
     ],
 )
