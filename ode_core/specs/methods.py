@@ -3,10 +3,23 @@
 The coefficients live in ``ode_core.solvers.tableaus``; a test holds the two against each other.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-MethodName = Literal["euler", "midpoint", "heun", "rk4", "rk4_38", "fehlberg2", "bosh3", "dopri5"]
+from ode_core.specs.torchdiffeq_methods import TORCHDIFFEQ_METHODS
+
+MethodName = Literal[
+    "euler",
+    "midpoint",
+    "heun",
+    "rk4",
+    "rk4_38",
+    "fehlberg2",
+    "bosh3",
+    "dopri5",
+    "explicit_adams",
+    "implicit_adams",
+]
 
 
 Family = Literal["explicit", "implicit", "multistep", "reversible"]
@@ -19,7 +32,7 @@ class MethodFacts:
 
     Attributes:
         order: order of the solution that is propagated.
-        stages: stages of the tableau.
+        stages: stages of the tableau; of a multistep method the evaluations of one step, at most.
         embedded_order: order of the embedded solution the error estimate compares with, or None.
         first_same_as_last: the last stage is the first of the next step, so that an accepted
             step costs one evaluation less.
@@ -28,6 +41,7 @@ class MethodFacts:
         description: one line for people.
         family: how it makes a step: explicit or implicit Runge-Kutta, linear multistep, or reversible leapfrog.
         backends: who can run it; the first does unless a solver names another.
+        starting_steps: steps that a multistep method begins with, Runge-Kutta steps of four evaluations.
     """
 
     order: int
@@ -38,6 +52,7 @@ class MethodFacts:
     description: str
     family: Family = "explicit"
     backends: tuple[Backend, ...] = ("odeness",)
+    starting_steps: int = 0
 
     @property
     def adaptive(self) -> bool:
@@ -48,8 +63,10 @@ class MethodFacts:
         """Return the evaluations of the field for one sample over ``steps`` fixed steps.
 
         A last stage that is the first of the next step counts there; after the last step nobody needs it.
+        For ``implicit_adams`` it is an upper bound: its iteration may end early.
         """
-        return steps * (self.stages - 1 if self.first_same_as_last else self.stages)
+        started = min(steps, self.starting_steps)
+        return 4 * started + (steps - started) * (self.stages - 1 if self.first_same_as_last else self.stages)
 
 
 METHODS: dict[MethodName, MethodFacts] = {
@@ -61,6 +78,35 @@ METHODS: dict[MethodName, MethodFacts] = {
     "fehlberg2": MethodFacts(2, 3, 1, False, 2.01, "Fehlberg 2(1), adaptive"),
     "bosh3": MethodFacts(3, 4, 2, True, 2.51, "Bogacki-Shampine 3(2), adaptive"),
     "dopri5": MethodFacts(5, 7, 4, True, 3.31, "Dormand-Prince 5(4), adaptive"),
+    "explicit_adams": MethodFacts(
+        4,
+        1,
+        None,
+        False,
+        0.3,
+        "Adams-Bashforth of four steps",
+        family="multistep",
+        backends=("torchdiffeq",),
+        starting_steps=2,
+    ),
+    "implicit_adams": MethodFacts(
+        4,
+        5,
+        None,
+        False,
+        1.6,
+        "Adams-Moulton of three steps, solved by up to four corrections",
+        family="multistep",
+        backends=("torchdiffeq",),
+        starting_steps=2,
+    ),
+}
+
+# What torchdiffeq offers too, it can run.
+METHODS |= {
+    name: replace(facts, backends=(*facts.backends, "torchdiffeq"))
+    for name, facts in METHODS.items()
+    if name in TORCHDIFFEQ_METHODS and "torchdiffeq" not in facts.backends
 }
 
 assert set(METHODS) == set(get_args(MethodName))

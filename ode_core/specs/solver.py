@@ -6,8 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ode_core.specs.methods import METHODS, MethodFacts, MethodName
+from ode_core.specs.methods import METHODS, Backend, MethodFacts, MethodName
 from ode_core.specs.spec import Spec
+from ode_core.specs.torchdiffeq_methods import ADAMS_ORDERS, TORCHDIFFEQ_METHODS
 
 MAX_FIXED_STEPS = 100_000
 DEFAULT_MAX_STEPS = 10_000
@@ -42,6 +43,11 @@ class SolverSpec(Spec):
         description=f"adaptive: accepted plus rejected steps a sample may take (default {DEFAULT_MAX_STEPS})",
     )
 
+    backend: Backend | None = Field(default=None, description="what runs the method; default the method's first")
+    max_order: Annotated[int, Field(ge=1, le=5)] | None = Field(
+        default=None, description="Adams methods: the order once there is history for it (default 4)"
+    )
+
     @model_validator(mode="after")
     def _exactly_one_step_rule(self) -> Self:
         fixed = [name for name in ("steps", "step_size") if getattr(self, name) is not None]
@@ -62,10 +68,38 @@ class SolverSpec(Spec):
             raise ValueError(f"{self.method} needs steps, or both rtol and atol (for example 1e-5)")
         return self
 
+    @model_validator(mode="after")
+    def _backend_can_run_it(self) -> Self:
+        if self.backend is not None and self.backend not in self.facts.backends:
+            raise ValueError(f"{self.backend} does not run {self.method}: leave backend out")
+        if self.runs_on == "torchdiffeq" and TORCHDIFFEQ_METHODS[self.method].adaptive and not self.adaptive:
+            raise ValueError(
+                f"torchdiffeq runs {self.method} with tolerances only: give rtol and atol, or leave backend out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adams_method_has_its_order_and_equal_steps(self) -> Self:
+        if self.method != "explicit_adams" and self.method != "implicit_adams":
+            if self.max_order is not None:
+                raise ValueError(f"max_order belongs to the Adams methods ({', '.join(ADAMS_ORDERS)}): leave it out")
+            return self
+        orders = ADAMS_ORDERS[self.method]
+        if self.max_order is not None and self.max_order not in orders:
+            raise ValueError(f"{self.method} has order {' or '.join(map(str, orders))}: choose max_order accordingly")
+        if self.grid == "truncate":
+            raise ValueError(f"{self.method} needs equal steps, and truncate makes a short one: use the uniform grid")
+        return self
+
     @property
     def facts(self) -> MethodFacts:
         """The method's order, stages and so on."""
         return METHODS[self.method]
+
+    @property
+    def runs_on(self) -> Backend:
+        """What runs the method."""
+        return self.backend or self.facts.backends[0]
 
     @property
     def adaptive(self) -> bool:
@@ -96,16 +130,20 @@ class SolverSpec(Spec):
 
     def with_steps(self, steps: int) -> "SolverSpec":
         """Return the same method on a grid of ``steps`` steps."""
-        return SolverSpec(method=self.method, steps=steps)
+        return SolverSpec(method=self.method, steps=steps, backend=self.backend, max_order=self.max_order)
 
     @property
     def label(self) -> str:
         """A short name for tables and plots, for example ``euler-2`` or ``dopri5 rtol=1e-05``."""
         if self.steps is not None:
-            return f"{self.method}-{self.steps}"
-        if self.step_size is not None:
-            return f"{self.method} h={self.step_size:g}" + (" truncate" if self.grid == "truncate" else "")
-        return f"{self.method} rtol={self.rtol:g} atol={self.atol:g}"
+            label = f"{self.method}-{self.steps}"
+        elif self.step_size is not None:
+            label = f"{self.method} h={self.step_size:g}" + (" truncate" if self.grid == "truncate" else "")
+        else:
+            label = f"{self.method} rtol={self.rtol:g} atol={self.atol:g}"
+        if self.max_order is not None:
+            label += f" order={self.max_order}"
+        return label if self.runs_on == self.facts.backends[0] else f"{label} {self.runs_on}"
 
 
 def _truncated_steps(step_size: float, t0: float, t1: float, precision: Precision) -> int:
