@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ode_core.fields.arithmetic import cast_once
+
 # From 8 points on the zeros in the matrix cost more than they save (measured with 32 and 128 channels).
 LONGEST = 4
 
@@ -35,23 +37,32 @@ class DenseNetwork:
     """A chain of length-keeping convolutions and activations over signals of one short length.
 
     Calling it with ``(batch, channels_in, length)`` gives the same result as the chain, to round-off. Its
-    matrices are made once; gradients flow through them to the convolutions' weights.
+    matrices are made once; gradients flow through them to the convolutions' weights. With a ``dtype`` it computes
+    in that, and returns the type it was given.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], length: int) -> None:
-        self._length = length
+    def __init__(self, layers: Sequence[nn.Module], length: int, dtype: torch.dtype | None = None) -> None:
+        self._length, self._dtype = length, dtype
         self._layers: list[nn.Module | tuple[Tensor, Tensor]] = []
         for layer in layers:
             if isinstance(layer, nn.Conv1d):
                 assert layer.bias is not None
-                bias = layer.bias.repeat_interleave(length)
-                self._layers.append((dense_matrix(layer.weight, length), bias))
+                matrix, bias = dense_matrix(layer.weight, length), layer.bias.repeat_interleave(length)
+                if dtype is not None:
+                    matrix, bias = cast_once(matrix, dtype), cast_once(bias, dtype)
+                self._layers.append((matrix, bias))
             else:
                 self._layers.append(layer)
 
     def __call__(self, signal: Tensor) -> Tensor:
         """Return the chain's result, ``(batch, channels_out, length)``."""
         values = signal.flatten(1)
+        if self._dtype is not None:
+            values = values.to(self._dtype)
         for layer in self._layers:
-            values = layer(values) if isinstance(layer, nn.Module) else torch.addmm(layer[1], values, layer[0])
-        return values.reshape(len(values), values.shape[1] // self._length, self._length)
+            if isinstance(layer, nn.Module):
+                values = layer(values)
+            else:
+                matrix, bias = layer
+                values = torch.addmm(bias.to(values.dtype), values, matrix.to(values.dtype))
+        return values.reshape(len(values), values.shape[1] // self._length, self._length).to(signal.dtype)

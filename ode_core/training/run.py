@@ -103,7 +103,8 @@ class TrainingRun:
         output = self.model.run(inputs, self.solver)
         loss = cross_entropy(output.logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        with self.model.float32_products():
+            loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         metrics |= self._read(output, loss, norm, labels)
         self._require_finite(metrics, output)
