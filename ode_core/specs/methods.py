@@ -1,6 +1,6 @@
 """The solver methods by name, with the facts that are needed where torch is not loaded.
 
-The coefficients live in ``ode_core.solvers.tableaus``; a test holds the two against each other.
+The coefficients live in ``ode_core.solvers.explicit_methods``; a test holds the two against each other.
 """
 
 from dataclasses import dataclass, replace

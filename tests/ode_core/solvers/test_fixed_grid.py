@@ -4,7 +4,7 @@ import torch
 import torchdiffeq
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.integrate import RK23, RK45
+from scipy.integrate import DOP853, RK23, RK45
 from scipy.integrate._ivp.rk import rk_step
 
 from ode_core.solvers.explicit_methods import TABLEAUS
@@ -80,7 +80,8 @@ def test_a_step_size_gives_the_fewest_steps_that_are_not_longer(step_size, lengt
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"), [("euler", "euler"), ("midpoint", "midpoint"), ("heun", "heun2"), ("rk4_38", "rk4")]
+    ("ours", "theirs"),
+    [("euler", "euler"), ("midpoint", "midpoint"), ("heun", "heun2"), ("heun3", "heun3"), ("rk4_38", "rk4")],
 )
 def test_states_are_those_of_torchdiffeq_on_the_same_grid(ours, theirs):
     # A power of two, so that torchdiffeq's accumulated grid is exact. The sums differ in their order only:
@@ -97,7 +98,34 @@ def test_states_are_those_of_torchdiffeq_on_the_same_grid(ours, theirs):
     assert torch.allclose(final, expected, rtol=0, atol=64 * torch.finfo(torch.float64).eps)
 
 
-@pytest.mark.parametrize(("method", "scipy_method"), [("bosh3", RK23), ("dopri5", RK45)])
+@pytest.mark.parametrize(
+    ("method", "theirs", "steps"),
+    # torchdiffeq carries a stale slope from step to step of fehlberg2 and adaptive_heun, so that only one is right.
+    [
+        ("bosh3", "bosh3", 16),
+        ("dopri5", "dopri5", 16),
+        ("fehlberg2", "fehlberg2", 1),
+        ("heun_euler", "adaptive_heun", 1),
+    ],
+)
+def test_states_are_those_of_torchdiffeqs_adaptive_methods_made_to_land_on_the_same_grid(method, theirs, steps):
+    # Tolerances that any step passes, and a landing at every grid point that a step would cross: with steps that would
+    # all be longer, torchdiffeq takes ours.
+    grid = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+    expected = torchdiffeq.odeint(
+        coupled,
+        start(2),
+        torch.tensor([0.0, 1.0], dtype=torch.float64),
+        method=theirs,
+        rtol=1e6,
+        atol=1e6,
+        options={"step_t": grid, "first_step": 2 / steps},
+    )[-1]
+    final = solve(coupled, start(2), SolverSpec(method=method, steps=steps)).final
+    assert torch.allclose(final, expected, rtol=0, atol=64 * torch.finfo(torch.float64).eps)
+
+
+@pytest.mark.parametrize(("method", "scipy_method"), [("bosh3", RK23), ("dopri5", RK45), ("dopri8", DOP853)])
 def test_states_are_those_of_scipys_step_function(method, scipy_method):
     steps, h = 32, 1 / 32
 
