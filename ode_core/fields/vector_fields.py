@@ -3,13 +3,15 @@
 Source of the convolutional shape: Ott et al., ResNet After All, ICLR 2021.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ode_core.fields.arithmetic import CastNetwork, network_type
-from ode_core.fields.short_signals import LONGEST, DenseNetwork
+from ode_core.fields.arithmetic import CastChain, CastNetwork, network_type
+from ode_core.fields.buffer_pool import BufferPool
+from ode_core.fields.dense_chain import lower
 from ode_core.specs.model import Activation, Conv1dField, Conv2dField, FieldArithmetic, FieldSpec, MlpField
 
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
@@ -42,6 +44,7 @@ class VectorField(nn.Module):
         self.network = network
         self.time_dependent = time_dependent
         self.arithmetic = arithmetic
+        self._pool = BufferPool()
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         """Return ``dz/dt``."""
@@ -52,16 +55,16 @@ class VectorField(nn.Module):
         """Return the same field, to round-off, prepared for many calls with states of one shape.
 
         What does not depend on ``(t, z)`` is computed here, once. It holds until the weights change: prepare
-        it anew for every solve.
+        it anew for every solve. Perceptrons and convolutions over short signals become a ``DenseChain``.
         """
         dtype = self._network_type()
-        network: Callable[[Tensor], Tensor]
-        if isinstance(self.network[0], nn.Conv1d) and state_shape[-1] <= LONGEST:
-            network = DenseNetwork(list(self.network), state_shape[-1], dtype)
-        elif dtype is not None:
-            network = CastNetwork(list(self.network), dtype)
-        else:
+        chain = lower(list(self.network), state_shape, time_dependent=self.time_dependent)
+        if chain is not None:
+            chain = dataclasses.replace(chain, before_evaluation=self.before_evaluation, pool=self._pool)
+            return chain if dtype is None else CastChain(chain, dtype)
+        if dtype is None:
             return self
+        network = CastNetwork(list(self.network), dtype)
         return lambda t, z: self._evaluate(network, t, z)
 
     def _network_type(self) -> torch.dtype | None:

@@ -64,6 +64,18 @@ class ButcherTableau:
             raise ValueError("this method has no embedded solution")
         return tuple(b - e for b, e in zip(self.b, self.embedded, strict=True))
 
+    @property
+    def error_low(self):
+        return None
+
+    @property
+    def interpolant(self):
+        return None
+
+    @property
+    def error_order(self) -> int:
+        return min(self.order, self.embedded_order or 0) + 1
+
     @cached_property
     def first_same_as_last(self) -> bool:
         """Whether the last stage is the first of the next step; read off the coefficients."""

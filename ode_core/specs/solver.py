@@ -13,6 +13,7 @@ from ode_core.specs.torchdiffeq_methods import ADAMS_ORDERS, TORCHDIFFEQ_METHODS
 MAX_FIXED_STEPS = 100_000
 DEFAULT_MAX_STEPS = 10_000
 
+ControllerName = Literal["i", "pi", "pid"]
 Steps = Annotated[int, Field(ge=1, le=MAX_FIXED_STEPS)]
 Tolerance = Annotated[float, Field(gt=0, le=1)]
 Precision = Literal["float32", "float64"]
@@ -42,7 +43,9 @@ class SolverSpec(Spec):
         default=None,
         description=f"adaptive: accepted plus rejected steps a sample may take (default {DEFAULT_MAX_STEPS})",
     )
-
+    controller: ControllerName | None = Field(
+        default=None, description="adaptive: how the next step follows from the errors (default i)"
+    )
     backend: Backend | None = Field(default=None, description="what runs the method; default the method's first")
     max_order: Annotated[int, Field(ge=1, le=5)] | None = Field(
         default=None, description="Adams methods: the order once there is history for it (default 4)"
@@ -56,8 +59,8 @@ class SolverSpec(Spec):
             raise ValueError("give either steps or step_size, not both")
         if self.grid is not None and self.step_size is None:
             raise ValueError("grid says what becomes of a step_size: give step_size, or leave grid out")
-        if fixed and (tolerances or self.max_steps is not None):
-            raise ValueError(f"{fixed[0]} makes a fixed grid; leave out rtol, atol and max_steps")
+        if fixed and (tolerances or self.max_steps is not None or self.controller is not None):
+            raise ValueError(f"{fixed[0]} makes a fixed grid; leave out rtol, atol, max_steps and controller")
         if not fixed and not self.facts.adaptive:
             adaptive = ", ".join(name for name, facts in METHODS.items() if facts.adaptive)
             raise ValueError(
@@ -76,6 +79,8 @@ class SolverSpec(Spec):
             raise ValueError(
                 f"torchdiffeq runs {self.method} with tolerances only: give rtol and atol, or leave backend out"
             )
+        if self.runs_on == "torchdiffeq" and self.controller not in (None, "i"):
+            raise ValueError("torchdiffeq has the controller i only: leave controller out, or backend")
         return self
 
     @model_validator(mode="after")
@@ -140,7 +145,8 @@ class SolverSpec(Spec):
         elif self.step_size is not None:
             label = f"{self.method} h={self.step_size:g}" + (" truncate" if self.grid == "truncate" else "")
         else:
-            label = f"{self.method} rtol={self.rtol:g} atol={self.atol:g}"
+            controller = "" if self.controller in (None, "i") else f" {self.controller}"
+            label = f"{self.method} rtol={self.rtol:g} atol={self.atol:g}{controller}"
         if self.max_order is not None:
             label += f" order={self.max_order}"
         return label if self.runs_on == self.facts.backends[0] else f"{label} {self.runs_on}"
