@@ -21,13 +21,13 @@ from ode_core.solvers.adaptive_step import (
     renew_slope,
     take_step,
 )
+from ode_core.solvers.explicit_methods import TABLEAUS
 from ode_core.solvers.initial_step import initial_step
 from ode_core.solvers.output_times import OutputMode, snapped_to_ends
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
 from ode_core.solvers.step_control import ErrorHistory, StepControl
 from ode_core.solvers.step_history import Step, StepHistory
-from ode_core.solvers.tableaus import TABLEAUS
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 
 _NO_LIMIT = 2**62

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ode_core.solvers.solution import Field, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
-from ode_core.solvers.step_control import ErrorHistory, StepControl, combined_error_ratio, error_ratio
+from ode_core.solvers.step_control import ErrorHistory, StepControl, combined_ratio, error_ratio
 from ode_core.solvers.tableaus import ButcherTableau
 
 RUNNING = -1
@@ -172,11 +172,11 @@ class ExplicitStep:
         return Attempt(tuple(slopes[:stages]), z_new, ratio, self.least_evaluations, tuple(slopes[stages:]))
 
     def _ratio(self, slopes: Sequence[Tensor], signed: Tensor, z: Tensor, z_new: Tensor, limits: Limits) -> Tensor:
-        error = signed * combine(slopes, self._error)
+        ratio = error_ratio(signed * combine(slopes, self._error), z, z_new, limits.rtol, limits.atol)
         if self._error_low is None:
-            return error_ratio(error, z, z_new, limits.rtol, limits.atol)
-        low = signed * combine(slopes, self._error_low)
-        return combined_error_ratio(error, low, z, z_new, limits.rtol, limits.atol)
+            return ratio
+        low = error_ratio(signed * combine(slopes, self._error_low), z, z_new, limits.rtol, limits.atol)
+        return combined_ratio(ratio, low)
 
 
 def combine(slopes: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ode_core.solvers.explicit_methods import TABLEAUS
 from ode_core.solvers.solution import Execution, Field, Solution, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
 from ode_core.solvers.step_history import hermite
-from ode_core.solvers.tableaus import TABLEAUS, ButcherTableau
+from ode_core.solvers.tableaus import ButcherTableau
 from ode_core.solvers.taped_grid import keeps_tape, solve_taped
 from ode_core.specs.methods import METHODS, MethodName
 

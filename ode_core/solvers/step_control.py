@@ -24,24 +24,26 @@ def error_ratio(error: Tensor, z: Tensor, z_new: Tensor, rtol: float | Tensor, a
     return sample_rms(error / _allowed(z, z_new, rtol, atol)).double()
 
 
-@torch.no_grad()
-def combined_error_ratio(
-    error: Tensor, error_low: Tensor, z: Tensor, z_new: Tensor, rtol: float | Tensor, atol: float | Tensor
-) -> Tensor:
-    """Return ``(batch,)`` in float64 like ``error_ratio``, from an estimate of order 5 damped by one of order 3.
-
-    ``r5^2 / sqrt(r5^2 + r3^2 / 100)``. Source: Hairer, Norsett, Wanner I, II.10 (DOP853).
-    """
-    allowed = _allowed(z, z_new, rtol, atol)
-    high, low = sample_rms(error / allowed).double(), sample_rms(error_low / allowed).double()
-    size = torch.sqrt(high * high + 0.01 * low * low)
-    return torch.where(size == 0, 0.0, high * (high / size))
-
-
 def _allowed(z: Tensor, z_new: Tensor, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
     # An atol below the smallest number of the state's type must not make 0/0 of a component that stays 0.
     smallest = torch.finfo(z.dtype).tiny
     return torch.maximum(z.abs(), z_new.abs()).mul(rtol).add(atol).clamp(min=smallest)
+
+
+def combined_ratio(ratio: Tensor, low: Tensor) -> Tensor:
+    """Return ``ratio^2 / sqrt(ratio^2 + 0.01 low^2)``: two error estimates as one, ``(batch,)``.
+
+    DOP853's, of which one falls with ``h^6`` and the lower with ``h^4``, make one that falls with ``h^8``. 0 where
+    both are 0.
+
+    Source: Hairer, Norsett, Wanner I, II.10.
+    """
+    # Scaled, as the squares would overflow where the ratios do not. Not by hypot, which like pow need not be rounded
+    # alike everywhere in a batch.
+    scale = torch.maximum(ratio, 0.1 * low)
+    share, low_share = ratio / scale, 0.1 * low / scale
+    combined = ratio * (share / torch.sqrt(share.square() + low_share.square()))
+    return torch.where(scale == 0, 0.0, combined)
 
 
 def inverse_root(values: Tensor, order: int) -> Tensor:

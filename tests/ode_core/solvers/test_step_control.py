@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ode_core.solvers.step_control import (
     ErrorHistory,
     StepControl,
-    combined_error_ratio,
+    combined_ratio,
     error_ratio,
     inverse_root,
     sample_rms,
@@ -80,12 +80,6 @@ def test_only_accepted_steps_enter_the_history():
     assert after.before.tolist() == [0.5, 0.25]
 
 
-def test_the_error_of_order_five_is_damped_by_the_one_of_order_three():
-    error, low, one = torch.tensor([[3.0], [0.0]]), torch.tensor([[40.0], [0.0]]), torch.ones(2, 1)
-    # 3^2 / sqrt(3^2 + 40^2 / 100) = 9 / 5; where both vanish so does the ratio.
-    assert combined_error_ratio(error, low, one, one, 0.0, 1.0).tolist() == pytest.approx([1.8, 0.0])
-
-
 @pytest.mark.parametrize("ratio", [math.nan, math.inf])
 def test_an_error_that_is_no_number_shrinks_the_step_as_far_as_allowed(ratio):
     assert factor(ratio, accepted=False) == 0.2
@@ -120,3 +114,17 @@ def test_the_error_ratio_is_the_rms_over_each_sample_of_error_over_tolerance():
 
 def test_the_rms_of_a_sample_of_one_number_is_its_size():
     assert sample_rms(torch.tensor([-3.0, 4.0])).tolist() == [3.0, 4.0]
+
+
+def test_two_error_estimates_are_combined_as_in_dop853():
+    ratio = torch.tensor([3.0, 0.0, 0.0, 1e200, 1e-200, 2.0], dtype=torch.float64)
+    low = torch.tensor([40.0, 5.0, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    # 3^2 / sqrt(3^2 + 0.01 40^2) = 9/5. Neither the largest nor the smallest numbers overflow on the way.
+    expected = torch.tensor([1.8, 0.0, 0.0, 1e200, 1e-200, 2.0], dtype=torch.float64)
+    assert torch.allclose(combined_ratio(ratio, low), expected, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize(("ratio", "low"), [(math.nan, 1.0), (1.0, math.nan), (math.inf, 1.0), (math.inf, math.inf)])
+def test_an_estimate_that_is_no_number_makes_no_number(ratio, low):
+    values = combined_ratio(torch.tensor([ratio], dtype=torch.float64), torch.tensor([low], dtype=torch.float64))
+    assert not torch.isfinite(values).any()

@@ -8,10 +8,10 @@ import torch
 import torchdiffeq
 from torchdiffeq._impl.odeint import SOLVERS
 
+from ode_core.solvers.explicit_methods import TABLEAUS
 from ode_core.solvers.solution import SolveFailed
 from ode_core.solvers.solve import solve
 from ode_core.solvers.status import SolveStatus
-from ode_core.solvers.tableaus import TABLEAUS
 from ode_core.solvers.torchdiffeq_backend import adaptive_with_torchdiffeq, fixed_grid_with_torchdiffeq, uniform_grid
 from ode_core.specs import METHODS, SolverSpec
 from ode_core.specs.torchdiffeq_methods import TORCHDIFFEQ_METHODS
