@@ -5,7 +5,8 @@ do the weights and their gradients. In float64 a field always computes in full: 
 by an audit's reference for instance.
 """
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ode_core.fields.dense_chain import DenseChain
 from ode_core.specs.model import FieldArithmetic
 
 
@@ -62,6 +64,31 @@ class CastNetwork:
                 assert isinstance(layer, nn.Conv2d)
                 result = functional.conv2d(result, weight, bias, padding=layer.padding)
         return result.to(values.dtype)
+
+
+class CastChain:
+    """A dense chain that computes in ``dtype`` and returns the type of the state.
+
+    It keeps no tape: a solve goes through autograd.
+    """
+
+    def __init__(self, chain: DenseChain, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._chain = _with_tensors(chain, lambda tensor: cast_once(tensor, dtype))
+
+    def __call__(self, t: Tensor, z: Tensor) -> Tensor:
+        """Return ``dz/dt`` of the shape and type of ``z``."""
+        chain = _with_tensors(self._chain, lambda tensor: tensor.to(self._dtype))
+        return chain(t, z.to(self._dtype)).to(z.dtype)
+
+
+def _with_tensors(chain: DenseChain, change: Callable[[Tensor], Tensor]) -> DenseChain:
+    return dataclasses.replace(
+        chain,
+        weights=tuple(map(change, chain.weights)),
+        biases=tuple(map(change, chain.biases)),
+        time_weight=None if chain.time_weight is None else change(chain.time_weight),
+    )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ode_core.fields.arithmetic import CastNetwork, network_type
+from ode_core.fields.arithmetic import CastChain, CastNetwork, network_type
 from ode_core.fields.buffer_pool import BufferPool
 from ode_core.fields.dense_chain import lower
 from ode_core.specs.model import Activation, Conv1dField, Conv2dField, FieldArithmetic, FieldSpec, MlpField
@@ -58,9 +58,10 @@ class VectorField(nn.Module):
         it anew for every solve. Perceptrons and convolutions over short signals become a ``DenseChain``.
         """
         dtype = self._network_type()
-        chain = lower(list(self.network), state_shape, time_dependent=self.time_dependent, dtype=dtype)
+        chain = lower(list(self.network), state_shape, time_dependent=self.time_dependent)
         if chain is not None:
-            return dataclasses.replace(chain, before_evaluation=self.before_evaluation, pool=self._pool)
+            chain = dataclasses.replace(chain, before_evaluation=self.before_evaluation, pool=self._pool)
+            return chain if dtype is None else CastChain(chain, dtype)
         if dtype is None:
             return self
         network = CastNetwork(list(self.network), dtype)

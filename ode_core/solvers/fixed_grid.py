@@ -91,7 +91,7 @@ def _interpolation_evaluations(tableau: ButcherTableau, outputs: Sequence[tuple[
 def _run(walk: "_GridWalk", outputs: Sequence[tuple[int, float]] | None) -> tuple[Tensor, Tensor | None, Execution]:
     """Return the end, the outputs if any are asked for, and how it was computed."""
     field, z0 = walk.field, walk.z
-    lowered, stacked = hasattr(field, "keeps_tape"), getattr(field, "stacked", None) or 1
+    lowered, stacked = keeps_tape(field), getattr(field, "stacked", None) or 1
     if outputs is not None:
         reason = "outputs between the ends are asked for"
     elif not keeps_tape(field) or len(z0) == 0:

@@ -80,7 +80,7 @@ def solve(
     if t0 == t1:
         solution = _standing_still(z0, times)
     elif solver.runs_on == "torchdiffeq":
-        solution = _solve_with_torchdiffeq(field, z0, solver, t0, t1, times, max_evaluations, warn)
+        solution = _solve_with_torchdiffeq(field, z0, solver, t0, t1, times, outputs, max_evaluations, warn)
     elif solver.adaptive:
         solution = solve_adaptive(
             field, z0, solver, t0=t0, t1=t1, times=times, outputs=outputs, max_evaluations=max_evaluations
@@ -122,6 +122,7 @@ def _solve_with_torchdiffeq(
     t0: float,
     t1: float,
     times: Tensor | None,
+    outputs: OutputMode,
     max_evaluations: int | None,
     warn: bool,
 ) -> Solution:
@@ -136,6 +137,7 @@ def _solve_with_torchdiffeq(
             t0=t0,
             t1=t1,
             times=times,
+            outputs=outputs,
             max_evaluations=max_evaluations,
         )
     steps = solver.fixed_steps(t0, t1, precision_of(z0.dtype))

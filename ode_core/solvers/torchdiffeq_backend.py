@@ -15,8 +15,8 @@ What differs from the engine here:
 ``implicit_adams`` corrects until all samples' corrections agree to 1e-7, at most four times, and goes on whether they
 do or not: the step is then one of an explicit predictor-corrector method of the same order.
 
-Adaptive solves are made to land on the end and on every output time. Without that torchdiffeq steps beyond and
-interpolates, with an error far above the tolerance.
+Adaptive solves are made to land on the end and, unless they are to be interpolated, on every output time. Without
+that torchdiffeq steps beyond and interpolates, with an error far above the tolerance.
 """
 
 import warnings
@@ -28,7 +28,7 @@ import torch
 import torchdiffeq
 from torch import Tensor
 
-from ode_core.solvers.output_times import snapped_to_ends
+from ode_core.solvers.output_times import OutputMode, snapped_to_ends
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
 from ode_core.specs.torchdiffeq_methods import DEFAULT_ADAMS_ORDER, TORCHDIFFEQ_METHODS
@@ -107,6 +107,7 @@ def adaptive_with_torchdiffeq(
     t0: float,
     t1: float,
     times: Tensor | None = None,
+    outputs: OutputMode = "land",
     max_evaluations: int | None = None,
 ) -> Solution:
     """Solve with error control over the whole batch; see ``solve`` for the arguments.
@@ -126,7 +127,7 @@ def adaptive_with_torchdiffeq(
             rtol=rtol,
             atol=atol,
             method=TORCHDIFFEQ_METHODS[method].name,
-            options={"step_t": stop_times[1:]},
+            options={"step_t": stop_times[1:] if outputs == "land" else stop_times[-1:]},
         )
         status = torch.where(finite_samples(states[-1]), int(SolveStatus.SUCCESS), int(SolveStatus.NON_FINITE))
     except _Stopped as stopped:

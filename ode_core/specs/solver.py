@@ -46,7 +46,6 @@ class SolverSpec(Spec):
     controller: ControllerName | None = Field(
         default=None, description="adaptive: how the next step follows from the errors (default i)"
     )
-
     backend: Backend | None = Field(default=None, description="what runs the method; default the method's first")
     max_order: Annotated[int, Field(ge=1, le=5)] | None = Field(
         default=None, description="Adams methods: the order once there is history for it (default 4)"
@@ -58,10 +57,10 @@ class SolverSpec(Spec):
         tolerances = [name for name in ("rtol", "atol") if getattr(self, name) is not None]
         if len(fixed) == 2:
             raise ValueError("give either steps or step_size, not both")
-        if fixed and (tolerances or self.max_steps is not None or self.controller is not None):
-            raise ValueError(f"{fixed[0]} makes a fixed grid; leave out rtol, atol, max_steps and controller")
         if self.grid is not None and self.step_size is None:
             raise ValueError("grid says what becomes of a step_size: give step_size, or leave grid out")
+        if fixed and (tolerances or self.max_steps is not None or self.controller is not None):
+            raise ValueError(f"{fixed[0]} makes a fixed grid; leave out rtol, atol, max_steps and controller")
         if not fixed and not self.facts.adaptive:
             adaptive = ", ".join(name for name, facts in METHODS.items() if facts.adaptive)
             raise ValueError(
@@ -80,6 +79,8 @@ class SolverSpec(Spec):
             raise ValueError(
                 f"torchdiffeq runs {self.method} with tolerances only: give rtol and atol, or leave backend out"
             )
+        if self.runs_on == "torchdiffeq" and self.controller not in (None, "i"):
+            raise ValueError("torchdiffeq has the controller i only: leave controller out, or backend")
         return self
 
     @model_validator(mode="after")

@@ -132,7 +132,7 @@ def test_a_solver_method_is_described_by_what_a_user_chooses_it_by(served: Serve
         "first_same_as_last": True,
         "stability_limit": 3.31,
         "dense_output_order": 4,
-        "backends": ["odeness"],
+        "backends": ["odeness", "torchdiffeq"],
         "example": {"method": "dopri5", "rtol": 1e-5, "atol": 1e-5},
     }
     for method, facts in METHODS.items():

@@ -112,6 +112,10 @@ def test_a_solver_needs_exactly_one_step_rule_within_bounds(rule, message):
         ({"method": "explicit_adams", "steps": 2, "backend": "odeness"}, "odeness does not run explicit_adams"),
         ({"method": "euler", "steps": 2, "backend": "scipy"}, "'odeness' or 'torchdiffeq'"),
         ({"method": "dopri5", "steps": 2, "backend": "torchdiffeq"}, "runs dopri5 with tolerances only: give rtol"),
+        (
+            {"method": "dopri5", "rtol": 1e-3, "atol": 1e-3, "controller": "pid", "backend": "torchdiffeq"},
+            "torchdiffeq has the controller i only",
+        ),
         ({"method": "explicit_adams", "rtol": 1e-3, "atol": 1e-3}, "has no error estimate: give steps"),
         ({"method": "rk4", "steps": 2, "max_order": 4}, "max_order belongs to the Adams methods"),
         ({"method": "explicit_adams", "steps": 2, "max_order": 5}, "explicit_adams has order 3 or 4"),

@@ -170,6 +170,18 @@ def test_without_landing_forced_an_error_far_above_the_tolerance_remains():
     assert float((alone - 0.2).abs()) > 100 * float((landed - 0.2).abs())
 
 
+def test_outputs_may_be_interpolated_and_the_end_is_still_landed_on():
+    times = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    z0 = torch.ones(1, 1, dtype=torch.float64)
+    solver = SolverSpec(method="bosh3", rtol=1e-6, atol=1e-6, backend="torchdiffeq")
+    field = Watched(bernoulli, 0.0, 2.0)
+    solution = solve(field, z0, solver, t1=2.0, times=times, outputs="interpolate")
+    assert torch.equal(solution.final, solve(bernoulli, z0, solver, t1=2.0).final)
+    # The interpolant of bosh3 there goes through a middle value of order two only: hundreds of tolerances.
+    assert torch.allclose(solution.trajectory[:, 0, 0], 1 / (1 + times**2), rtol=0, atol=1e-3)
+    assert bool((solution.evaluations < solve(bernoulli, z0, solver, t1=2.0, times=times).evaluations).all())
+
+
 def test_the_estimate_of_the_first_step_stays_within_the_interval():
     # A slope of 1e-4 at a state of 100 makes a trial step of 1e4; the field is defined up to 0.01.
     z0 = torch.full((1, 1), 100.0, dtype=torch.float64)
