@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ode_core.fields.buffer_pool import BufferPool
 from ode_core.fields.chain_tape import ChainTape
+from ode_core.solvers.functional_field import FunctionalField
 
 # From 8 points on the zeros in the matrix cost more than they save (measured with 32 and 128 channels).
 LONGEST = 4
@@ -83,27 +84,38 @@ class DenseChain:
         """Return ``dz/dt`` of the shape of ``z``; ``t`` is 0-d or one time a sample."""
         if self.before_evaluation is not None:
             self.before_evaluation()
+        return self._evaluate(self.tensors, t, z)
+
+    def functional(self) -> FunctionalField:
+        """Return the field as a function of its tensors; chains of one architecture share it."""
+        shapes = tuple(tuple(tensor.shape) for tensor in self.tensors)
+        key = ("dense chain", shapes, type(self.activation), self.stacked)
+        return FunctionalField(self._evaluate, self.tensors, key, self.before_evaluation)
+
+    def _evaluate(self, tensors: tuple[Tensor, ...], t: Tensor, z: Tensor) -> Tensor:
+        """Return ``dz/dt``; nothing of this chain enters but its architecture."""
+        layers = len(tensors) // 2
+        time_weight = tensors[-1] if len(tensors) > 2 * layers else None
         values = z.flatten(1)
         if self.stacked is not None:
             values = values.reshape(self.stacked, len(z) // self.stacked, values.shape[1])
-        last = len(self.weights) - 1
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+        for i in range(layers):
+            weight, bias = tensors[i], tensors[layers + i]
             if self.stacked is None:
                 values = torch.addmm(bias, values, weight)
             else:
                 values = torch.baddbmm(bias.unsqueeze(-2), values, weight)
-            if i == 0 and self.time_weight is not None:
-                values = values + self._time_term(t, values)
-            if i < last:
+            if i == 0 and time_weight is not None:
+                values = values + self._time_term(time_weight, t, values)
+            if i < layers - 1:
                 values = self.activation(values)
         return values.reshape(z.shape)
 
-    def _time_term(self, t: Tensor, values: Tensor) -> Tensor:
-        assert self.time_weight is not None
+    def _time_term(self, time_weight: Tensor, t: Tensor, values: Tensor) -> Tensor:
         times = t.to(values.dtype)
         if t.ndim > 0:
             times = times.reshape(*values.shape[:-1], 1)
-        return times * (self.time_weight if self.stacked is None else self.time_weight.unsqueeze(-2))
+        return times * (time_weight if self.stacked is None else time_weight.unsqueeze(-2))
 
 
 def lower(layers: Sequence[nn.Module], state_shape: Sequence[int], *, time_dependent: bool) -> DenseChain | None:

@@ -5,6 +5,8 @@ the other samples of the batch. Steps land exactly on the end and, unless output
 output time; the field is never called outside the interval.
 """
 
+import time
+
 import torch
 from torch import Tensor
 
@@ -13,21 +15,33 @@ from ode_core.solvers.adaptive_step import (
     Attempt,
     ExplicitStep,
     Limits,
+    PassRule,
     Plan,
-    StepMethod,
     Walk,
     broken_samples,
     plan_step,
     renew_slope,
     take_step,
+    within_step,
 )
+from ode_core.solvers.compilation import Compilation
+from ode_core.solvers.compiled_passes import compilable_passes
 from ode_core.solvers.explicit_methods import TABLEAUS
 from ode_core.solvers.initial_step import initial_step
 from ode_core.solvers.output_times import OutputMode, snapped_to_ends
-from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
+from ode_core.solvers.solution import (
+    Execution,
+    ExecutionPath,
+    Field,
+    Solution,
+    broadcast_to_state,
+    finite_samples,
+    is_plain,
+)
 from ode_core.solvers.status import SolveStatus
 from ode_core.solvers.step_control import ErrorHistory, StepControl
-from ode_core.solvers.step_history import Step, StepHistory
+from ode_core.solvers.step_history import Pass, StepHistory
+from ode_core.solvers.step_polynomial import step_polynomial
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 
 _NO_LIMIT = 2**62
@@ -43,6 +57,7 @@ def solve_adaptive(
     times: Tensor | None = None,
     outputs: OutputMode = "land",
     max_evaluations: int | None = None,
+    compilation: Compilation = "auto",
 ) -> Solution:
     """Solve from ``t0`` to ``t1`` with error control; see ``solve`` for the arguments.
 
@@ -54,7 +69,7 @@ def solve_adaptive(
 
     Gradients flow through the accepted steps, not through the choice of their lengths.
     """
-    walk = _AdaptiveWalk(field, z0, solver, t0, t1, times, outputs, max_evaluations)
+    walk = _AdaptiveWalk(field, z0, solver, t0, t1, times, outputs, max_evaluations, compilation)
     return walk.run()
 
 
@@ -71,6 +86,7 @@ class _AdaptiveWalk:
         times: Tensor | None,
         outputs: OutputMode,
         max_evaluations: int | None,
+        compilation: Compilation,
     ) -> None:
         assert solver.rtol is not None
         assert solver.atol is not None
@@ -78,11 +94,15 @@ class _AdaptiveWalk:
         interpolating = times is not None and outputs == "interpolate"
         self.field, self.times = field, times
         self.rtol, self.atol, self.interval = solver.rtol, solver.atol, abs(t1 - t0)
-        self.direction = 1.0 if t1 >= t0 else -1.0
-        self.method: StepMethod = ExplicitStep(tableau, with_extra_stages=interpolating)
-        self.control = StepControl(self.method.control_order, solver.controller or "i")
-        # Between steps the Hermite interpolant needs the slope at both ends.
-        self.needs_end_slope = interpolating and tableau.interpolant is None
+        self.compilation, self.execution = compilation, Execution()
+        method = ExplicitStep(tableau, with_extra_stages=interpolating)
+        self.rule = PassRule(
+            method=method,
+            control=StepControl(method.control_order, solver.controller or "i"),
+            direction=1.0 if t1 >= t0 else -1.0,
+            polynomial=step_polynomial(tableau) if interpolating else None,
+            key=(solver.method, solver.controller or "i", t1 >= t0, interpolating),
+        )
         snapped = None if times is None else snapped_to_ends(times.to(z0.device), t0, t1)
         self.history: StepHistory | None = None
         self._output_of: Tensor | None = None
@@ -90,19 +110,18 @@ class _AdaptiveWalk:
         if snapped is not None:
             # Equal output times are one stop.
             values, self._output_of = torch.unique_consecutive(snapped, return_inverse=True)
-            self.history = StepHistory(values, t0, z0, self.direction, tableau if interpolating else None)
+            self.history = StepHistory(values, t0, z0, self.rule.direction)
             distinct = [] if interpolating else [t for t in values.tolist() if t not in (t0, t1)]
         self.limits = _limits(solver, z0, [*distinct, t1], max_evaluations, self.interval)
         self.walk = _at_start(z0, t0)
 
     def run(self) -> Solution:
         """Walk until every sample has arrived or failed."""
-        if 2 + self.method.least_evaluations > int(self.limits.max_evaluations):
+        if 2 + self.rule.method.least_evaluations > int(self.limits.max_evaluations):
             self.walk = self.walk.ended(self.walk.running, SolveStatus.BUDGET_EXCEEDED)
         else:
             self._start()
-            while bool(self.walk.running.any()):
-                self._pass()
+            self._walk()
         walk = self.walk
         succeeded = broadcast_to_state(walk.status == SolveStatus.SUCCESS, walk.z)
         return Solution(
@@ -114,7 +133,37 @@ class _AdaptiveWalk:
             last_step=walk.last_step,
             times=self.times,
             trajectory=self._trajectory(),
+            execution=self.execution,
         )
+
+    def _walk(self) -> None:
+        """Make passes until every sample has arrived or failed, compiled ones where that is possible and pays."""
+        passes = None
+        if self.walk.slope.requires_grad:
+            reason = "gradients are wanted"
+        elif not is_plain(self.walk.z):
+            reason = "within a transform of torch.func or with tangents"
+        elif self.compilation == "never":
+            reason = "compilation is off"
+        else:
+            passes = compilable_passes(
+                self.field, self.walk, self.limits, self.rule, remembered=self.history is not None
+            )
+            reason = "" if passes else "the field is not known to be a function of its tensors, or the batch is large"
+        while bool(self.walk.running.any()):
+            if passes is not None and passes.kind.is_due(self.compilation):
+                self.walk = passes.run(self.walk, self.history)
+                break
+            start = time.perf_counter()
+            self._pass()
+            if passes is not None:
+                passes.kind.seconds += time.perf_counter() - start
+        compiled = passes is not None and passes.kind.graph is not None and passes.ran
+        if passes is not None:
+            reason = passes.kind.reason(self.compilation)
+        stacked = getattr(self.field, "stacked", None) or 1
+        path: ExecutionPath = "compiled" if compiled else "eager"
+        self.execution = Execution(path, hasattr(type(self.field), "tape"), stacked, reason)
 
     def _start(self) -> None:
         """Evaluate the slope at the start and choose the first step; a sample without a finite slope fails there."""
@@ -135,8 +184,8 @@ class _AdaptiveWalk:
             slope.detach(),
             walk.t,
             torch.full_like(walk.t, self.interval),
-            direction=self.direction,
-            order=self.method.control_order,
+            direction=self.rule.direction,
+            order=self.rule.method.control_order,
             rtol=self.rtol,
             atol=self.atol,
         )
@@ -146,20 +195,21 @@ class _AdaptiveWalk:
         return self.field(broadcast_to_state(self.walk.t, z).to(z.dtype), z)
 
     def _pass(self) -> None:
-        walk = self.walk
-        plan = plan_step(walk, self.limits, self.direction)
-        attempt = self.method.attempt(self.field, walk, plan, self.limits, self.direction)
+        walk, rule = self.walk, self.rule
+        plan = plan_step(walk, self.limits, rule.direction)
+        attempt = rule.method.attempt(self.field, walk, plan, self.limits, rule.direction)
         broken = broken_samples(walk, attempt)
         if attempt.z_new.requires_grad:
             broken = broken | (walk.running & ~_finite_stages(attempt))
             if bool(broken.any()):
                 attempt = self._attempt_without(broken, plan)
-        new, moved = take_step(walk, plan, attempt, broken, self.limits, self.method, self.control)
-        if not self.method.first_same_as_last:
-            renewed = moved if self.needs_end_slope else moved & new.running
+        new, moved = take_step(walk, plan, attempt, broken, self.limits, rule.method, rule.control)
+        if not rule.method.first_same_as_last:
+            renewed = moved if rule.needs_end_slope else moved & new.running
             if bool(renewed.any()):
                 new = renew_slope(self.field, new, renewed)
-        self._remember(plan, attempt, new)
+        if self.history is not None:
+            self.history.append(Pass(new.t, new.z, within_step(rule, walk, plan, attempt, new)))
         self.walk = new
 
     def _attempt_without(self, broken: Tensor, plan: Plan) -> Attempt:
@@ -172,12 +222,7 @@ class _AdaptiveWalk:
         standing = Plan(
             torch.where(broken, 0.0, plan.length), torch.where(broken, self.walk.t, plan.target), plan.landing
         )
-        return self.method.attempt(self.field, self.walk, standing, self.limits, self.direction)
-
-    def _remember(self, plan: Plan, attempt: Attempt, new: Walk) -> None:
-        if self.history is not None:
-            slopes = (*attempt.slopes, *attempt.extra)
-            self.history.append(Step(self.direction * plan.length, new.t, new.z, slopes, new.slope))
+        return self.rule.method.attempt(self.field, self.walk, standing, self.limits, self.rule.direction)
 
     def _trajectory(self) -> Tensor | None:
         if self.history is None or self._output_of is None:

@@ -4,7 +4,8 @@ All bookkeeping is ``(batch,)`` and every sample's numbers depend on that sample
 value, so that a pass compiles to one graph.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from ode_core.solvers.solution import Field, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
 from ode_core.solvers.step_control import ErrorHistory, StepControl, combined_ratio, error_ratio
+from ode_core.solvers.step_polynomial import StepPolynomial, combine
 from ode_core.solvers.tableaus import ButcherTableau
 
 RUNNING = -1
@@ -67,7 +69,8 @@ class Limits(NamedTuple):
     """What bounds a solve. Tensors, so that a compiled pass serves every tolerance and interval.
 
     Attributes:
-        stops: ``(stops,)`` in float64, the times to land on in the order of the walk, the last one the end.
+        stops: ``(stops,)`` in float64, the times to land on in the order of the walk, the last one the end. The end
+            may stand there several times.
         rtol: 0-d, relative tolerance.
         atol: 0-d, absolute tolerance.
         max_steps: 0-d int64, accepted plus rejected steps a sample may take.
@@ -136,6 +139,30 @@ class StepMethod(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class PassRule:
+    """What is the same in every pass of a solve, and in every solve of its kind.
+
+    Attributes:
+        method: the kind of step.
+        control: chooses the length of the next step.
+        direction: 1 or -1.
+        polynomial: makes the solution within a step; None where no output lies there.
+        key: equal for rules that are the same.
+    """
+
+    method: StepMethod
+    control: StepControl
+    direction: float
+    polynomial: StepPolynomial | None
+    key: Hashable
+
+    @property
+    def needs_end_slope(self) -> bool:
+        """Whether the slope at the end of the last step is needed too."""
+        return self.polynomial is not None and self.polynomial.needs_end_slope
+
+
 class ExplicitStep:
     """A step of an explicit method with an embedded error estimate."""
 
@@ -177,16 +204,6 @@ class ExplicitStep:
             return ratio
         low = error_ratio(signed * combine(slopes, self._error_low), z, z_new, limits.rtol, limits.atol)
         return combined_ratio(ratio, low)
-
-
-def combine(slopes: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Return the sum of slopes times weights, zeros left out; slopes beyond the weights do not count."""
-    total: Tensor | None = None
-    for k, w in zip(slopes, weights, strict=False):
-        if w != 0.0:
-            total = k * w if total is None else torch.add(total, k, alpha=w)
-    assert total is not None
-    return total
 
 
 def plan_step(walk: Walk, limits: Limits, direction: float) -> Plan:
@@ -246,12 +263,20 @@ def renew_slope(field: Field, walk: Walk, moved: Tensor) -> Walk:
     return walk._replace(slope=slope, evaluations=walk.evaluations + moved)
 
 
+def within_step(rule: PassRule, walk: Walk, plan: Plan, attempt: Attempt, new: Walk) -> list[Tensor]:
+    """Return the coefficients of the solution within the step, or none where no output lies there."""
+    if rule.polynomial is None:
+        return []
+    h = broadcast_to_state(rule.direction * plan.length, walk.z).to(walk.z.dtype)
+    slopes = (*attempt.slopes, *attempt.extra)
+    return rule.polynomial.coefficients(h, walk.z, slopes, attempt.z_new, new.slope)
+
+
 def _pass_stop(walk: Walk, landed: Tensor, limits: Limits) -> Walk:
     """Let samples that stand on a stop look for the next one, and end those that stand on the last."""
-    last = limits.stops.shape[0] - 1
-    arrived = landed & (walk.stop == last)
+    arrived = landed & (limits.stops[walk.stop] == limits.stops[-1])
     walk = walk.ended(arrived, SolveStatus.SUCCESS)
-    return walk._replace(stop=walk.stop + (landed & ~arrived)) if last > 0 else walk
+    return walk._replace(stop=walk.stop + (landed & ~arrived))
 
 
 def _fail_underflow(walk: Walk, rejected: Tensor, broken: Tensor, limits: Limits) -> Walk:

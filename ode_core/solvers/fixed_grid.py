@@ -9,12 +9,11 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ode_core.solvers.explicit_methods import TABLEAUS
-from ode_core.solvers.solution import Execution, Field, Solution, broadcast_to_state, finite_samples
+from ode_core.solvers.solution import Execution, Field, Solution, broadcast_to_state, finite_samples, is_plain
 from ode_core.solvers.status import SolveStatus
-from ode_core.solvers.step_history import continuous_extension, hermite
+from ode_core.solvers.step_polynomial import evaluate_polynomial, step_polynomial
 from ode_core.solvers.tableaus import ButcherTableau
 from ode_core.solvers.taped_grid import keeps_tape, solve_taped
 from ode_core.specs.methods import METHODS, MethodName
@@ -98,7 +97,7 @@ def _run(walk: "_GridWalk", outputs: Sequence[tuple[int, float]] | None) -> tupl
         reason = "the field keeps no tape of its own"
     elif isinstance(walk, _GivenGridWalk):
         reason = "the grid is not uniform"
-    elif not all(_is_plain(tensor) for tensor in (z0, *field.tensors)):
+    elif not all(is_plain(tensor) for tensor in (z0, *field.tensors)):
         reason = "within a transform of torch.func or with tangents"
     else:
         final = solve_taped(field, z0, walk.tableau, walk.steps, walk.t0, walk.t1)
@@ -109,12 +108,6 @@ def _run(walk: "_GridWalk", outputs: Sequence[tuple[int, float]] | None) -> tupl
     else:
         trajectory = walk.with_outputs(outputs)
     return walk.z, trajectory, Execution("eager", lowered, stacked, reason)
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor carries nothing but values and perhaps autograd's graph: no functorch level, no tangent."""
-    transformed = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    return not transformed and forward_ad.unpack_dual(tensor).tangent is None  # type: ignore[no-untyped-call]
 
 
 def _per_sample(z0: Tensor, value: float, dtype: torch.dtype = torch.int64) -> Tensor:
@@ -245,9 +238,8 @@ class _GridWalk:
 
     def _between(self, s: float, start: Tensor, slopes: Sequence[Tensor]) -> Tensor:
         """Return the state at the share ``s`` of the step from ``start`` to the current state."""
-        if self.tableau.interpolant is None:
-            return hermite(s, self.h, start, slopes[0], self.z, slopes[-1])
-        return continuous_extension(self.tableau.interpolant.weights, s, self.h, start, slopes)
+        coefficients = step_polynomial(self.tableau).coefficients(self.h, start, slopes, self.z, slopes[-1])
+        return evaluate_polynomial(start, coefficients, torch.as_tensor(s, dtype=start.dtype, device=start.device))
 
     def _step(self, stage_times: Sequence[Tensor]) -> list[Tensor]:
         """Move on by a step; return the slopes of its stages."""

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ode_core.solvers.status import SolveStatus
 
@@ -94,3 +95,9 @@ def per_sample(values: Tensor) -> Tensor:
 def finite_samples(values: Tensor) -> Tensor:
     """``(batch,)`` of bool: which samples of ``(batch, *state)`` are finite throughout."""
     return torch.isfinite(per_sample(values.detach())).all(dim=1)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor carries nothing but values and perhaps autograd's graph: no functorch level, no tangent."""
+    transformed = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return not transformed and forward_ad.unpack_dual(tensor).tangent is None  # type: ignore[no-untyped-call]

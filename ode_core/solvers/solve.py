@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ode_core.solvers.adaptive import solve_adaptive
+from ode_core.solvers.compilation import Compilation
 from ode_core.solvers.fixed_grid import solve_fixed_grid
 from ode_core.solvers.output_times import OutputMode, require_output_times
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
@@ -37,6 +38,7 @@ def solve(
     times: Tensor | None = None,
     outputs: OutputMode = "land",
     max_evaluations: int | None = None,
+    compilation: Compilation = "auto",
     throw: bool = False,
     warn: bool = True,
 ) -> Solution:
@@ -53,6 +55,9 @@ def solve(
             them off its interpolant (``interpolate``), whose error is of the method's order. A fixed grid is never
             changed by output times.
         max_evaluations: bound on the evaluations of the field for one sample, or None.
+        compilation: whether steps without gradients may be compiled to one graph: ``auto`` once steps of the kind have
+            taken as long eagerly as compiling takes, ``always``, or ``never``. The solution's ``execution`` says
+            what was done.
         throw: raise instead of returning a solution with failed samples.
         warn: warn of a tolerance that the precision cannot resolve, and of corrections that do not converge;
             False where the solver was chosen on purpose, as in a ladder of tolerances.
@@ -83,7 +88,15 @@ def solve(
         solution = _solve_with_torchdiffeq(field, z0, solver, t0, t1, times, outputs, max_evaluations, warn)
     elif solver.adaptive:
         solution = solve_adaptive(
-            field, z0, solver, t0=t0, t1=t1, times=times, outputs=outputs, max_evaluations=max_evaluations
+            field,
+            z0,
+            solver,
+            t0=t0,
+            t1=t1,
+            times=times,
+            outputs=outputs,
+            max_evaluations=max_evaluations,
+            compilation=compilation,
         )
     else:
         solution = _solve_fixed(field, z0, solver, t0, t1, times, max_evaluations)

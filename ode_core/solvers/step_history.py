@@ -1,125 +1,122 @@
 """States between the steps of an adaptive solve: the outputs, read off the steps that were taken."""
 
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ode_core.solvers.solution import broadcast_to_state
-from ode_core.solvers.tableaus import ButcherTableau
+from ode_core.solvers.solution import per_sample
+from ode_core.solvers.step_polynomial import evaluate_polynomial
 
-# Steps are kept until there are this many, or this many bytes of them, and then read and let go.
-_MOST_STEPS = 64
+# Passes are kept until there are this many, or this many bytes of them, and then read and let go.
+_MOST_PASSES = 256
 _MOST_BYTES = 2**26
 
 
-class Step(NamedTuple):
-    """One pass of a solve, for the interpolant. A sample that did not move has ``t_new`` where it was.
+class Pass(NamedTuple):
+    """One pass of a solve. A sample that did not move has ``t_new`` where it was.
 
     Attributes:
-        length: ``(batch,)``, signed length of the step.
         t_new: ``(batch,)`` in float64, the time after it.
         z_new: ``(batch, *state)``, the state after it.
-        slopes: slopes of its stages, the interpolant's extra ones included.
-        slope_new: the field at the state after it, for the Hermite interpolant; None where it is not needed.
+        coefficients: of each step's polynomial, ``(batch, *state)``; empty where every output is a stop.
     """
 
-    length: Tensor
     t_new: Tensor
     z_new: Tensor
-    slopes: tuple[Tensor, ...]
-    slope_new: Tensor | None
-
-
-def hermite(s: float | Tensor, h: float | Tensor, z0: Tensor, k0: Tensor, z1: Tensor, k1: Tensor) -> Tensor:
-    """Return the cubic through both ends with their slopes, at the share ``s`` of the step ``h``.
-
-    Source: Hairer, Norsett, Wanner I, II.6, equation 6.7.
-    """
-    rest = 1.0 - s
-    return (rest * rest * (1 + 2 * s)) * z0 + (s * s * (1 + 2 * rest)) * z1 + (h * s * rest) * (rest * k0 - s * k1)
-
-
-def continuous_extension(
-    weights: Sequence[Sequence[Fraction]], s: float | Tensor, h: float | Tensor, z0: Tensor, slopes: Sequence[Tensor]
-) -> Tensor:
-    """Return ``z0 + h sum_i k_i b_i(s)`` with ``b_i(s) = sum_j weights[i][j] s^(j+1)``."""
-    total: Tensor | None = None
-    for row, slope in zip(weights, slopes, strict=True):
-        if not any(row):
-            continue
-        b: float | Tensor = 0.0
-        for w in reversed(row):
-            b = (b + float(w)) * s
-        total = b * slope if total is None else total + b * slope
-    assert total is not None
-    return z0 + h * total
+    coefficients: Sequence[Tensor] = ()
 
 
 class StepHistory:
-    """Collects the steps of a solve and reads the outputs off them.
+    """Collects the passes of a solve and reads the outputs off them.
 
     Args:
         times: ``(times,)`` in float64, the output times in the order of the walk.
         t0: the start time.
         z0: ``(batch, *state)``, the start.
         direction: 1 or -1.
-        tableau: whose interpolant to use between steps; None when every output is landed on.
     """
 
-    def __init__(self, times: Tensor, t0: float, z0: Tensor, direction: float, tableau: ButcherTableau | None) -> None:
-        self._times, self._direction, self._tableau = times, direction, tableau
+    def __init__(self, times: Tensor, t0: float, z0: Tensor, direction: float) -> None:
+        self._times, self._direction, self._z0 = times, direction, z0
         self._t, self._z = torch.full((z0.shape[0],), t0, dtype=torch.float64, device=z0.device), z0
-        at_start = broadcast_to_state(times == t0, z0.expand(len(times), *z0.shape))
-        self._outputs = torch.where(at_start, z0, torch.nan)
-        self._steps: list[Step] = []
-        slopes = 1 if tableau is None else 2 + tableau.stages
-        self._capacity = max(1, min(_MOST_STEPS, _MOST_BYTES // max(1, slopes * z0.numel() * z0.element_size())))
+        # Sample by sample last, (state, times * batch): what is gathered for many outputs then lies side by side.
+        start = _samples_last(z0).unsqueeze(1)
+        outputs = torch.where((times == t0).unsqueeze(1), start, torch.nan)
+        self._outputs = outputs.flatten(1)
+        self._kept: list[Pass] = []
+        self._room = 0
 
-    def append(self, step: Step) -> None:
-        """Add one pass of the solve."""
-        self._steps.append(step)
-        if len(self._steps) >= self._capacity:
+    def append(self, step: Pass) -> None:
+        """Add a pass of the solve."""
+        if not self._kept:
+            size = (1 + len(step.coefficients)) * step.z_new.numel() * step.z_new.element_size()
+            self._room = max(1, min(_MOST_PASSES, _MOST_BYTES // max(1, size)))
+        self._kept.append(step)
+        if len(self._kept) >= self._room:
             self._read()
 
     def trajectory(self) -> Tensor:
         """Return the outputs ``(times, batch, *state)``; NaN where a sample did not get."""
         self._read()
-        return self._outputs
+        count, batch = len(self._times), len(self._t)
+        rows = self._outputs.T.contiguous()
+        return rows.reshape(count, batch, *self._z0.shape[1:])
 
     def _read(self) -> None:
-        if not self._steps:
+        if not self._kept:
             return
-        steps, self._steps = self._steps, []
-        t = torch.stack([self._t, *(step.t_new for step in steps)])
-        z = torch.stack([self._z, *(step.z_new for step in steps)])
-        self._t, self._z = t[-1], z[-1]
-        # Of each sample's times, the first that is not before the output; the step before it made it.
-        grid = (self._direction * t).T.contiguous()
-        found = torch.searchsorted(grid, (self._direction * self._times).expand(len(grid), -1).contiguous())
-        samples, outputs = torch.nonzero((found > 0) & (found < len(t)), as_tuple=True)
-        if len(samples) == 0:
+        kept, self._kept = self._kept, []
+        batch = len(self._t)
+        t = torch.cat([self._t, *(step.t_new for step in kept)])
+        states = [self._z, *(step.z_new for step in kept)]
+        z = torch.cat([_samples_last(state) for state in states], dim=1)
+        self._t, self._z = kept[-1].t_new, kept[-1].z_new
+        steps, outputs = self._steps_of_outputs(t, batch)
+        if len(steps) == 0:
             return
-        number = found[samples, outputs] - 1
-        z_new = z[number + 1, samples]
-        values = z_new
-        if self._tableau is not None:
-            between = self._between(steps, z[number, samples], z_new, t, number, samples, self._times[outputs])
-            landed = broadcast_to_state(t[number + 1, samples] == self._times[outputs], z_new)
-            values = torch.where(landed, z_new, between)
-        self._outputs = self._outputs.index_put((outputs, samples), values)
+        places = outputs * batch + steps % batch
+        if kept[0].coefficients:
+            start, end = t.index_select(0, steps), t.index_select(0, steps + batch)
+            times = self._times.index_select(0, outputs)
+            powers = [
+                _take(torch.cat([_samples_last(step.coefficients[j]) for step in kept], dim=1), steps)
+                for j in range(len(kept[0].coefficients))
+            ]
+            share = ((times - start) / (end - start)).to(z.dtype)
+            self._write(places, evaluate_polynomial(_take(z, steps), powers, share))
+            # Where a step ends on an output, the output is the state itself and not the polynomial's end.
+            landed = torch.nonzero(end == times).flatten()
+            places, steps = places[landed], steps[landed]
+        self._write(places, _take(z, steps + batch))
 
-    def _between(
-        self, steps: Sequence[Step], z: Tensor, z_new: Tensor, t: Tensor, number: Tensor, samples: Tensor, times: Tensor
-    ) -> Tensor:
-        assert self._tableau is not None
-        lengths = torch.stack([step.length for step in steps])[number, samples]
-        share = (times - t[number, samples]) / lengths
-        s, h = (broadcast_to_state(values, z).to(z.dtype) for values in (share, lengths))
-        used = [torch.stack([step.slopes[i] for step in steps])[number, samples] for i in range(len(steps[0].slopes))]
-        if self._tableau.interpolant is not None:
-            return continuous_extension(self._tableau.interpolant.weights, s, h, z, used)
-        ends = [step.slope_new for step in steps if step.slope_new is not None]
-        return hermite(s, h, z, used[0], z_new, torch.stack(ends)[number, samples])
+    def _steps_of_outputs(self, t: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        """Return for every output reached in these passes, in any order, its step and which output it is.
+
+        Args:
+            t: ``((passes + 1) * batch,)``, the times before and after each pass.
+            batch: number of samples.
+
+        Returns:
+            Steps, numbered ``pass * batch + sample``, and outputs.
+        """
+        passed = torch.searchsorted(self._direction * self._times, self._direction * t, right=True)
+        before, after = passed[:-batch], passed[batch:]
+        reached = after - before
+        steps = torch.repeat_interleave(torch.arange(len(reached), device=t.device), reached)
+        first = before - (torch.cumsum(reached, dim=0) - reached)
+        return steps, torch.arange(len(steps), device=t.device) + first.index_select(0, steps)
+
+    def _write(self, places: Tensor, values: Tensor) -> None:
+        self._outputs = self._outputs.scatter(1, places.expand(len(values), -1), values)
+
+
+def _take(values: Tensor, columns: Tensor) -> Tensor:
+    """Return columns of ``values``; many times faster than by indexing."""
+    return values.gather(1, columns.expand(len(values), -1))
+
+
+def _samples_last(values: Tensor) -> Tensor:
+    """Return ``(batch, *state)`` as ``(state, batch)``."""
+    return per_sample(values).mT
