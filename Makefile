@@ -62,7 +62,7 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt
 bench-solvers: setup-dev $(PEERS)/.installed ## compare the solvers with torchdiffeq, torchode and diffrax (about 10 minutes)
 	$(BIN)/python -m benchmarks.solver_tables --peers $(PEERS)
 
-work-precision: setup-dev ## measure error against time for every method and draw docs/images/work-precision.png
+work-precision: setup-dev ## measure error against time for every method and draw docs/images/work-precision.svg
 	$(BIN)/python -m benchmarks.work_precision
 
 clean: ## remove the virtual environments and build leftovers

@@ -42,7 +42,7 @@ def work_precision_chart(points: Sequence[PrecisionPoint]) -> alt.VConcatChart:
         for problem in dict.fromkeys(p.problem for p in drawn)
         for adaptive in (False, True)
     ]
-    chart: alt.VConcatChart = alt.VConcatChart(vconcat=rows, spacing=28).configure(**configuration())
+    chart: alt.VConcatChart = alt.VConcatChart(vconcat=rows, spacing=28).configure(**configuration(), aria=False)
     return chart
 
 
