@@ -4,8 +4,8 @@ python -m benchmarks.work_precision [--rounds 7] [--out docs/images/work-precisi
 
 Two problems in float64, whose solutions are smooth, so that every method can show its order: a driven pendulum
 (nonlinear, depends on t) and a small neural network as the field. Each has a batch of starts and is solved over its
-whole interval; the error is the root mean square over samples and components at the end, against SciPy's DOP853. The time is the shortest of
-the rounds: what others on the machine add is not the method's.
+whole interval; the error is the root mean square over samples and components at the end, against SciPy's DOP853. The
+time is the shortest of the rounds: what others on the machine add is not the method's.
 """
 
 import argparse
