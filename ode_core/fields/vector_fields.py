@@ -3,12 +3,14 @@
 Source of the convolutional shape: Ott et al., ResNet After All, ICLR 2021.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ode_core.fields.short_signals import LONGEST, DenseNetwork
+from ode_core.fields.buffer_pool import BufferPool
+from ode_core.fields.dense_chain import lower
 from ode_core.specs.model import Activation, Conv1dField, Conv2dField, FieldSpec, MlpField
 
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
@@ -38,27 +40,25 @@ class VectorField(nn.Module):
         super().__init__()
         self.network = network
         self.time_dependent = time_dependent
+        self._pool = BufferPool()
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         """Return ``dz/dt``."""
-        return self._evaluate(self.network, t, z)
+        if self.before_evaluation is not None:
+            self.before_evaluation()
+        values: Tensor = self.network(self._with_time(t, z))
+        return values
 
     def for_states(self, state_shape: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the same field, to round-off, prepared for many calls with states of one shape.
 
         What does not depend on ``(t, z)`` is computed here, once. It holds until the weights change: prepare
-        it anew for every solve.
+        it anew for every solve. Perceptrons and convolutions over short signals become a ``DenseChain``.
         """
-        first = self.network[0]
-        if not isinstance(first, nn.Conv1d) or state_shape[-1] > LONGEST:
+        chain = lower(list(self.network), state_shape, time_dependent=self.time_dependent)
+        if chain is None:
             return self
-        network = DenseNetwork(list(self.network), state_shape[-1])
-        return lambda t, z: self._evaluate(network, t, z)
-
-    def _evaluate(self, network: Callable[[Tensor], Tensor], t: Tensor, z: Tensor) -> Tensor:
-        if self.before_evaluation is not None:
-            self.before_evaluation()
-        return network(self._with_time(t, z))
+        return dataclasses.replace(chain, before_evaluation=self.before_evaluation, pool=self._pool)
 
     def _with_time(self, t: Tensor, z: Tensor) -> Tensor:
         if not self.time_dependent:

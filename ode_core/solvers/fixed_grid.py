@@ -9,10 +9,14 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
+from ode_core.solvers.explicit_methods import TABLEAUS
+from ode_core.solvers.solution import Execution, Field, Solution, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
-from ode_core.solvers.tableaus import TABLEAUS, ButcherTableau
+from ode_core.solvers.step_history import hermite
+from ode_core.solvers.tableaus import ButcherTableau
+from ode_core.solvers.taped_grid import keeps_tape, solve_taped
 from ode_core.specs.methods import METHODS, MethodName
 
 Weights = tuple[tuple[int, float], ...]  # (stage, weight) pairs, zeros left out
@@ -44,14 +48,7 @@ def solve_fixed_grid(
         planned += 1
     if max_evaluations is not None and planned > max_evaluations:
         return _nothing_done(z0, times, SolveStatus.BUDGET_EXCEEDED)
-    walk = _GridWalk(field, z0, TABLEAUS[method], steps, t0, t1)
-    if outputs is None:
-        trajectory = None
-        walk.to_the_end()
-    else:
-        trajectory = walk.with_outputs(outputs)
-    final = walk.z
-    assert walk.evaluations == planned
+    final, trajectory, execution = _walk(field, z0, TABLEAUS[method], steps, t0, t1, outputs, planned)
     # A step only adds to the state, and nothing added to inf or NaN is finite: looking at the end suffices.
     finite = finite_samples(final)
     if not bool(finite.all()):
@@ -68,7 +65,42 @@ def solve_fixed_grid(
         last_step=_per_sample(z0, abs(t1 - t0) / steps, dtype=torch.float64),
         times=times,
         trajectory=trajectory,
+        execution=execution,
     )
+
+
+def _walk(
+    field: Field,
+    z0: Tensor,
+    tableau: ButcherTableau,
+    steps: int,
+    t0: float,
+    t1: float,
+    outputs: Sequence[tuple[int, float]] | None,
+    planned: int,
+) -> tuple[Tensor, Tensor | None, Execution]:
+    """Return the end, the outputs if any are asked for, and how it was computed."""
+    lowered, stacked = keeps_tape(field), getattr(field, "stacked", None) or 1
+    reason = "outputs between the ends are asked for" if outputs is not None else "the field keeps no tape of its own"
+    if keeps_tape(field) and outputs is None and len(z0) > 0:
+        if all(_is_plain(tensor) for tensor in (z0, *field.tensors)):
+            final = solve_taped(field, z0, tableau, steps, t0, t1)
+            return final, None, Execution("taped", lowered, stacked, "the field keeps its own tape")
+        reason = "within a transform of torch.func or with tangents"
+    walk = _GridWalk(field, z0, tableau, steps, t0, t1)
+    trajectory = None
+    if outputs is None:
+        walk.to_the_end()
+    else:
+        trajectory = walk.with_outputs(outputs)
+    assert walk.evaluations == planned
+    return walk.z, trajectory, Execution("eager", lowered, stacked, reason)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor carries nothing but values and perhaps autograd's graph: no functorch level, no tangent."""
+    transformed = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return not transformed and forward_ad.unpack_dual(tensor).tangent is None  # type: ignore[no-untyped-call]
 
 
 def _per_sample(z0: Tensor, value: float, dtype: torch.dtype = torch.int64) -> Tensor:
@@ -159,7 +191,7 @@ class _GridWalk:
                 if slope is None or end_slope is None or s == 0.0:
                     states.append(start)
                 else:
-                    states.append(_hermite(s, self.h, start, slope, self.z, end_slope))
+                    states.append(hermite(s, self.h, start, slope, self.z, end_slope))
         states += [self.z] * (len(outputs) - len(states))
         return torch.stack(states)
 
@@ -191,12 +223,3 @@ class _GridWalk:
             rows = times.to(self.z.device, self.z.dtype)
             for row in rows.unbind():
                 yield row.unbind()
-
-
-def _hermite(s: float, h: float, z0: Tensor, k0: Tensor, z1: Tensor, k1: Tensor) -> Tensor:
-    """Return the cubic through both ends with their slopes, at the share ``s`` of the step ``h``.
-
-    Source: Hairer, Norsett, Wanner I, II.6, equation 6.7.
-    """
-    rest = 1.0 - s
-    return (rest * rest * (1 + 2 * s)) * z0 + (s * s * (1 + 2 * rest)) * z1 + (h * s * rest) * (rest * k0 - s * k1)

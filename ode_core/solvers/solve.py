@@ -8,10 +8,10 @@ from torch import Tensor
 
 from ode_core.solvers.adaptive import solve_adaptive
 from ode_core.solvers.fixed_grid import solve_fixed_grid
-from ode_core.solvers.output_times import require_output_times
+from ode_core.solvers.output_times import OutputMode, require_output_times
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
-from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
+from ode_core.specs.solver import SolverSpec
 
 # Below this many rounding errors of the state's type the error estimate is noise.
 SMALLEST_TOLERANCE_EPS = 50
@@ -29,6 +29,7 @@ def solve(
     t0: float = 0.0,
     t1: float = 1.0,
     times: Tensor | None = None,
+    outputs: OutputMode = "land",
     max_evaluations: int | None = None,
     throw: bool = False,
     warn: bool = True,
@@ -42,6 +43,9 @@ def solve(
         t0: start time.
         t1: end time, before or after ``t0``.
         times: ``(times,)`` output times within the interval, in the order of the walk, or None.
+        outputs: an adaptive solve lands on every output time (``land``), which may take more steps, or reads
+            them off its interpolant (``interpolate``), whose error is of the method's order. A fixed grid is never
+            changed by output times.
         max_evaluations: bound on the evaluations of the field for one sample, or None.
         throw: raise instead of returning a solution with failed samples.
         warn: warn of a tolerance that the precision cannot resolve; False where it was chosen on purpose, as
@@ -67,7 +71,9 @@ def solve(
     if t0 == t1:
         solution = _standing_still(z0, times)
     elif solver.adaptive:
-        solution = _solve_adaptive(field, z0, solver, t0, t1, times, max_evaluations)
+        solution = solve_adaptive(
+            field, z0, solver, t0=t0, t1=t1, times=times, outputs=outputs, max_evaluations=max_evaluations
+        )
     else:
         solution = solve_fixed_grid(
             field,
@@ -82,31 +88,6 @@ def solve(
     if throw:
         solution.raise_on_failure()
     return solution
-
-
-def _solve_adaptive(
-    field: Field,
-    z0: Tensor,
-    solver: SolverSpec,
-    t0: float,
-    t1: float,
-    times: Tensor | None,
-    max_evaluations: int | None,
-) -> Solution:
-    assert solver.rtol is not None
-    assert solver.atol is not None
-    return solve_adaptive(
-        field,
-        z0,
-        solver.method,
-        rtol=solver.rtol,
-        atol=solver.atol,
-        max_steps=solver.max_steps or DEFAULT_MAX_STEPS,
-        t0=t0,
-        t1=t1,
-        times=times,
-        max_evaluations=max_evaluations,
-    )
 
 
 def _warn_of_tolerance(solver: SolverSpec, dtype: torch.dtype) -> None:

@@ -6,8 +6,22 @@ The coefficients live in ``ode_core.solvers.tableaus``; a test holds the two aga
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-MethodName = Literal["euler", "midpoint", "heun", "rk4", "rk4_38", "fehlberg2", "bosh3", "dopri5"]
-
+MethodName = Literal[
+    "euler",
+    "midpoint",
+    "heun",
+    "ralston",
+    "heun3",
+    "rk4",
+    "rk4_38",
+    "heun_euler",
+    "fehlberg2",
+    "bosh3",
+    "fehlberg45",
+    "dopri5",
+    "tsit5",
+    "dopri8",
+]
 
 Family = Literal["explicit", "implicit", "multistep", "reversible"]
 Backend = Literal["odeness", "torchdiffeq"]
@@ -24,20 +38,25 @@ class MethodFacts:
         first_same_as_last: the last stage is the first of the next step, so that an accepted
             step costs one evaluation less.
         stability_limit: largest ``x`` such that the method is stable for ``z' = -lambda z`` with
-            ``h * lambda`` in ``[0, x]`` (real axis), rounded to two decimals.
+            ``h * lambda`` in ``[0, x]`` (real axis), rounded to two decimals; None where there is no limit.
         description: one line for people.
         family: how it makes a step: explicit or implicit Runge-Kutta, linear multistep, or reversible leapfrog.
         backends: who can run it; the first does unless a solver names another.
+        dense_output_order: order of the interpolant within a step, whose error is of one order more; 3 is the cubic
+            Hermite interpolant of both ends.
+        fixed_grid: whether it can take a given number of equal steps.
     """
 
     order: int
     stages: int
     embedded_order: int | None
     first_same_as_last: bool
-    stability_limit: float
+    stability_limit: float | None
     description: str
     family: Family = "explicit"
     backends: tuple[Backend, ...] = ("odeness",)
+    dense_output_order: int = 3
+    fixed_grid: bool = True
 
     @property
     def adaptive(self) -> bool:
@@ -56,11 +75,19 @@ METHODS: dict[MethodName, MethodFacts] = {
     "euler": MethodFacts(1, 1, None, False, 2.0, "Euler's method; one step with h = 1 is a ResNet block"),
     "midpoint": MethodFacts(2, 2, None, False, 2.0, "explicit midpoint rule"),
     "heun": MethodFacts(2, 2, None, False, 2.0, "Heun's method: explicit trapezoidal rule"),
+    "ralston": MethodFacts(2, 2, None, False, 2.0, "Ralston's method: smallest error bound of order 2"),
+    "heun3": MethodFacts(3, 3, None, False, 2.51, "Heun's method of order 3"),
     "rk4": MethodFacts(4, 4, None, False, 2.79, "the classical Runge-Kutta method"),
     "rk4_38": MethodFacts(4, 4, None, False, 2.79, "Kutta's 3/8 rule (what torchdiffeq calls rk4)"),
+    "heun_euler": MethodFacts(2, 2, 1, False, 2.0, "Heun's method with Euler's embedded, 2(1), adaptive"),
     "fehlberg2": MethodFacts(2, 3, 1, False, 2.01, "Fehlberg 2(1), adaptive"),
     "bosh3": MethodFacts(3, 4, 2, True, 2.51, "Bogacki-Shampine 3(2), adaptive"),
-    "dopri5": MethodFacts(5, 7, 4, True, 3.31, "Dormand-Prince 5(4), adaptive"),
+    "fehlberg45": MethodFacts(4, 6, 5, False, 3.02, "Fehlberg 4(5), adaptive; propagates order 4"),
+    "dopri5": MethodFacts(5, 7, 4, True, 3.31, "Dormand-Prince 5(4), adaptive", dense_output_order=4),
+    "tsit5": MethodFacts(5, 7, 4, True, 3.51, "Tsitouras 5(4), adaptive", dense_output_order=4),
+    "dopri8": MethodFacts(
+        8, 13, 5, True, 6.39, "Dormand-Prince 8(5,3) (DOP853), adaptive, for tight tolerances", dense_output_order=7
+    ),
 }
 
 assert set(METHODS) == set(get_args(MethodName))

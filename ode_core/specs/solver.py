@@ -1,7 +1,7 @@
 """A solver: a method together with its step rule."""
 
 import math
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from ode_core.specs.spec import Spec
 MAX_FIXED_STEPS = 100_000
 DEFAULT_MAX_STEPS = 10_000
 
+ControllerName = Literal["i", "pi", "pid"]
 Steps = Annotated[int, Field(ge=1, le=MAX_FIXED_STEPS)]
 Tolerance = Annotated[float, Field(gt=0, le=1)]
 
@@ -31,6 +32,9 @@ class SolverSpec(Spec):
         default=None,
         description=f"adaptive: accepted plus rejected steps a sample may take (default {DEFAULT_MAX_STEPS})",
     )
+    controller: ControllerName | None = Field(
+        default=None, description="adaptive: how the next step follows from the errors (default i)"
+    )
 
     @model_validator(mode="after")
     def _exactly_one_step_rule(self) -> Self:
@@ -38,8 +42,8 @@ class SolverSpec(Spec):
         tolerances = [name for name in ("rtol", "atol") if getattr(self, name) is not None]
         if len(fixed) == 2:
             raise ValueError("give either steps or step_size, not both")
-        if fixed and (tolerances or self.max_steps is not None):
-            raise ValueError(f"{fixed[0]} makes a fixed grid; leave out rtol, atol and max_steps")
+        if fixed and (tolerances or self.max_steps is not None or self.controller is not None):
+            raise ValueError(f"{fixed[0]} makes a fixed grid; leave out rtol, atol, max_steps and controller")
         if not fixed and not self.facts.adaptive:
             adaptive = ", ".join(name for name, facts in METHODS.items() if facts.adaptive)
             raise ValueError(
@@ -87,4 +91,5 @@ class SolverSpec(Spec):
             return f"{self.method}-{self.steps}"
         if self.step_size is not None:
             return f"{self.method} h={self.step_size:g}"
-        return f"{self.method} rtol={self.rtol:g} atol={self.atol:g}"
+        controller = "" if self.controller in (None, "i") else f" {self.controller}"
+        return f"{self.method} rtol={self.rtol:g} atol={self.atol:g}{controller}"

@@ -287,7 +287,8 @@ def test_evaluation_jobs_are_told_apart_by_kind():
 
 @pytest.mark.parametrize("method", list(METHODS))
 def test_a_fixed_grid_costs_its_stages_a_step_less_the_one_two_steps_share(method):
-    stages = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "rk4_38": 4, "fehlberg2": 3, "bosh3": 3, "dopri5": 6}
+    stages = {"euler": 1, "midpoint": 2, "heun": 2, "ralston": 2, "heun3": 3, "rk4": 4, "rk4_38": 4, "heun_euler": 2}
+    stages |= {"fehlberg2": 3, "bosh3": 3, "fehlberg45": 6, "dopri5": 6, "tsit5": 6, "dopri8": 12}
     assert solve_evaluations(SolverSpec(method=method, steps=10), 1.0) == 10 * stages[method]
 
 
