@@ -4,14 +4,13 @@ python -m benchmarks.adaptive_loop [--rounds 20] [--peers .venv-peers]
 """
 
 import argparse
-import inspect
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy
 import torch
@@ -24,14 +23,13 @@ from benchmarks.one_core import cores, stay_on_one_core
 from benchmarks.peers.process import Peer
 from benchmarks.tables import Table, verdict
 from benchmarks.van_der_pol import VanDerPol
+from ode_core.solvers.output_times import OutputMode
 from ode_core.solvers.solution import Solution
 from ode_core.solvers.solve import solve
 from ode_core.specs import SolverSpec
 
 PEERS = ("torchdiffeq", "torchode", "diffrax")
 OF_TORCHDIFFEQ, OF_DIFFRAX = 1 / 12, 1.0  # targets for our time a step
-
-Outputs = Literal["land", "interpolate"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Outcome:
 class Ours:
     """odeness's dopri5 on the problems."""
 
-    def __init__(self, problem: VanDerPol, outputs: Outputs) -> None:
+    def __init__(self, problem: VanDerPol, outputs: OutputMode) -> None:
         self._problem, self._outputs = problem, outputs
         self._starts, self._times = torch.from_numpy(problem.starts()), torch.from_numpy(problem.times())
         self._solver = SolverSpec(method="dopri5", rtol=problem.tolerance, atol=problem.tolerance)
@@ -77,8 +75,14 @@ class Ours:
 
     @torch.no_grad()
     def _solve(self) -> Solution:
-        options: dict[str, Any] = {} if self._outputs == "land" else {"outputs": self._outputs}
-        return solve(self._field, self._starts, self._solver, t1=self._problem.end, times=self._times, **options)
+        return solve(
+            self._field,
+            self._starts,
+            self._solver,
+            t1=self._problem.end,
+            times=self._times,
+            outputs=self._outputs,
+        )
 
     def _field(self, t: Tensor, z: Tensor) -> Tensor:
         x, v = z.unbind(-1)
@@ -102,11 +106,7 @@ class Ours:
         }
 
 
-OURS: dict[str, Outputs] = (
-    {"odeness": "interpolate", "odeness, landing": "land"}
-    if "outputs" in inspect.signature(solve).parameters
-    else {"odeness": "land"}
-)
+OURS: dict[str, OutputMode] = {"odeness": "interpolate", "odeness, landing": "land"}
 
 
 def measure(problem: VanDerPol, rounds: int, python: Path | None) -> tuple[dict[str, Outcome], dict[str, str]]:
