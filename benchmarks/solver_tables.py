@@ -54,21 +54,21 @@ def full_tables(device: torch.device, peers: Path) -> dict[str, Callable[[], str
 
 
 def quick_tables(device: torch.device) -> dict[str, Callable[[], str]]:
-    """Return the same on tiny sizes and without the peers' environment; (d) has one size only."""
+    """Return the same on tiny sizes and without the peers' environment."""
     rates = measure_rates(device, repeats=1)
     small = ImageSolve(ClassifierSpec(field=Conv2dField(channels=2)), batch=2, steps=1)
     return {
         "a": lambda: adaptive_loop.table(VanDerPol(problems=3, outputs=5), 1, None).markdown(),
         "b": lambda: sphere2_iteration.table(1, device, rates).markdown(),
         "c": lambda: image_field.table(small, 1, device, rates).markdown(),
-        "d": _gradient_memory,
+        "d": lambda: _gradient_memory("--steps", "2", "--batch", "4"),
         "e": lambda: sweep_time.table(SweptModel(samples=8, steps=2), 1, device, rates).markdown(),
     }
 
 
-def _gradient_memory() -> str:
-    """Return table (d), which measures in processes of its own."""
-    command = [sys.executable, "-m", "benchmarks.gradient_memory"]
+def _gradient_memory(*options: str) -> str:
+    """Return table (d), measured in a process of its own, where nothing else has used memory before."""
+    command = [sys.executable, "-m", "benchmarks.gradient_memory", *options]
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return f"## (d) Memory of the gradient modes\n\n{printed}"
 
