@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from ode_core.fields.arithmetic import cast_once
 from ode_core.fields.buffer_pool import BufferPool
 from ode_core.fields.chain_tape import ChainTape
 
@@ -57,6 +58,7 @@ class DenseChain:
         time_weight: ``([S,] out)`` of the first layer, what the time is multiplied with; None for an autonomous field.
         activation: applied after every layer but the last.
         stacked: number of networks, or None for one without a leading dimension.
+        dtype: what to compute in where it is not the type of the state; see ``ode_core.fields.arithmetic``.
         before_evaluation: called before every evaluation; see ``VectorField``.
         pool: memory that the solves of this field share.
     """
@@ -66,6 +68,7 @@ class DenseChain:
     time_weight: Tensor | None
     activation: nn.Module
     stacked: int | None = None
+    dtype: torch.dtype | None = None
     before_evaluation: Callable[[], None] | None = None
     pool: BufferPool = field(default_factory=BufferPool, compare=False)
 
@@ -75,6 +78,11 @@ class DenseChain:
         time = () if self.time_weight is None else (self.time_weight,)
         return (*self.weights, *self.biases, *time)
 
+    @property
+    def keeps_tape(self) -> bool:
+        """Whether ``tape`` can be used: with arithmetic of another type autograd has to see every cast."""
+        return self.dtype is None
+
     def tape(self, z: Tensor, slots: int) -> ChainTape:
         """Return a tape for ``slots`` evaluations at states of the shape of ``z``."""
         return ChainTape(self, z, slots)
@@ -83,11 +91,13 @@ class DenseChain:
         """Return ``dz/dt`` of the shape of ``z``; ``t`` is 0-d or one time a sample."""
         if self.before_evaluation is not None:
             self.before_evaluation()
-        values = z.flatten(1)
+        values = z.flatten(1) if self.dtype is None else z.flatten(1).to(self.dtype)
         if self.stacked is not None:
             values = values.reshape(self.stacked, len(z) // self.stacked, values.shape[1])
         last = len(self.weights) - 1
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if self.dtype is not None:
+                weight, bias = weight.to(self.dtype), bias.to(self.dtype)
             if self.stacked is None:
                 values = torch.addmm(bias, values, weight)
             else:
@@ -96,23 +106,31 @@ class DenseChain:
                 values = values + self._time_term(t, values)
             if i < last:
                 values = self.activation(values)
-        return values.reshape(z.shape)
+        return values.reshape(z.shape).to(z.dtype)
 
     def _time_term(self, t: Tensor, values: Tensor) -> Tensor:
         assert self.time_weight is not None
         times = t.to(values.dtype)
         if t.ndim > 0:
             times = times.reshape(*values.shape[:-1], 1)
-        return times * (self.time_weight if self.stacked is None else self.time_weight.unsqueeze(-2))
+        time_weight = self.time_weight.to(values.dtype)
+        return times * (time_weight if self.stacked is None else time_weight.unsqueeze(-2))
 
 
-def lower(layers: Sequence[nn.Module], state_shape: Sequence[int], *, time_dependent: bool) -> DenseChain | None:
+def lower(
+    layers: Sequence[nn.Module],
+    state_shape: Sequence[int],
+    *,
+    time_dependent: bool,
+    dtype: torch.dtype | None = None,
+) -> DenseChain | None:
     """Return the layers as a dense chain for states of ``state_shape``, or None where that is not exact or not faster.
 
     Args:
         layers: linear layers or length-keeping convolutions, with one kind of activation between them.
         state_shape: ``(features,)`` or ``(channels, length)``.
         time_dependent: whether the first layer takes the time as a last, extra channel.
+        dtype: what to compute in where it is not the layers' own type.
     """
     affine, activations = layers[::2], layers[1::2]
     linear = all(isinstance(layer, nn.Linear) for layer in affine)
@@ -131,7 +149,9 @@ def lower(layers: Sequence[nn.Module], state_shape: Sequence[int], *, time_depen
         # The time is one more channel, the same at every point.
         weights[0], channel = weights[0][:-length], weights[0][-length:]
         time_weight = channel.sum(dim=0)
-    return DenseChain(tuple(weights), tuple(biases), time_weight, activations[0])
+    if dtype is not None:
+        weights, biases = ([cast_once(w, dtype) for w in tensors] for tensors in (weights, biases))
+    return DenseChain(tuple(weights), tuple(biases), time_weight, activations[0], dtype=dtype)
 
 
 def stack_chains(chains: Sequence[DenseChain]) -> DenseChain:
@@ -157,6 +177,7 @@ def stack_chains(chains: Sequence[DenseChain]) -> DenseChain:
         None if first.time_weight is None else stack([chain.time_weight for chain in chains]),
         first.activation,
         stacked=len(chains),
+        dtype=first.dtype,
         before_evaluation=first.before_evaluation,
         pool=first.pool,
     )

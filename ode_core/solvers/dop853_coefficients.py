@@ -12,7 +12,7 @@ from ode_core.solvers.tableaus import ButcherTableau
 
 # A coefficient of 44 with 30 digits is off by up to 5e-29, one of 1.7 of the error's with 28 by up to 5e-28 and one of
 # 387 of the interpolant's with 29 by up to 5e-27. An order condition adds up a dozen of them, an interpolant's times
-# binomials up to 6 as well. The worst conditions miss by 5e-28 and 4e-26; a wrong digit among the first 20 is seen.
+# binomials up to 6 as well. The worst conditions miss by 5e-28 and 4e-26; a wrong digit among the first 18 is seen.
 _TABLEAU_ERROR = Fraction(1, 10**27)
 _INTERPOLANT_ERROR = Fraction(1, 10**24)
 

@@ -46,7 +46,7 @@ class TapedField(Protocol):
 
 def keeps_tape(field: object) -> TypeGuard[TapedField]:
     """Whether a field keeps a tape of its own."""
-    return hasattr(type(field), "tape")
+    return bool(getattr(field, "keeps_tape", False))
 
 
 class GridRule:

@@ -1,10 +1,12 @@
 """The solver methods by name, with the facts that are needed where torch is not loaded.
 
-The coefficients live in ``ode_core.solvers.tableaus``; a test holds the two against each other.
+The coefficients live in ``ode_core.solvers.explicit_methods``; a test holds the two against each other.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
+
+from ode_core.specs.torchdiffeq_methods import TORCHDIFFEQ_METHODS
 
 MethodName = Literal[
     "euler",
@@ -21,6 +23,8 @@ MethodName = Literal[
     "dopri5",
     "tsit5",
     "dopri8",
+    "explicit_adams",
+    "implicit_adams",
 ]
 
 Family = Literal["explicit", "implicit", "multistep", "reversible"]
@@ -33,7 +37,7 @@ class MethodFacts:
 
     Attributes:
         order: order of the solution that is propagated.
-        stages: stages of the tableau.
+        stages: stages of the tableau; of a multistep method the evaluations of one step, at most.
         embedded_order: order of the embedded solution the error estimate compares with, or None.
         first_same_as_last: the last stage is the first of the next step, so that an accepted
             step costs one evaluation less.
@@ -45,6 +49,7 @@ class MethodFacts:
         dense_output_order: order of the interpolant within a step, whose error is of one order more; 3 is the cubic
             Hermite interpolant of both ends.
         fixed_grid: whether it can take a given number of equal steps.
+        starting_steps: steps that a multistep method begins with, Runge-Kutta steps of four evaluations.
     """
 
     order: int
@@ -57,6 +62,7 @@ class MethodFacts:
     backends: tuple[Backend, ...] = ("odeness",)
     dense_output_order: int = 3
     fixed_grid: bool = True
+    starting_steps: int = 0
 
     @property
     def adaptive(self) -> bool:
@@ -67,8 +73,10 @@ class MethodFacts:
         """Return the evaluations of the field for one sample over ``steps`` fixed steps.
 
         A last stage that is the first of the next step counts there; after the last step nobody needs it.
+        For ``implicit_adams`` it is an upper bound: its iteration may end early.
         """
-        return steps * (self.stages - 1 if self.first_same_as_last else self.stages)
+        started = min(steps, self.starting_steps)
+        return 4 * started + (steps - started) * (self.stages - 1 if self.first_same_as_last else self.stages)
 
 
 METHODS: dict[MethodName, MethodFacts] = {
@@ -88,6 +96,35 @@ METHODS: dict[MethodName, MethodFacts] = {
     "dopri8": MethodFacts(
         8, 13, 5, True, 6.39, "Dormand-Prince 8(5,3) (DOP853), adaptive, for tight tolerances", dense_output_order=7
     ),
+    "explicit_adams": MethodFacts(
+        4,
+        1,
+        None,
+        False,
+        0.3,
+        "Adams-Bashforth of four steps",
+        family="multistep",
+        backends=("torchdiffeq",),
+        starting_steps=2,
+    ),
+    "implicit_adams": MethodFacts(
+        4,
+        5,
+        None,
+        False,
+        1.6,
+        "Adams-Moulton of three steps, solved by up to four corrections",
+        family="multistep",
+        backends=("torchdiffeq",),
+        starting_steps=2,
+    ),
+}
+
+# What torchdiffeq offers too, it can run.
+METHODS |= {
+    name: replace(facts, backends=(*facts.backends, "torchdiffeq"))
+    for name, facts in METHODS.items()
+    if name in TORCHDIFFEQ_METHODS and "torchdiffeq" not in facts.backends
 }
 
 assert set(METHODS) == set(get_args(MethodName))

@@ -1,4 +1,5 @@
 import dataclasses
+from decimal import Decimal, localcontext
 from fractions import Fraction
 
 import numpy as np
@@ -84,6 +85,32 @@ def test_the_slopes_at_both_ends_are_the_first_and_the_last_stage(name):
         at_start, at_end = row[0], sum(j * w for j, w in enumerate(row, start=1))
         assert at_start == (i == 0)
         assert abs(at_end - (i == stages - 1)) <= 10 * found.coefficient_error
+
+
+def decimals(row: tuple[Fraction, ...]) -> list[Decimal]:
+    return [Decimal(w.numerator) / w.denominator for w in row]
+
+
+@pytest.mark.parametrize("name", INTERPOLATED)
+def test_the_error_within_a_step_falls_with_one_power_more_than_the_order(name):
+    # z' = -2 t z^2 from z(1/2) = 1 has the solution 1 / (t^2 + 3/4); with 40 digits, as the errors of order 7 are tiny.
+    tableau, found = TABLEAUS[name], interpolant(name)
+    largest = []
+    with localcontext(prec=40):
+        t0, z0 = Decimal("0.5"), Decimal(1)
+        for h in (Decimal(1) / 64, Decimal(1) / 128):
+            slopes: list[Decimal] = []
+            for row in map(decimals, (*tableau.a, *found.extra)):
+                t, z = t0 + h * sum(row), z0 + h * sum(w * k for w, k in zip(row, slopes, strict=True))
+                slopes.append(-2 * t * z * z)
+            errors = []
+            for theta in (Decimal(k) / 10 for k in range(1, 10)):
+                powers = [theta**j for j in range(1, found.degree + 1)]
+                weights = [sum(w * p for w, p in zip(decimals(row), powers, strict=True)) for row in found.weights]
+                value = z0 + h * sum(w * k for w, k in zip(weights, slopes, strict=True))
+                errors.append(abs(value - 1 / ((t0 + theta * h) ** 2 + Decimal("0.75"))))
+            largest.append(float(max(errors)))
+    assert np.log2(largest[0] / largest[1]) == pytest.approx(found.order + 1, abs=0.3)
 
 
 def test_dopri5s_weights_are_scipys():

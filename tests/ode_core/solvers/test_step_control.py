@@ -1,9 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.integrate import DOP853
 
 from ode_core.solvers.step_control import (
     ErrorHistory,
@@ -128,3 +130,15 @@ def test_two_error_estimates_are_combined_as_in_dop853():
 def test_an_estimate_that_is_no_number_makes_no_number(ratio, low):
     values = combined_ratio(torch.tensor([ratio], dtype=torch.float64), torch.tensor([low], dtype=torch.float64))
     assert not torch.isfinite(values).any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_combined_estimate_is_scipys_dop853(seed):
+    generator = np.random.default_rng(seed)
+    slopes, scale, h = generator.normal(size=(13, 7)), generator.uniform(1e-6, 1e-3, 7), 0.3
+    stepper = DOP853(lambda t, z: z, 0.0, np.ones(7), 1.0)
+    ratio, low = (
+        sample_rms(torch.from_numpy(h * weights @ slopes / scale)[None]) for weights in (DOP853.E5, DOP853.E3)
+    )
+    expected = stepper._estimate_error_norm(slopes.copy(), h, scale)
+    assert combined_ratio(ratio, low).item() == pytest.approx(expected, rel=1e-12)
