@@ -121,9 +121,10 @@ def measure(problem: VanDerPol, rounds: int, python: Path | None) -> tuple[dict[
         timed: dict[str, Callable[[], float]] = {name: stopwatch(candidate.solve) for name, candidate in ours.items()}
         timed |= {name: peer.solve for name, peer in peers.items()}
         seconds = interleave(timed, rounds=rounds)
-        outcomes = {name: _outcome(c.report(), seconds[name], first[name]) for name, c in {**ours, **peers}.items()}
+        reports = {name: candidate.report() for name, candidate in ours.items()}
+        reports |= {name: peer.report() for name, peer in peers.items()}
         versions = {library: version for peer in peers.values() for library, version in peer.versions.items()}
-    return outcomes, versions
+    return {name: _outcome(report, seconds[name], first[name]) for name, report in reports.items()}, versions
 
 
 def _outcome(report: dict[str, Any], seconds: Sequence[float], first: float) -> Outcome:
