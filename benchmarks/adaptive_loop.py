@@ -23,6 +23,7 @@ from benchmarks.one_core import cores, stay_on_one_core
 from benchmarks.peers.process import Peer
 from benchmarks.tables import Table, verdict
 from benchmarks.van_der_pol import VanDerPol
+from ode_core.solvers.compilation import Compilation
 from ode_core.solvers.output_times import OutputMode
 from ode_core.solvers.solution import Solution
 from ode_core.solvers.solve import solve
@@ -65,8 +66,8 @@ class Outcome:
 class Ours:
     """odeness's dopri5 on the problems."""
 
-    def __init__(self, problem: VanDerPol, outputs: OutputMode) -> None:
-        self._problem, self._outputs = problem, outputs
+    def __init__(self, problem: VanDerPol, outputs: OutputMode, compilation: Compilation) -> None:
+        self._problem, self._outputs, self._compilation = problem, outputs, compilation
         self._starts, self._times = torch.from_numpy(problem.starts()), torch.from_numpy(problem.times())
         self._solver = SolverSpec(method="dopri5", rtol=problem.tolerance, atol=problem.tolerance)
         start = time.perf_counter()
@@ -82,6 +83,7 @@ class Ours:
             t1=self._problem.end,
             times=self._times,
             outputs=self._outputs,
+            compilation=self._compilation,
         )
 
     def _field(self, t: Tensor, z: Tensor) -> Tensor:
@@ -102,18 +104,22 @@ class Ours:
             "rejected": solution.rejected.tolist(),
             "evaluations": solution.evaluations.tolist(),
             "passes": int((solution.accepted + solution.rejected).max()),
-            "note": "lands on every output" if self._outputs == "land" else "",
+            "note": solution.execution.path + (", lands on every output" if self._outputs == "land" else ""),
         }
 
 
-OURS: dict[str, OutputMode] = {"odeness": "interpolate", "odeness, landing": "land"}
+OURS: dict[str, tuple[OutputMode, Compilation]] = {
+    "odeness": ("interpolate", "always"),
+    "odeness, eager": ("interpolate", "never"),
+    "odeness, landing": ("land", "always"),
+}
 
 
 def measure(problem: VanDerPol, rounds: int, python: Path | None) -> tuple[dict[str, Outcome], dict[str, str]]:
     """Measure odeness and, in their environment, the peers; return outcomes by name, and the peers' versions."""
     with ExitStack() as stack:
         peers = {} if python is None else {name: stack.enter_context(Peer(name, python)) for name in PEERS}
-        ours = {name: Ours(problem, outputs) for name, outputs in OURS.items()}
+        ours = {name: Ours(problem, *how) for name, how in OURS.items()}
         first = {name: candidate.first for name, candidate in ours.items()}
         first |= {name: peer.prepare(problem) for name, peer in peers.items()}
         for peer in peers.values():

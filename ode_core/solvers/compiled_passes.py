@@ -35,9 +35,6 @@ _LARGEST_BATCH = 2**18
 _NARROW = 8
 
 
-PassParts = tuple[Tensor, Tensor, list[Tensor]]  # what a Pass is made of
-
-
 class CompilablePasses:
     """The passes of one solve, if they are to be compiled.
 
@@ -58,19 +55,18 @@ class CompilablePasses:
         padding = standing >= self._batch
         walk = walk._replace(status=torch.where(padding, int(SolveStatus.SUCCESS), walk.status))
         walk = walk._replace(z=_narrow_by_feature(walk.z), slope=_narrow_by_feature(walk.slope))
-        own = slice(None, self._batch)
         going = True
         while going:
             if self._functional.before_evaluation is not None:
                 self._functional.before_evaluation()
             walk, running, passes = self.kind.compiled(self._functional.tensors, walk, self._limits)
             if history is not None:
-                for t_new, z_new, coefficients in passes:
-                    history.append(Pass(t_new[own], z_new[own], [c[own] for c in coefficients]))
+                for step in passes:
+                    history.append(step if self._batch == self._size else _first(step, self._batch))
             going = bool(running)
         self.ran = True
         # Copies: a part of the padded batch would keep all of it.
-        found: Walk = pytree.tree_map(lambda values: values[own].clone(), walk)
+        found: Walk = pytree.tree_map(lambda values: values[: self._batch].clone(), walk)
         return found
 
 
@@ -95,7 +91,7 @@ def _some_passes(functional: FunctionalField, rule: PassRule, stages: int, *, re
     evaluate = functional.function
     count = max(1, min(_MOST_PASSES, _MOST_STAGES // stages))
 
-    def some_passes(tensors: tuple[Tensor, ...], walk: Walk, limits: Limits) -> tuple[Walk, Tensor, list[PassParts]]:
+    def some_passes(tensors: tuple[Tensor, ...], walk: Walk, limits: Limits) -> tuple[Walk, Tensor, list[Pass]]:
         def field(t: Tensor, z: Tensor) -> Tensor:
             return evaluate(tensors, t, z)
 
@@ -108,12 +104,16 @@ def _some_passes(functional: FunctionalField, rule: PassRule, stages: int, *, re
             if not rule.method.first_same_as_last:
                 new = renew_slope(field, new, moved if rule.needs_end_slope else moved & new.running)
             if remembered:
-                passes.append((new.t, new.z, within_step(rule, walk, plan, attempt, new)))
+                passes.append(Pass(new.t, new.z, within_step(rule, walk, plan, attempt, new)))
             walk = new
         return walk, walk.running.any(), passes
 
     assert isinstance(some_passes, FunctionType)
     return some_passes
+
+
+def _first(step: Pass, batch: int) -> Pass:
+    return Pass(step.t_new[:batch], step.z_new[:batch], [c[:batch] for c in step.coefficients])
 
 
 def _select(walk: Walk, samples: Tensor) -> Walk:
