@@ -54,7 +54,7 @@ class CompilablePasses:
         walk = _select(walk, standing.clamp(max=self._batch - 1))
         padding = standing >= self._batch
         walk = walk._replace(status=torch.where(padding, int(SolveStatus.SUCCESS), walk.status))
-        walk = walk._replace(z=_narrow_by_feature(walk.z), slope=_narrow_by_feature(walk.slope))
+        walk = _laid_out(walk)
         going = True
         while going:
             if self._functional.before_evaluation is not None:
@@ -106,7 +106,7 @@ def _some_passes(functional: FunctionalField, rule: PassRule, stages: int, *, re
             if remembered:
                 passes.append(Pass(new.t, new.z, within_step(rule, walk, plan, attempt, new)))
             walk = new
-        return walk, walk.running.any(), passes
+        return _laid_out(walk), walk.running.any(), passes
 
     assert isinstance(some_passes, FunctionType)
     return some_passes
@@ -122,12 +122,15 @@ def _select(walk: Walk, samples: Tensor) -> Walk:
     return selected
 
 
-def _narrow_by_feature(z: Tensor) -> Tensor:
-    """Return a batch of narrow vectors so that in memory one feature of all samples follows the other.
+def _laid_out(walk: Walk) -> Walk:
+    """Return the walk so that in memory one feature of all samples follows the other, where there are few.
 
-    What is computed for every sample then runs over neighbours, also sums over a sample.
+    What is computed for every sample then runs over neighbours, also sums over a sample. A graph is made for one
+    layout, so it has to return what it takes.
     """
-    return z.mT.contiguous().mT if z.ndim == 2 and z.shape[1] <= _NARROW else z
+    if walk.z.ndim != 2 or walk.z.shape[1] > _NARROW:
+        return walk
+    return walk._replace(z=walk.z.mT.contiguous().mT, slope=walk.slope.mT.contiguous().mT)
 
 
 def _padded_stops(limits: Limits) -> Limits:
