@@ -49,6 +49,11 @@ class DenseNetwork:
             else:
                 self._layers.append(layer)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What gradients flow through to the convolutions' weights: the matrices and biases."""
+        return [tensor for layer in self._layers if isinstance(layer, tuple) for tensor in layer]
+
     def __call__(self, signal: Tensor) -> Tensor:
         """Return the chain's result, ``(batch, channels_out, length)``."""
         values = signal.flatten(1)

@@ -4,6 +4,7 @@ Source of the convolutional shape: Ott et al., ResNet After All, ICLR 2021.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,23 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "softplus": nn.Softplus,
     "elu": nn.ELU,
 }
+
+
+@dataclass(frozen=True)
+class PreparedField:
+    """A field prepared for many calls.
+
+    Attributes:
+        function: ``f(t, z)``.
+        tensors: computed from the weights once; gradients of a solve flow through them.
+    """
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    tensors: Sequence[Tensor]
+
+    def __call__(self, t: Tensor, z: Tensor) -> Tensor:
+        """Return ``dz/dt``."""
+        return self.function(t, z)
 
 
 class VectorField(nn.Module):
@@ -53,7 +71,7 @@ class VectorField(nn.Module):
         if not isinstance(first, nn.Conv1d) or state_shape[-1] > LONGEST:
             return self
         network = DenseNetwork(list(self.network), state_shape[-1])
-        return lambda t, z: self._evaluate(network, t, z)
+        return PreparedField(lambda t, z: self._evaluate(network, t, z), network.tensors)
 
     def _evaluate(self, network: Callable[[Tensor], Tensor], t: Tensor, z: Tensor) -> Tensor:
         if self.before_evaluation is not None:

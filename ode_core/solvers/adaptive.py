@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ode_core.solvers.initial_step import initial_step
 from ode_core.solvers.output_times import snapped_to_ends
+from ode_core.solvers.record import AcceptedStep, Record
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
 from ode_core.solvers.step_control import IntegralControl, error_ratio
@@ -37,6 +38,7 @@ def solve_adaptive(
     t1: float,
     times: Tensor | None = None,
     max_evaluations: int | None = None,
+    record: Record | None = None,
 ) -> Solution:
     """Solve from ``t0`` to ``t1`` with error control; see ``solve`` for the arguments.
 
@@ -45,9 +47,11 @@ def solve_adaptive(
     the initial step), then ``stages - 1`` a step; a method whose last stage is not the next first one
     needs one more after every accepted step but the last.
 
-    Gradients flow through the accepted steps, not through the choice of their lengths.
+    Gradients flow through the accepted steps, not through the choice of their lengths. ``record`` is called
+    with every step that was accepted.
     """
     walk = _AdaptiveWalk(field, z0, TABLEAUS[method], rtol, atol, max_steps, t0, t1, times, max_evaluations)
+    walk.record = record
     return walk.run()
 
 
@@ -71,6 +75,7 @@ class _AdaptiveWalk:
         self.max_steps, self.max_evaluations = max_steps, max_evaluations
         self.t0, self.t1, self.direction = t0, t1, 1.0 if t1 >= t0 else -1.0
         self.z, self.times = z0, times
+        self.record: Record | None = None
         batch, device = z0.shape[0], z0.device
         self.t = torch.full((batch,), t0, dtype=torch.float64, device=device)
         self.status = torch.full((batch,), RUNNING, dtype=torch.int64, device=device)
@@ -136,9 +141,9 @@ class _AdaptiveWalk:
             self.evaluations += (self.tableau.stages - 1) * self.running
             ratio = error_ratio(error, self.z, z_new, self.rtol, self.atol)
             broken = self.running & ~(torch.isfinite(ratio) & finite_samples(z_new))
-            if z_new.requires_grad:
+            if z_new.requires_grad or self.record is not None:
                 broken |= self.running & ~_finite_stages(slopes)
-                if bool(broken.any()):
+                if z_new.requires_grad and bool(broken.any()):
                     slopes, z_new, _ = self._attempt_without(broken, slope, length, target)
             ratio = torch.where(broken, torch.inf, ratio)
             accept = self.running & (ratio <= 1)
@@ -148,6 +153,8 @@ class _AdaptiveWalk:
             proposed = length * factor
             h = torch.where(accept & landing, torch.maximum(h, proposed), proposed)
             rejected_before = reject
+            if self.record is not None:
+                self._record(accept, length, target)
             slope = self._move(accept, length, target, z_new, slope, slopes)
             self.rejected += reject
             self._fail_underflow(reject, h, broken)
@@ -195,6 +202,12 @@ class _AdaptiveWalk:
         are not counted.
         """
         return self._attempt(slope, torch.where(broken, 0.0, length), torch.where(broken, self.t, target))
+
+    def _record(self, accept: Tensor, length: Tensor, target: Tensor) -> None:
+        samples = torch.nonzero(accept).flatten()
+        if self.record is not None and samples.numel():
+            signed = self.direction * length[samples]
+            self.record(AcceptedStep(self.z[samples], samples, self.t[samples], signed, target[samples]))
 
     def _move(
         self, accept: Tensor, length: Tensor, target: Tensor, z_new: Tensor, slope: Tensor, slopes: Sequence[Tensor]

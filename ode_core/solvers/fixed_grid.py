@@ -10,6 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ode_core.solvers.record import AcceptedStep, Record
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
 from ode_core.solvers.tableaus import TABLEAUS, ButcherTableau
@@ -30,21 +31,23 @@ def solve_fixed_grid(
     t1: float,
     times: Tensor | None = None,
     max_evaluations: int | None = None,
+    record: Record | None = None,
 ) -> Solution:
     """Solve with ``steps`` equal steps from ``t0`` to ``t1``; see ``solve`` for the arguments.
 
     Between grid points the output is the cubic Hermite interpolant of the states and their derivatives
     (error ``O(h^4)``); at grid points it is the state itself. Takes ``METHODS[method].evaluations(steps)``
     evaluations, and one more when an output lies inside the last step, whose interpolant needs the
-    derivative at ``t1``.
+    derivative at ``t1``. ``record`` is called before every step.
     """
-    outputs = None if times is None else _positions(times, steps, t0, t1)
+    outputs = None if times is None else output_positions(times, steps, t0, t1)
     planned = METHODS[method].evaluations(steps)
     if outputs and any(k == steps - 1 and s > 0 for k, s in outputs):
         planned += 1
     if max_evaluations is not None and planned > max_evaluations:
-        return _nothing_done(z0, times, SolveStatus.BUDGET_EXCEEDED)
+        return nothing_done(z0, times, SolveStatus.BUDGET_EXCEEDED)
     walk = _GridWalk(field, z0, TABLEAUS[method], steps, t0, t1)
+    walk.record = record
     if outputs is None:
         trajectory = None
         walk.to_the_end()
@@ -62,33 +65,35 @@ def solve_fixed_grid(
     return Solution(
         final=final,
         status=torch.where(finite, int(SolveStatus.SUCCESS), int(SolveStatus.NON_FINITE)),
-        evaluations=_per_sample(z0, planned),
-        accepted=_per_sample(z0, steps),
-        rejected=_per_sample(z0, 0),
-        last_step=_per_sample(z0, abs(t1 - t0) / steps, dtype=torch.float64),
+        evaluations=per_sample_values(z0, planned),
+        accepted=per_sample_values(z0, steps),
+        rejected=per_sample_values(z0, 0),
+        last_step=per_sample_values(z0, abs(t1 - t0) / steps, dtype=torch.float64),
         times=times,
         trajectory=trajectory,
     )
 
 
-def _per_sample(z0: Tensor, value: float, dtype: torch.dtype = torch.int64) -> Tensor:
+def per_sample_values(z0: Tensor, value: float, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Return ``value`` for each sample, ``(batch,)``."""
     return torch.full((z0.shape[0],), value, dtype=dtype, device=z0.device)
 
 
-def _nothing_done(z0: Tensor, times: Tensor | None, status: SolveStatus) -> Solution:
+def nothing_done(z0: Tensor, times: Tensor | None, status: SolveStatus) -> Solution:
+    """Return the solution of a solve that did not begin: NaN and ``status`` for every sample."""
     return Solution(
         final=torch.full_like(z0, torch.nan),
-        status=_per_sample(z0, status),
-        evaluations=_per_sample(z0, 0),
-        accepted=_per_sample(z0, 0),
-        rejected=_per_sample(z0, 0),
-        last_step=_per_sample(z0, 0, dtype=torch.float64),
+        status=per_sample_values(z0, status),
+        evaluations=per_sample_values(z0, 0),
+        accepted=per_sample_values(z0, 0),
+        rejected=per_sample_values(z0, 0),
+        last_step=per_sample_values(z0, 0, dtype=torch.float64),
         times=times,
         trajectory=None if times is None else z0.new_full((len(times), *z0.shape), torch.nan),
     )
 
 
-def _positions(times: Tensor, steps: int, t0: float, t1: float) -> list[tuple[int, float]]:
+def output_positions(times: Tensor, steps: int, t0: float, t1: float) -> list[tuple[int, float]]:
     """Return for each output time the grid point ``k`` at or before it and the share ``s`` of the step after it.
 
     A time that is a grid point up to the rounding of its own type counts as one (``s = 0``), so that
@@ -135,6 +140,7 @@ class _GridWalk:
         self.h = (t1 - t0) / steps
         self.z = z0
         self.evaluations = 0
+        self.record: Record | None = None
         self._rows, self._b = _scaled(tableau, self.h)
         self._c = torch.tensor([float(c) for c in tableau.c[: len(self._rows)]], dtype=torch.float64)
         self._slope: Tensor | None = None  # the field at the current state
@@ -170,6 +176,8 @@ class _GridWalk:
         return self._slope
 
     def _step(self, stage_times: Sequence[Tensor]) -> None:
+        if self.record is not None:
+            self.record(AcceptedStep(self.z))
         slopes = [self._slope_here(stage_times[0])]
         for t, row in zip(stage_times[1:], self._rows[1:], strict=True):
             slopes.append(self.field(t, _advance(self.z, slopes, row)))

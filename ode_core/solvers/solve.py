@@ -2,15 +2,24 @@
 
 import math
 import warnings
+from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ode_core.solvers.adaptive import solve_adaptive
 from ode_core.solvers.fixed_grid import solve_fixed_grid
+from ode_core.solvers.gradients.adjoint import solve_with_adjoint
+from ode_core.solvers.gradients.checkpoint import solve_with_checkpoints
+from ode_core.solvers.gradients.reversible import solve_reversibly
+from ode_core.solvers.gradients.tensors import gradient_tensors
+from ode_core.solvers.leapfrog import solve_leapfrog
 from ode_core.solvers.output_times import require_output_times
+from ode_core.solvers.record import Record
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
+from ode_core.specs.gradient import GradientMode, check_gradient
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 
 # Below this many rounding errors of the state's type the error estimate is noise.
@@ -29,6 +38,8 @@ def solve(
     t0: float = 0.0,
     t1: float = 1.0,
     times: Tensor | None = None,
+    gradient: GradientMode = "backprop",
+    parameters: Iterable[Tensor] | None = None,
     max_evaluations: int | None = None,
     throw: bool = False,
     warn: bool = True,
@@ -42,6 +53,9 @@ def solve(
         t0: start time.
         t1: end time, before or after ``t0``.
         times: ``(times,)`` output times within the interval, in the order of the walk, or None.
+        gradient: how gradients are computed; see ``ode_core.specs.gradient``.
+        parameters: the tensors beside ``z0`` that gradients are wanted for. None: the parameters of a field that
+            is a module, or its ``tensors``. Not used by ``backprop``, which finds them by itself.
         max_evaluations: bound on the evaluations of the field for one sample, or None.
         throw: raise instead of returning a solution with failed samples.
         warn: warn of a tolerance that the precision cannot resolve; False where it was chosen on purpose, as
@@ -66,22 +80,82 @@ def solve(
         times = require_output_times(times, t0, t1)
     if t0 == t1:
         solution = _standing_still(z0, times)
-    elif solver.adaptive:
-        solution = _solve_adaptive(field, z0, solver, t0, t1, times, max_evaluations)
     else:
-        solution = solve_fixed_grid(
-            field,
-            z0,
-            solver.method,
-            solver.fixed_steps(t0, t1),
-            t0=t0,
-            t1=t1,
-            times=times,
-            max_evaluations=max_evaluations,
+        solution = _with_gradient(
+            gradient, parameters, field, z0, solver, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations
         )
     if throw:
         solution.raise_on_failure()
     return solution
+
+
+def _with_gradient(
+    gradient: GradientMode,
+    parameters: Iterable[Tensor] | None,
+    field: Field,
+    z0: Tensor,
+    solver: SolverSpec,
+    *,
+    t0: float,
+    t1: float,
+    times: Tensor | None,
+    max_evaluations: int | None,
+) -> Solution:
+    plain = partial(_run, field, z0, solver, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)
+    check_gradient(gradient, solver)
+    if gradient == "backprop":
+        return plain()
+    tensors = gradient_tensors(field, parameters, gradient)
+    if not torch.is_grad_enabled() or not (z0.requires_grad or tensors):
+        return plain()
+    if gradient == "reversible":
+        steps = solver.fixed_steps(t0, t1)
+        return solve_reversibly(field, z0, steps, tensors, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)
+    if gradient == "checkpoint":
+        return solve_with_checkpoints(
+            _run, field, z0, solver, tensors, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations
+        )
+    return solve_with_adjoint(
+        _run,
+        field,
+        z0,
+        solver,
+        tensors,
+        coupled=gradient == "adjoint",
+        t0=t0,
+        t1=t1,
+        times=times,
+        max_evaluations=max_evaluations,
+    )
+
+
+def _run(
+    field: Field,
+    z0: Tensor,
+    solver: SolverSpec,
+    *,
+    t0: float,
+    t1: float,
+    times: Tensor | None = None,
+    max_evaluations: int | None = None,
+    record: Record | None = None,
+) -> Solution:
+    if solver.adaptive:
+        return _solve_adaptive(field, z0, solver, t0, t1, times, max_evaluations, record)
+    steps = solver.fixed_steps(t0, t1)
+    if solver.facts.family == "reversible":
+        return solve_leapfrog(field, z0, steps, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)
+    return solve_fixed_grid(
+        field,
+        z0,
+        solver.method,
+        steps,
+        t0=t0,
+        t1=t1,
+        times=times,
+        max_evaluations=max_evaluations,
+        record=record,
+    )
 
 
 def _solve_adaptive(
@@ -92,6 +166,7 @@ def _solve_adaptive(
     t1: float,
     times: Tensor | None,
     max_evaluations: int | None,
+    record: Record | None,
 ) -> Solution:
     assert solver.rtol is not None
     assert solver.atol is not None
@@ -106,6 +181,7 @@ def _solve_adaptive(
         t1=t1,
         times=times,
         max_evaluations=max_evaluations,
+        record=record,
     )
 
 

@@ -6,7 +6,9 @@ The coefficients live in ``ode_core.solvers.tableaus``; a test holds the two aga
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-MethodName = Literal["euler", "midpoint", "heun", "rk4", "rk4_38", "fehlberg2", "bosh3", "dopri5"]
+MethodName = Literal[
+    "euler", "midpoint", "heun", "rk4", "rk4_38", "fehlberg2", "bosh3", "dopri5", "asynchronous_leapfrog"
+]
 
 
 Family = Literal["explicit", "implicit", "multistep", "reversible"]
@@ -47,8 +49,11 @@ class MethodFacts:
     def evaluations(self, steps: int) -> int:
         """Return the evaluations of the field for one sample over ``steps`` fixed steps.
 
-        A last stage that is the first of the next step counts there; after the last step nobody needs it.
+        A last stage that is the first of the next step counts there; after the last step nobody needs it. A
+        reversible method needs the slope at the start, too.
         """
+        if self.family == "reversible":
+            return steps * self.stages + 1
         return steps * (self.stages - 1 if self.first_same_as_last else self.stages)
 
 
@@ -61,6 +66,9 @@ METHODS: dict[MethodName, MethodFacts] = {
     "fehlberg2": MethodFacts(2, 3, 1, False, 2.01, "Fehlberg 2(1), adaptive"),
     "bosh3": MethodFacts(3, 4, 2, True, 2.51, "Bogacki-Shampine 3(2), adaptive"),
     "dopri5": MethodFacts(5, 7, 4, True, 3.31, "Dormand-Prince 5(4), adaptive"),
+    "asynchronous_leapfrog": MethodFacts(
+        2, 1, None, False, 0.0, "asynchronous leapfrog: its steps can be undone; for short intervals", "reversible"
+    ),
 }
 
 assert set(METHODS) == set(get_args(MethodName))

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ode_core.specs.dataset import DatasetSpec
+from ode_core.specs.gradient import GradientMode, check_gradient
 from ode_core.specs.model import ClassifierSpec, ModelSpec, expand_preset, model_state_shape
 from ode_core.specs.solver import MAX_FIXED_STEPS, SolverSpec
 from ode_core.specs.spec import Spec
@@ -67,7 +68,7 @@ class TrainingJobSpec(Spec):
     solver: SolverSpec
     training: TrainingSpec = TrainingSpec()
     adaptation: AdaptationSpec | None = None
-    gradient: Literal["backprop"] = "backprop"
+    gradient: GradientMode = "backprop"
 
     @property
     def architecture(self) -> ClassifierSpec:
@@ -77,6 +78,7 @@ class TrainingJobSpec(Spec):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         model_state_shape(self.architecture, self.dataset.input_shape)
+        check_gradient(self.gradient, self.solver)
         if not self.solver.adaptive:
             self.solver.fixed_steps(0.0, self.architecture.end_time)
         if self.adaptation is not None:

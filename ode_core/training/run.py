@@ -100,7 +100,7 @@ class TrainingRun:
         start = time.perf_counter()
         inputs, labels = self._batch()
         metrics = self._adapt(inputs, labels)
-        output = self.model.run(inputs, self.solver)
+        output = self.model.run(inputs, self.solver, gradient=self.spec.gradient)
         loss = cross_entropy(output.logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

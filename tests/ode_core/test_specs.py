@@ -287,6 +287,10 @@ def test_evaluation_jobs_are_told_apart_by_kind():
 
 @pytest.mark.parametrize("method", list(METHODS))
 def test_a_fixed_grid_costs_its_stages_a_step_less_the_one_two_steps_share(method):
+    if METHODS[method].family == "reversible":
+        # The slope at the start, and one in the middle of every step.
+        assert solve_evaluations(SolverSpec(method=method, steps=10), 1.0) == 11
+        return
     stages = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "rk4_38": 4, "fehlberg2": 3, "bosh3": 3, "dopri5": 6}
     assert solve_evaluations(SolverSpec(method=method, steps=10), 1.0) == 10 * stages[method]
 

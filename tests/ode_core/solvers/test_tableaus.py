@@ -10,12 +10,12 @@ from scipy.integrate import RK23, RK45
 from ode_core.solvers.tableaus import TABLEAUS, ButcherTableau, rooted_trees
 from ode_core.specs import METHODS
 
-METHOD_NAMES = list(METHODS)
+METHOD_NAMES = list(TABLEAUS)
 PAIRS = [name for name, facts in METHODS.items() if facts.adaptive]
 
 
-def test_every_method_has_a_tableau_and_no_tableau_lacks_a_method():
-    assert set(TABLEAUS) == set(METHODS)
+def test_every_explicit_method_has_a_tableau_and_no_tableau_lacks_a_method():
+    assert set(TABLEAUS) == {name for name, facts in METHODS.items() if facts.family == "explicit"}
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)
