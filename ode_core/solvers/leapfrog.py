@@ -77,7 +77,7 @@ def walk_leapfrog(
     states: list[Tensor] = []
     y, v = z0, field(grid.start(z0), z0)
     for k in range(steps):
-        y_next, v_next = _step(field, grid, k, y, v)
+        y_next, v_next = leapfrog_step(field, grid, k, y, v)
         while len(states) < len(outputs) and outputs[len(states)][0] == k:
             share = outputs[len(states)][1]
             states.append(y if share == 0.0 else _between(share, grid.h, (y, v, y_next, v_next)))
@@ -104,7 +104,8 @@ def walk_leapfrog(
     return solution, v
 
 
-def _step(field: Field, grid: LeapfrogGrid, k: int, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def leapfrog_step(field: Field, grid: LeapfrogGrid, k: int, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return state and slope after step ``k`` of the grid, given both before it."""
     y_half = torch.add(y, v, alpha=grid.h / 2)
     v_next = torch.sub(2 * field(grid.middle(k, y), y_half), v)
     return torch.add(y_half, v_next, alpha=grid.h / 2), v_next

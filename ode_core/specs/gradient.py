@@ -19,12 +19,15 @@ class GradientFacts:
         exact: whether it is the gradient of the numbers that the solver returns, to round-off; otherwise it is
             that of the equation's solution, and has an error of the size of the tolerances or of the step.
         families: families of methods it works with.
+        cost: of a training iteration, about, in evaluations of the field for each evaluation of the forward solve;
+            the backward pass through an evaluation costs two.
     """
 
     description: str
     memory: str
     exact: bool
     families: tuple[Family, ...]
+    cost: float
 
 
 GRADIENTS: dict[GradientMode, GradientFacts] = {
@@ -33,30 +36,35 @@ GRADIENTS: dict[GradientMode, GradientFacts] = {
         "the graph of all steps",
         True,
         ("explicit", "implicit", "multistep", "reversible"),
+        3,
     ),
     "checkpoint": GradientFacts(
         "the same gradient; keeps the states and computes one step's graph at a time",
         "one state a step, and one step's graph",
         True,
         ("explicit",),
+        4,
     ),
     "adjoint": GradientFacts(
         "the adjoint equation solved backwards, one step size for the whole batch and the parameters' gradient",
         "the end and the output times",
         False,
         ("explicit",),
+        4,
     ),
     "adjoint_seminorm": GradientFacts(
         "the adjoint equation solved backwards, steps chosen for each sample, not for the parameters' gradient",
         "the end and the output times",
         False,
         ("explicit",),
+        6,
     ),
     "reversible": GradientFacts(
         "the same gradient as backprop, from states computed backwards by a method that can do so",
         "the end",
         True,
         ("reversible",),
+        4,
     ),
 }
 
