@@ -1,3 +1,4 @@
+import contextlib
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from ode_core.specs import (
+    GRADIENTS,
     METHODS,
     PRESETS,
     Budget,
@@ -25,6 +27,7 @@ from ode_core.specs import (
     SolverSpec,
     SweepJobSpec,
     TrainingJobSpec,
+    check_gradient,
     check_solve_budget,
     check_sweep_budget,
     check_training_budget,
@@ -265,6 +268,35 @@ def test_momentum_for_adam_is_refused():
     assert job(training={"optimizer": "sgd", "momentum": 0.9}).training.momentum == 0.9
 
 
+@pytest.mark.parametrize(
+    ("gradient", "solver", "message"),
+    [
+        (
+            "reversible",
+            {"method": "rk4", "steps": 4},
+            "use asynchronous_leapfrog instead of rk4, or gradient checkpoint",
+        ),
+        ("adjoint", {"method": "asynchronous_leapfrog", "steps": 4}, "does not know reversible methods"),
+        ("bptt", {"method": "rk4", "steps": 4}, "'backprop', 'checkpoint', 'adjoint', 'adjoint_seminorm'"),
+    ],
+)
+def test_a_gradient_that_the_solver_does_not_allow_is_refused_with_what_it_does(gradient, solver, message):
+    with pytest.raises(ValidationError, match=message):
+        job(gradient=gradient, solver=solver, adaptation=None)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_every_method_has_an_exact_gradient_that_needs_less_memory_than_the_graph(method):
+    solver = SolverSpec(method=method, steps=4)
+    allowed = []
+    for mode in GRADIENTS:
+        with contextlib.suppress(ValueError):
+            check_gradient(mode, solver)
+            allowed.append(mode)
+    assert allowed[0] == "backprop"
+    assert len([mode for mode in allowed if GRADIENTS[mode].exact]) >= 2
+
+
 def test_specs_cannot_be_changed():
     with pytest.raises(ValidationError, match="frozen"):
         job().solver.steps = 5
@@ -317,6 +349,13 @@ def test_a_training_job_beyond_its_budget_is_refused_with_the_part_that_is_too_l
     check_training_budget(job(), Budget())
     with pytest.raises(BudgetExceeded, match=message):
         check_training_budget(job(), Budget.model_validate(budget))
+
+
+def test_a_gradient_that_computes_more_has_a_smaller_budget():
+    budget = Budget(training_operations=1e14)
+    check_training_budget(job(training={"iterations": 800}), budget)
+    with pytest.raises(BudgetExceeded, match="whole training"):
+        check_training_budget(job(training={"iterations": 800}, gradient="adjoint_seminorm"), budget)
 
 
 def test_a_sweep_is_checked_solver_by_solver():

@@ -122,6 +122,10 @@ class _BackwardSolve:
         if not bool(alive.any()):
             return z, torch.zeros_like(a)
         mask = broadcast_to_state(alive, z)
+        if not bool(torch.isfinite(a).all()):
+            # The gradient of a loss that is no number: no fault of the solve, and nothing to solve for.
+            sums.add([torch.full_like(tensor, torch.nan) for tensor in sums.tensors])
+            return z, torch.where(mask, torch.nan, torch.zeros_like(a))
         # The equation is linear in a: scaled to 1, the absolute tolerance means the same for it as for the state.
         scale = sample_rms(torch.where(mask, a, 0.0))
         scale = scale.max().expand_as(scale) if self.coupled else torch.where(alive, scale, 1.0)

@@ -163,3 +163,12 @@ def test_a_backward_solve_that_fails_is_an_error_with_a_remedy(gradient):
     solution = solve(lambda t, z: -200 * z, z0, solver, t1=5.0, gradient=gradient, parameters=[], throw=True)
     with pytest.raises(SolveFailed, match=r"backwards from t = 5: .*non_finite.*; gradient checkpoint does not"):
         solution.final.sum().backward()
+
+
+@pytest.mark.parametrize("gradient", BOTH)
+def test_a_loss_that_is_no_number_has_a_gradient_that_is_none(gradient):
+    field = Network()
+    z0 = torch.tensor(STARTS, dtype=torch.float64, requires_grad=True)
+    solution = solve(field, z0, SolverSpec(method="dopri5", rtol=1e-3, atol=1e-3), gradient=gradient)
+    (solution.final.sum() * torch.nan).backward()
+    assert all(bool(torch.isnan(tensor.grad).all()) for tensor in (z0, field.inner, field.outer))
