@@ -3,7 +3,6 @@
 import math
 import warnings
 from collections.abc import Iterable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from ode_core.solvers.adaptive import solve_adaptive
 from ode_core.solvers.fixed_grid import solve_fixed_grid
 from ode_core.solvers.gradients.adjoint import solve_with_adjoint
+from ode_core.solvers.gradients.backprop import solve_with_graph
 from ode_core.solvers.gradients.checkpoint import solve_with_checkpoints
 from ode_core.solvers.gradients.reversible import solve_reversibly
 from ode_core.solvers.gradients.tensors import gradient_tensors
@@ -101,13 +101,16 @@ def _with_gradient(
     times: Tensor | None,
     max_evaluations: int | None,
 ) -> Solution:
-    plain = partial(_run, field, z0, solver, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)
+    def plain(start: Tensor) -> Solution:
+        return _run(field, start, solver, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)
+
     check_gradient(gradient, solver)
     if gradient == "backprop":
-        return plain()
+        # With tolerances the walk itself keeps failed samples out of the graph.
+        return plain(z0) if solver.adaptive else solve_with_graph(plain, z0)
     tensors = gradient_tensors(field, parameters, gradient)
     if not torch.is_grad_enabled() or not (z0.requires_grad or tensors):
-        return plain()
+        return plain(z0)
     if gradient == "reversible":
         steps = solver.fixed_steps(t0, t1)
         return solve_reversibly(field, z0, steps, tensors, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)

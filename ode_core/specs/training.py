@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ode_core.specs.dataset import DatasetSpec
-from ode_core.specs.gradient import GradientMode, check_gradient
+from ode_core.specs.gradient import GRADIENTS, GradientMode, check_gradient
 from ode_core.specs.model import ClassifierSpec, ModelSpec, expand_preset, model_state_shape
 from ode_core.specs.solver import MAX_FIXED_STEPS, SolverSpec
 from ode_core.specs.spec import Spec
@@ -68,7 +68,12 @@ class TrainingJobSpec(Spec):
     solver: SolverSpec
     training: TrainingSpec = TrainingSpec()
     adaptation: AdaptationSpec | None = None
-    gradient: GradientMode = "backprop"
+    gradient: GradientMode = Field(
+        default="backprop",
+        description="; ".join(
+            f"{mode}: {facts.description} (keeps {facts.memory})" for mode, facts in GRADIENTS.items()
+        ),
+    )
 
     @property
     def architecture(self) -> ClassifierSpec:

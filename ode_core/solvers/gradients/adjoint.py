@@ -17,6 +17,7 @@ Source: Pontryagin's adjoint as in Chen et al., Neural Ordinary Differential Equ
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,6 +115,10 @@ class _BackwardSolve:
         # On a grid no step is chosen, and one system takes one call of the field for all.
         self.coupled = coupled or not solver.adaptive
         self.step_size = None if solver.adaptive else abs(t1 - t0) / solver.fixed_steps(t0, t1)
+        self.rounding = 1e-9
+        if times is not None and self.step_size is not None:
+            rounding_of_times = 4 * torch.finfo(times.dtype).eps * max(abs(t0), abs(t1))
+            self.rounding = min(1e-3, max(self.rounding, rounding_of_times / self.step_size))
         self.output_times: list[float] = [] if times is None else snapped_to_ends(times, t0, t1).tolist()
 
     def segment(self, z: Tensor, a: Tensor, t_from: float, t_to: float, sums: GradientSums) -> tuple[Tensor, Tensor]:
@@ -146,8 +151,9 @@ class _BackwardSolve:
     def _solver(self, t_from: float, t_to: float) -> SolverSpec:
         if self.step_size is None:
             return self.solver
-        part = SolverSpec(method=self.solver.method, step_size=self.step_size)
-        return self.solver.with_steps(part.fixed_steps(t_from, t_to))
+        exact = abs(t_to - t_from) / self.step_size
+        # From grid point to grid point up to the rounding of the output times makes no step more.
+        return self.solver.with_steps(max(1, math.ceil(exact - self.rounding)))
 
     def _together(
         self, z: Tensor, a: Tensor, factor: Tensor, solver: SolverSpec, t_from: float, t_to: float, sums: GradientSums

@@ -48,6 +48,19 @@ def test_on_a_grid_both_kinds_are_the_same():
     assert all(torch.equal(a, b) for a, b in zip(*kinds, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("t0", "t1"), [(0.0, 1.0), (0.7, 0.1)])
+def test_outputs_at_grid_points_leave_the_grid_as_it_is(t0, t1, dtype):
+    field = Watched(coupled, t0, t1)
+    z0 = torch.tensor(STARTS, dtype=torch.float64, requires_grad=True)
+    times = torch.linspace(t0, t1, 11, dtype=dtype)
+    solver = SolverSpec(method="midpoint", steps=30)
+    solution = solve(field, z0, solver, t0=t0, t1=t1, times=times, gradient="adjoint", parameters=[])
+    forward = len(field.calls)
+    solution.trajectory.sum().backward()
+    assert len(field.calls) - forward == forward == 60
+
+
 class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
