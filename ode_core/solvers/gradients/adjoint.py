@@ -190,6 +190,8 @@ class _BackwardSolve:
         start = torch.cat([per_sample(z), per_sample(a)], dim=1)
         solution = self.run(slope, start, solver, t0=t_from, t1=t_to, record=quadrature.add if sums.tensors else None)
         solution.raise_on_failure()
+        # A path that forgot to record would give a gradient that is silently wrong.
+        assert not sums.tensors or quadrature.steps == int(solution.accepted.sum())
         z_end, a_end = torch.split(solution.final, sizes, dim=1)
         return z_end.reshape(shape), a_end.reshape(shape)
 
@@ -219,6 +221,7 @@ class _Quadrature:
     ) -> None:
         self.run, self.field, self.one_step, self.shape, self.sums = run, field, one_step, shape, sums
         self.factor = factor
+        self.steps = 0  # of all samples together
 
     def add(self, step: AcceptedStep) -> None:
         """Add the integral over the step."""
@@ -226,6 +229,7 @@ class _Quadrature:
         assert step.t is not None
         assert step.length is not None
         assert step.end is not None
+        self.steps += len(step.samples)
         batch = self.shape[0]
         # The others stand still at a place of one that moves, and contribute nothing.
         y = step.z[:1].repeat(batch, 1).index_copy(0, step.samples, step.z)

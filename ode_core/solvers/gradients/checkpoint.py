@@ -46,6 +46,9 @@ def solve_with_checkpoints(
         solution = run(
             field, z0, solver, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations, record=steps.append
         )
+    # A path that forgot to record would give a gradient that is silently wrong.
+    recorded = sum(len(z0) if step.samples is None else len(step.samples) for step in steps)
+    assert recorded == int(solution.accepted.sum())
     replay = (_AdaptiveReplay if solver.adaptive else _GridReplay)(run, field, solver, t0, t1, times)
     final, trajectory = _Replayed.apply(replay, solution, steps, z0, *parameters)  # type: ignore[no-untyped-call]
     return dataclasses.replace(solution, final=final, trajectory=trajectory)
