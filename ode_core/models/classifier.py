@@ -12,6 +12,7 @@ from ode_core.fields.vector_fields import build_field, initialise
 from ode_core.solvers.solution import Solution
 from ode_core.solvers.solve import solve
 from ode_core.specs.dataset import DatasetSpec
+from ode_core.specs.gradient import GradientMode
 from ode_core.specs.model import ClassifierSpec, model_input_shape, model_state_shape
 from ode_core.specs.solver import SolverSpec
 from ode_core.specs.training import TrainingJobSpec
@@ -109,6 +110,7 @@ class Classifier(nn.Module):
         solver: SolverSpec,
         *,
         times: Tensor | None = None,
+        gradient: GradientMode = "backprop",
         max_evaluations: int | None = None,
     ) -> ClassifierOutput:
         """Return logits and solution for ``inputs`` under ``solver``; gradients flow through both."""
@@ -120,6 +122,7 @@ class Classifier(nn.Module):
                 solver,
                 t1=self.end_time,
                 times=times,
+                gradient=gradient,
                 max_evaluations=max_evaluations,
                 warn=False,  # a job's or a request's solver was chosen by its user, not by the code that calls this
             )

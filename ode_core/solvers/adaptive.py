@@ -29,6 +29,7 @@ from ode_core.solvers.compiled_passes import compilable_passes
 from ode_core.solvers.explicit_methods import TABLEAUS
 from ode_core.solvers.initial_step import initial_step
 from ode_core.solvers.output_times import OutputMode, snapped_to_ends
+from ode_core.solvers.record import AcceptedStep, Record
 from ode_core.solvers.solution import (
     Execution,
     ExecutionPath,
@@ -58,6 +59,7 @@ def solve_adaptive(
     outputs: OutputMode = "land",
     max_evaluations: int | None = None,
     compilation: Compilation = "auto",
+    record: Record | None = None,
 ) -> Solution:
     """Solve from ``t0`` to ``t1`` with error control; see ``solve`` for the arguments.
 
@@ -67,9 +69,11 @@ def solve_adaptive(
     needs one more after every accepted step but the last. Interpolated outputs need that one too, and the
     interpolant's extra stages in every step.
 
-    Gradients flow through the accepted steps, not through the choice of their lengths.
+    Gradients flow through the accepted steps, not through the choice of their lengths. ``record`` is called
+    with every step that was accepted.
     """
     walk = _AdaptiveWalk(field, z0, solver, t0, t1, times, outputs, max_evaluations, compilation)
+    walk.record = record
     return walk.run()
 
 
@@ -95,6 +99,7 @@ class _AdaptiveWalk:
         self.field, self.times = field, times
         self.rtol, self.atol, self.interval = solver.rtol, solver.atol, abs(t1 - t0)
         self.compilation, self.execution = compilation, Execution()
+        self.record: Record | None = None
         method = ExplicitStep(tableau, with_extra_stages=interpolating)
         self.rule = PassRule(
             method=method,
@@ -141,6 +146,8 @@ class _AdaptiveWalk:
         passes = None
         if self.walk.slope.requires_grad:
             reason = "gradients are wanted"
+        elif self.record is not None:
+            reason = "the steps are recorded for the gradient"
         elif not is_plain(self.walk.z):
             reason = "within a transform of torch.func or with tangents"
         elif self.compilation == "never":
@@ -204,6 +211,8 @@ class _AdaptiveWalk:
             if bool(broken.any()):
                 attempt = self._attempt_without(broken, plan)
         new, moved = take_step(walk, plan, attempt, broken, self.limits, rule.method, rule.control)
+        if self.record is not None:
+            self._record(self.record, plan, moved)
         if not rule.method.first_same_as_last:
             renewed = moved if rule.needs_end_slope else moved & new.running
             if bool(renewed.any()):
@@ -223,6 +232,12 @@ class _AdaptiveWalk:
             torch.where(broken, 0.0, plan.length), torch.where(broken, self.walk.t, plan.target), plan.landing
         )
         return self.rule.method.attempt(self.field, self.walk, standing, self.limits, self.rule.direction)
+
+    def _record(self, record: Record, plan: Plan, moved: Tensor) -> None:
+        samples = torch.nonzero(moved).flatten()
+        if samples.numel():
+            walk, lengths = self.walk, self.rule.direction * plan.length
+            record(AcceptedStep(walk.z[samples], samples, walk.t[samples], lengths[samples], plan.target[samples]))
 
     def _trajectory(self) -> Tensor | None:
         if self.history is None or self._output_of is None:

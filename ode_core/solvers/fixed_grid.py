@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ode_core.solvers.explicit_methods import TABLEAUS
+from ode_core.solvers.record import AcceptedStep, Record
 from ode_core.solvers.solution import Execution, Field, Solution, broadcast_to_state, finite_samples, is_plain
 from ode_core.solvers.status import SolveStatus
 from ode_core.solvers.step_polynomial import evaluate_polynomial, step_polynomial
@@ -34,6 +35,7 @@ def solve_fixed_grid(
     times: Tensor | None = None,
     max_evaluations: int | None = None,
     grid: Tensor | None = None,
+    record: Record | None = None,
 ) -> Solution:
     """Solve with ``steps`` equal steps from ``t0`` to ``t1``; see ``solve`` for the arguments.
 
@@ -44,21 +46,23 @@ def solve_fixed_grid(
     one of the states and their derivatives (error ``O(h^4)``), or the tableau's own of higher order. Takes
     ``METHODS[method].evaluations(steps)`` evaluations, one more when an output lies inside the last step, whose
     interpolant needs the derivative at ``t1``, and the interpolant's further stages in every step with an output.
+    ``record`` is called before every step.
     """
     if times is None:
         outputs = None
     else:
-        outputs = _positions(times, steps, t0, t1) if grid is None else _positions_on(grid, times, t0, t1)
+        outputs = output_positions(times, steps, t0, t1) if grid is None else _positions_on(grid, times, t0, t1)
     planned = METHODS[method].evaluations(steps)
     if outputs:
         planned += _interpolation_evaluations(TABLEAUS[method], outputs, steps)
     if max_evaluations is not None and planned > max_evaluations:
-        return _nothing_done(z0, times, SolveStatus.BUDGET_EXCEEDED)
+        return nothing_done(z0, times, SolveStatus.BUDGET_EXCEEDED)
     tableau = TABLEAUS[method]
     if grid is None:
         walk = _GridWalk(field, z0, tableau, steps, t0, t1)
     else:
         walk = _GivenGridWalk(field, z0, tableau, grid, t0, t1)
+    walk.record = record
     final, trajectory, execution = _run(walk, outputs)
     assert execution.path == "taped" or walk.evaluations == planned
     # A step only adds to the state, and nothing added to inf or NaN is finite: looking at the end suffices.
@@ -71,10 +75,10 @@ def solve_fixed_grid(
     return Solution(
         final=final,
         status=torch.where(finite, int(SolveStatus.SUCCESS), int(SolveStatus.NON_FINITE)),
-        evaluations=_per_sample(z0, planned),
-        accepted=_per_sample(z0, steps),
-        rejected=_per_sample(z0, 0),
-        last_step=_per_sample(z0, abs(walk.h), dtype=torch.float64),
+        evaluations=per_sample_values(z0, planned),
+        accepted=per_sample_values(z0, steps),
+        rejected=per_sample_values(z0, 0),
+        last_step=per_sample_values(z0, abs(walk.h), dtype=torch.float64),
         times=times,
         trajectory=trajectory,
         execution=execution,
@@ -91,7 +95,9 @@ def _run(walk: "_GridWalk", outputs: Sequence[tuple[int, float]] | None) -> tupl
     """Return the end, the outputs if any are asked for, and how it was computed."""
     field, z0 = walk.field, walk.z
     lowered, stacked = keeps_tape(field), getattr(field, "stacked", None) or 1
-    if outputs is not None:
+    if walk.record is not None:
+        reason = "the steps are recorded for the gradient"
+    elif outputs is not None:
         reason = "outputs between the ends are asked for"
     elif not keeps_tape(field) or len(z0) == 0:
         reason = "the field keeps no tape of its own"
@@ -110,24 +116,26 @@ def _run(walk: "_GridWalk", outputs: Sequence[tuple[int, float]] | None) -> tupl
     return walk.z, trajectory, Execution("eager", lowered, stacked, reason)
 
 
-def _per_sample(z0: Tensor, value: float, dtype: torch.dtype = torch.int64) -> Tensor:
+def per_sample_values(z0: Tensor, value: float, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Return ``value`` for each sample, ``(batch,)``."""
     return torch.full((z0.shape[0],), value, dtype=dtype, device=z0.device)
 
 
-def _nothing_done(z0: Tensor, times: Tensor | None, status: SolveStatus) -> Solution:
+def nothing_done(z0: Tensor, times: Tensor | None, status: SolveStatus) -> Solution:
+    """Return the solution of a solve that did not begin: NaN and ``status`` for every sample."""
     return Solution(
         final=torch.full_like(z0, torch.nan),
-        status=_per_sample(z0, status),
-        evaluations=_per_sample(z0, 0),
-        accepted=_per_sample(z0, 0),
-        rejected=_per_sample(z0, 0),
-        last_step=_per_sample(z0, 0, dtype=torch.float64),
+        status=per_sample_values(z0, status),
+        evaluations=per_sample_values(z0, 0),
+        accepted=per_sample_values(z0, 0),
+        rejected=per_sample_values(z0, 0),
+        last_step=per_sample_values(z0, 0, dtype=torch.float64),
         times=times,
         trajectory=None if times is None else z0.new_full((len(times), *z0.shape), torch.nan),
     )
 
 
-def _positions(times: Tensor, steps: int, t0: float, t1: float) -> list[tuple[int, float]]:
+def output_positions(times: Tensor, steps: int, t0: float, t1: float) -> list[tuple[int, float]]:
     """Return for each output time the grid point ``k`` at or before it and the share ``s`` of the step after it.
 
     A time that is a grid point up to the rounding of its own type counts as one (``s = 0``), so that
@@ -193,6 +201,7 @@ class _GridWalk:
         self.h = (t1 - t0) / steps
         self.z = z0
         self.evaluations = 0
+        self.record: Record | None = None
         self._rows, self._b = _scaled(tableau, self.h)
         self._c = torch.tensor([float(c) for c in tableau.c[: len(self._rows)]], dtype=torch.float64)
         self._slope: Tensor | None = None  # the field at the current state
@@ -243,6 +252,8 @@ class _GridWalk:
 
     def _step(self, stage_times: Sequence[Tensor]) -> list[Tensor]:
         """Move on by a step; return the slopes of its stages."""
+        if self.record is not None:
+            self.record(AcceptedStep(self.z))
         slopes = [self._slope_here(stage_times[0])]
         for t, row in zip(stage_times[1:], self._rows[1:], strict=True):
             slopes.append(self.field(t, _advance(self.z, slopes, row)))

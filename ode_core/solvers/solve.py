@@ -1,7 +1,9 @@
 """The one entry point: a field, a start and a solver make a solution."""
 
+import functools
 import math
 import warnings
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -9,7 +11,15 @@ from torch import Tensor
 from ode_core.solvers.adaptive import solve_adaptive
 from ode_core.solvers.compilation import Compilation
 from ode_core.solvers.fixed_grid import solve_fixed_grid
+from ode_core.solvers.gradients.adjoint import solve_with_adjoint
+from ode_core.solvers.gradients.backprop import solve_with_graph
+from ode_core.solvers.gradients.checkpoint import solve_with_checkpoints
+from ode_core.solvers.gradients.one_step import Run
+from ode_core.solvers.gradients.reversible import solve_reversibly
+from ode_core.solvers.gradients.tensors import gradient_tensors
+from ode_core.solvers.leapfrog import solve_leapfrog
 from ode_core.solvers.output_times import OutputMode, require_output_times
+from ode_core.solvers.record import Record
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
 from ode_core.solvers.torchdiffeq_backend import (
@@ -18,6 +28,7 @@ from ode_core.solvers.torchdiffeq_backend import (
     uniform_grid,
 )
 from ode_core.solvers.truncated_grid import precision_of, truncated_grid
+from ode_core.specs.gradient import GradientMode, check_gradient
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 
 # Below this many rounding errors of the state's type the error estimate is noise.
@@ -37,6 +48,8 @@ def solve(
     t1: float = 1.0,
     times: Tensor | None = None,
     outputs: OutputMode = "land",
+    gradient: GradientMode = "backprop",
+    parameters: Iterable[Tensor] | None = None,
     max_evaluations: int | None = None,
     compilation: Compilation = "auto",
     throw: bool = False,
@@ -54,6 +67,9 @@ def solve(
         outputs: an adaptive solve lands on every output time (``land``), which may take more steps, or reads
             them off its interpolant (``interpolate``), whose error is of the method's order. A fixed grid is never
             changed by output times.
+        gradient: how gradients are computed; see ``ode_core.specs.gradient``.
+        parameters: the tensors beside ``z0`` that gradients are wanted for. None: the parameters of a field that
+            is a module, or its ``tensors``. Not used by ``backprop``, which finds them by itself.
         max_evaluations: bound on the evaluations of the field for one sample, or None.
         compilation: whether steps without gradients may be compiled to one graph: ``auto`` once steps of the kind have
             taken as long eagerly as compiling takes, ``always``, or ``never``. The solution's ``execution`` says
@@ -82,12 +98,84 @@ def solve(
         raise ValueError(f"t0 and t1 must be finite; they are {t0} and {t1}")
     if times is not None:
         times = require_output_times(times, t0, t1)
+    check_gradient(gradient, solver)
+    if gradient != "backprop" and outputs == "interpolate" and solver.adaptive:
+        raise ValueError(
+            f"gradient {gradient} needs steps that land on the outputs: leave outputs at land, or backprop"
+        )
     if t0 == t1:
         solution = _standing_still(z0, times)
-    elif solver.runs_on == "torchdiffeq":
-        solution = _solve_with_torchdiffeq(field, z0, solver, t0, t1, times, outputs, max_evaluations, warn)
-    elif solver.adaptive:
-        solution = solve_adaptive(
+    else:
+        run = functools.partial(_run, outputs=outputs, compilation=compilation, warn=warn)
+        solution = _with_gradient(
+            run, gradient, parameters, field, z0, solver, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations
+        )
+    if throw:
+        solution.raise_on_failure()
+    return solution
+
+
+def _with_gradient(
+    run: Run,
+    gradient: GradientMode,
+    parameters: Iterable[Tensor] | None,
+    field: Field,
+    z0: Tensor,
+    solver: SolverSpec,
+    *,
+    t0: float,
+    t1: float,
+    times: Tensor | None,
+    max_evaluations: int | None,
+) -> Solution:
+    def plain(start: Tensor) -> Solution:
+        return run(field, start, solver, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)
+
+    if gradient == "backprop":
+        # With tolerances the walk itself keeps failed samples out of the graph.
+        return plain(z0) if solver.adaptive else solve_with_graph(plain, z0)
+    tensors = gradient_tensors(field, parameters, gradient)
+    if not torch.is_grad_enabled() or not (z0.requires_grad or tensors):
+        return plain(z0)
+    if gradient == "reversible":
+        steps = solver.fixed_steps(t0, t1)
+        return solve_reversibly(field, z0, steps, tensors, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)
+    if gradient == "checkpoint":
+        return solve_with_checkpoints(
+            run, field, z0, solver, tensors, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations
+        )
+    return solve_with_adjoint(
+        run,
+        field,
+        z0,
+        solver,
+        tensors,
+        coupled=gradient == "adjoint",
+        t0=t0,
+        t1=t1,
+        times=times,
+        max_evaluations=max_evaluations,
+    )
+
+
+def _run(
+    field: Field,
+    z0: Tensor,
+    solver: SolverSpec,
+    *,
+    t0: float,
+    t1: float,
+    times: Tensor | None = None,
+    max_evaluations: int | None = None,
+    record: Record | None = None,
+    outputs: OutputMode = "land",
+    compilation: Compilation = "auto",
+    warn: bool = True,
+) -> Solution:
+    if solver.runs_on == "torchdiffeq":
+        return _solve_with_torchdiffeq(field, z0, solver, t0, t1, times, outputs, max_evaluations, warn)
+    if solver.adaptive:
+        return solve_adaptive(
             field,
             z0,
             solver,
@@ -97,12 +185,12 @@ def solve(
             outputs=outputs,
             max_evaluations=max_evaluations,
             compilation=compilation,
+            record=record,
         )
-    else:
-        solution = _solve_fixed(field, z0, solver, t0, t1, times, max_evaluations)
-    if throw:
-        solution.raise_on_failure()
-    return solution
+    if solver.facts.family == "reversible":
+        steps = solver.fixed_steps(t0, t1)
+        return solve_leapfrog(field, z0, steps, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)
+    return _solve_fixed(field, z0, solver, t0, t1, times, max_evaluations, record)
 
 
 def _solve_fixed(
@@ -113,6 +201,7 @@ def _solve_fixed(
     t1: float,
     times: Tensor | None,
     max_evaluations: int | None,
+    record: Record | None,
 ) -> Solution:
     steps = solver.fixed_steps(t0, t1, precision_of(z0.dtype))
     return solve_fixed_grid(
@@ -125,6 +214,7 @@ def _solve_fixed(
         times=times,
         max_evaluations=max_evaluations,
         grid=_given_grid(solver, steps, t0, t1, z0.dtype),
+        record=record,
     )
 
 

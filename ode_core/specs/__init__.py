@@ -10,6 +10,7 @@ from ode_core.specs.budgets import (
 )
 from ode_core.specs.dataset import Cifar10Spec, ConcentricSpheresSpec, DatasetSpec, DigitsSpec, MnistSpec
 from ode_core.specs.evaluation import AuditJobSpec, EvaluationJobSpec, SweepJobSpec
+from ode_core.specs.gradient import GRADIENTS, GradientFacts, GradientMode, check_gradient
 from ode_core.specs.methods import METHODS, MethodFacts, MethodName
 from ode_core.specs.model import (
     PRESETS,
@@ -34,6 +35,7 @@ from ode_core.specs.training import NAME_PATTERN, ModelName, StepAdaptation, Tra
 
 __all__ = [
     "DEFAULT_MAX_STEPS",
+    "GRADIENTS",
     "METHODS",
     "NAME_PATTERN",
     "PRESETS",
@@ -50,6 +52,8 @@ __all__ = [
     "DigitsSpec",
     "EvaluationJobSpec",
     "FieldSpec",
+    "GradientFacts",
+    "GradientMode",
     "LinearStem",
     "MethodFacts",
     "MethodName",
@@ -65,6 +69,7 @@ __all__ = [
     "SweepJobSpec",
     "TrainingJobSpec",
     "TrainingSpec",
+    "check_gradient",
     "check_solve_budget",
     "check_sweep_budget",
     "check_training_budget",

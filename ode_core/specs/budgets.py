@@ -6,6 +6,7 @@ from typing import get_args
 from pydantic import Field
 
 from ode_core.specs.evaluation import SweepJobSpec
+from ode_core.specs.gradient import GRADIENTS
 from ode_core.specs.model import evaluation_operations, model_state_shape, parameter_count
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, Precision, SolverSpec
 from ode_core.specs.spec import Spec
@@ -55,7 +56,7 @@ def check_training_budget(spec: TrainingJobSpec, budget: Budget) -> None:
     _refuse_above("evaluations in a solve", evaluations, budget.evaluations_per_solve, "fewer steps")
     _refuse_above(
         "multiplications in the whole training",
-        3 * forward * spec.training.iterations,  # the backward pass costs about two forward passes
+        GRADIENTS[spec.gradient].cost * forward * spec.training.iterations,
         budget.training_operations,
         "fewer iterations, fewer steps or a smaller batch_size",
     )

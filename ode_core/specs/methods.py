@@ -23,6 +23,7 @@ MethodName = Literal[
     "dopri5",
     "tsit5",
     "dopri8",
+    "asynchronous_leapfrog",
     "explicit_adams",
     "implicit_adams",
 ]
@@ -72,9 +73,12 @@ class MethodFacts:
     def evaluations(self, steps: int) -> int:
         """Return the evaluations of the field for one sample over ``steps`` fixed steps.
 
-        A last stage that is the first of the next step counts there; after the last step nobody needs it.
-        For ``implicit_adams`` it is an upper bound: its iteration may end early.
+        A last stage that is the first of the next step counts there; after the last step nobody needs it. A
+        reversible method needs the slope at the start, too. For ``implicit_adams`` it is an upper bound: its
+        iteration may end early.
         """
+        if self.family == "reversible":
+            return steps * self.stages + 1
         started = min(steps, self.starting_steps)
         return 4 * started + (steps - started) * (self.stages - 1 if self.first_same_as_last else self.stages)
 
@@ -95,6 +99,9 @@ METHODS: dict[MethodName, MethodFacts] = {
     "tsit5": MethodFacts(5, 7, 4, True, 3.51, "Tsitouras 5(4), adaptive", dense_output_order=4),
     "dopri8": MethodFacts(
         8, 13, 5, True, 6.39, "Dormand-Prince 8(5,3) (DOP853), adaptive, for tight tolerances", dense_output_order=7
+    ),
+    "asynchronous_leapfrog": MethodFacts(
+        2, 1, None, False, 0.0, "asynchronous leapfrog: its steps can be undone; for short intervals", "reversible"
     ),
     "explicit_adams": MethodFacts(
         4,

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ode_core.specs.dataset import DatasetSpec
+from ode_core.specs.gradient import GRADIENTS, GradientMode, check_gradient
 from ode_core.specs.model import ClassifierSpec, ModelSpec, expand_preset, model_state_shape
 from ode_core.specs.solver import MAX_FIXED_STEPS, SolverSpec
 from ode_core.specs.spec import Spec
@@ -67,7 +68,12 @@ class TrainingJobSpec(Spec):
     solver: SolverSpec
     training: TrainingSpec = TrainingSpec()
     adaptation: AdaptationSpec | None = None
-    gradient: Literal["backprop"] = "backprop"
+    gradient: GradientMode = Field(
+        default="backprop",
+        description="; ".join(
+            f"{mode}: {facts.description} (keeps {facts.memory})" for mode, facts in GRADIENTS.items()
+        ),
+    )
 
     @property
     def architecture(self) -> ClassifierSpec:
@@ -82,6 +88,7 @@ class TrainingJobSpec(Spec):
                 f"{self.architecture.field_arithmetic} arithmetic of the field is for float32: set precision to "
                 f"float32, or field_arithmetic to full"
             )
+        check_gradient(self.gradient, self.solver)
         if not self.solver.adaptive:
             self.solver.fixed_steps(0.0, self.architecture.end_time)
         if self.adaptation is not None:

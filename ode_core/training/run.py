@@ -14,6 +14,7 @@ from ode_core.datasets.load import Dataset
 from ode_core.models.classifier import ClassifierOutput, build_model
 from ode_core.models.predictions import OnBatch, predict
 from ode_core.models.weights import weights_to_bytes
+from ode_core.solvers.solution import SolveFailed
 from ode_core.solvers.status import SolveStatus
 from ode_core.specs.methods import MethodName
 from ode_core.specs.solver import SolverSpec
@@ -95,16 +96,16 @@ class TrainingRun:
         ``adaptation_evaluations``, those of the very first step included.
 
         Raises:
-            TrainingDiverged: the loss or the gradient is not finite; the weights are those before the iteration.
+            TrainingDiverged: the loss or the gradient is not finite, or the adjoint equation could not be solved; the
+                weights are those before the iteration.
         """
         start = time.perf_counter()
         inputs, labels = self._batch()
         metrics = self._adapt(inputs, labels)
-        output = self.model.run(inputs, self.solver)
+        output = self.model.run(inputs, self.solver, gradient=self.spec.gradient)
         loss = cross_entropy(output.logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
-        with self.model.float32_products():
-            loss.backward()  # type: ignore[no-untyped-call]
+        self._backward(loss)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         metrics |= self._read(output, loss, norm, labels)
         self._require_finite(metrics, output)
@@ -114,6 +115,13 @@ class TrainingRun:
         self._training_steps += int(metrics.get("steps", 0))
         self._seconds += time.perf_counter() - start
         return metrics
+
+    def _backward(self, loss: Tensor) -> None:
+        try:
+            with self.model.float32_products():
+                loss.backward()  # type: ignore[no-untyped-call]
+        except SolveFailed as failure:
+            raise TrainingDiverged(self.iteration + 1, self.spec.training.iterations, str(failure)) from failure
 
     def checkpoint(self) -> Checkpoint:
         """Return the state between two iterations."""

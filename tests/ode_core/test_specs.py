@@ -1,3 +1,4 @@
+import contextlib
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from ode_core.specs import (
+    GRADIENTS,
     METHODS,
     PRESETS,
     Budget,
@@ -25,6 +27,7 @@ from ode_core.specs import (
     SolverSpec,
     SweepJobSpec,
     TrainingJobSpec,
+    check_gradient,
     check_solve_budget,
     check_sweep_budget,
     check_training_budget,
@@ -319,6 +322,35 @@ def test_momentum_for_adam_is_refused():
     assert job(training={"optimizer": "sgd", "momentum": 0.9}).training.momentum == 0.9
 
 
+@pytest.mark.parametrize(
+    ("gradient", "solver", "message"),
+    [
+        (
+            "reversible",
+            {"method": "rk4", "steps": 4},
+            "use asynchronous_leapfrog instead of rk4, or gradient checkpoint",
+        ),
+        ("adjoint", {"method": "asynchronous_leapfrog", "steps": 4}, "does not know reversible methods"),
+        ("bptt", {"method": "rk4", "steps": 4}, "'backprop', 'checkpoint', 'adjoint', 'adjoint_seminorm'"),
+    ],
+)
+def test_a_gradient_that_the_solver_does_not_allow_is_refused_with_what_it_does(gradient, solver, message):
+    with pytest.raises(ValidationError, match=message):
+        job(gradient=gradient, solver=solver, adaptation=None)
+
+
+@pytest.mark.parametrize("method", [name for name, facts in METHODS.items() if facts.backends[0] == "odeness"])
+def test_every_method_has_an_exact_gradient_that_needs_less_memory_than_the_graph(method):
+    solver = SolverSpec(method=method, steps=4)
+    allowed = []
+    for mode in GRADIENTS:
+        with contextlib.suppress(ValueError):
+            check_gradient(mode, solver)
+            allowed.append(mode)
+    assert allowed[0] == "backprop"
+    assert len([mode for mode in allowed if GRADIENTS[mode].exact]) >= 2
+
+
 def test_specs_cannot_be_changed():
     with pytest.raises(ValidationError, match="frozen"):
         job().solver.steps = 5
@@ -341,6 +373,10 @@ def test_evaluation_jobs_are_told_apart_by_kind():
 
 @pytest.mark.parametrize("method", [name for name, facts in METHODS.items() if facts.family == "explicit"])
 def test_a_fixed_grid_costs_its_stages_a_step_less_the_one_two_steps_share(method):
+    if METHODS[method].family == "reversible":
+        # The slope at the start, and one in the middle of every step.
+        assert solve_evaluations(SolverSpec(method=method, steps=10), 1.0) == 11
+        return
     stages = {"euler": 1, "midpoint": 2, "heun": 2, "ralston": 2, "heun3": 3, "rk4": 4, "rk4_38": 4, "heun_euler": 2}
     stages |= {"fehlberg2": 3, "bosh3": 3, "fehlberg45": 6, "dopri5": 6, "tsit5": 6, "dopri8": 12}
     assert solve_evaluations(SolverSpec(method=method, steps=10), 1.0) == 10 * stages[method]
@@ -383,8 +419,26 @@ def test_a_training_job_beyond_its_budget_is_refused_with_the_part_that_is_too_l
         check_training_budget(job(), Budget.model_validate(budget))
 
 
+def test_a_gradient_that_computes_more_has_a_smaller_budget():
+    budget = Budget(training_operations=1e14)
+    check_training_budget(job(training={"iterations": 800}), budget)
+    with pytest.raises(BudgetExceeded, match="whole training"):
+        check_training_budget(job(training={"iterations": 800}, gradient="adjoint_seminorm"), budget)
+
+
 def test_a_sweep_is_checked_solver_by_solver():
     solvers = [SolverSpec(method="rk4", steps=n) for n in (10, 100)]
     check_sweep_budget(SweepJobSpec(model="m", solvers=solvers), 1.0, Budget(evaluations_per_solve=400))
     with pytest.raises(BudgetExceeded, match="rk4-100"):
         check_sweep_budget(SweepJobSpec(model="m", solvers=solvers), 1.0, Budget(evaluations_per_solve=399))
+
+
+@pytest.mark.parametrize("mode", [mode for mode in GRADIENTS if mode != "backprop"])
+def test_torchdiffeq_and_its_grid_are_differentiated_by_backprop_alone(mode):
+    for solver in (
+        SolverSpec(method="rk4_38", steps=4, backend="torchdiffeq"),
+        SolverSpec(method="rk4", step_size=0.3, grid="truncate"),
+    ):
+        check_gradient("backprop", solver)
+        with pytest.raises(ValueError, match="use backprop"):
+            check_gradient(mode, solver)
