@@ -16,7 +16,9 @@ class SolverMethod(Answer):
     embedded_order: int | None = Field(description="of the embedded solution the error estimate compares with")
     adaptive: bool = Field(description="whether it can choose its steps: rtol and atol instead of steps")
     first_same_as_last: bool
-    stability_limit: float = Field(description="largest h * lambda at which z' = -lambda z is solved stably")
+    stability_limit: float | None = Field(
+        description="largest h * lambda at which z' = -lambda z is solved stably; null: there is no largest"
+    )
     description: str
     example: dict[str, Any]
 

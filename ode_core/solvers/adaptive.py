@@ -133,7 +133,7 @@ class _AdaptiveWalk:
             length = torch.where(landing, to_stop, h) * self.running
             target = torch.where(landing & self.running, stop, self.t + self.direction * length)
             slopes, z_new, error = self._attempt(slope, length, target)
-            self.evaluations += (self.tableau.stages - 1) * self.running
+            self.evaluations += self._attempt_evaluations() * self.running
             ratio = error_ratio(error, self.z, z_new, self.rtol, self.atol)
             broken = self.running & ~(torch.isfinite(ratio) & finite_samples(z_new))
             if z_new.requires_grad:
@@ -184,6 +184,10 @@ class _AdaptiveWalk:
         with torch.no_grad():
             error = signed * _combine(slopes, self._error)
         return slopes, z_new, error
+
+    def _attempt_evaluations(self) -> int | Tensor:
+        """Return the evaluations of the last attempt, for every sample or for each."""
+        return self.tableau.stages - 1
 
     def _attempt_without(
         self, broken: Tensor, slope: Tensor, length: Tensor, target: Tensor

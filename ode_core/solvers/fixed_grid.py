@@ -38,7 +38,7 @@ def solve_fixed_grid(
     evaluations, and one more when an output lies inside the last step, whose interpolant needs the
     derivative at ``t1``.
     """
-    outputs = None if times is None else _positions(times, steps, t0, t1)
+    outputs = None if times is None else grid_positions(times, steps, t0, t1)
     planned = METHODS[method].evaluations(steps)
     if outputs and any(k == steps - 1 and s > 0 for k, s in outputs):
         planned += 1
@@ -88,7 +88,7 @@ def _nothing_done(z0: Tensor, times: Tensor | None, status: SolveStatus) -> Solu
     )
 
 
-def _positions(times: Tensor, steps: int, t0: float, t1: float) -> list[tuple[int, float]]:
+def grid_positions(times: Tensor, steps: int, t0: float, t1: float) -> list[tuple[int, float]]:
     """Return for each output time the grid point ``k`` at or before it and the share ``s`` of the step after it.
 
     A time that is a grid point up to the rounding of its own type counts as one (``s = 0``), so that
@@ -159,7 +159,7 @@ class _GridWalk:
                 if slope is None or end_slope is None or s == 0.0:
                     states.append(start)
                 else:
-                    states.append(_hermite(s, self.h, start, slope, self.z, end_slope))
+                    states.append(hermite(s, self.h, start, slope, self.z, end_slope))
         states += [self.z] * (len(outputs) - len(states))
         return torch.stack(states)
 
@@ -193,7 +193,7 @@ class _GridWalk:
                 yield row.unbind()
 
 
-def _hermite(s: float, h: float, z0: Tensor, k0: Tensor, z1: Tensor, k1: Tensor) -> Tensor:
+def hermite(s: float, h: float, z0: Tensor, k0: Tensor, z1: Tensor, k1: Tensor) -> Tensor:
     """Return the cubic through both ends with their slopes, at the share ``s`` of the step ``h``.
 
     Source: Hairer, Norsett, Wanner I, II.6, equation 6.7.

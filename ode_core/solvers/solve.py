@@ -8,6 +8,8 @@ from torch import Tensor
 
 from ode_core.solvers.adaptive import solve_adaptive
 from ode_core.solvers.fixed_grid import solve_fixed_grid
+from ode_core.solvers.implicit_adaptive import solve_implicit_adaptive
+from ode_core.solvers.implicit_grid import solve_implicit_grid
 from ode_core.solvers.output_times import require_output_times
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
@@ -69,7 +71,8 @@ def solve(
     elif solver.adaptive:
         solution = _solve_adaptive(field, z0, solver, t0, t1, times, max_evaluations)
     else:
-        solution = solve_fixed_grid(
+        solve_grid = solve_implicit_grid if solver.facts.family == "implicit" else solve_fixed_grid
+        solution = solve_grid(
             field,
             z0,
             solver.method,
@@ -95,7 +98,8 @@ def _solve_adaptive(
 ) -> Solution:
     assert solver.rtol is not None
     assert solver.atol is not None
-    return solve_adaptive(
+    solve_method = solve_implicit_adaptive if solver.facts.family == "implicit" else solve_adaptive
+    return solve_method(
         field,
         z0,
         solver.method,

@@ -39,13 +39,21 @@ class ButcherTableau:
     embedded_order: int | None = None
 
     def __post_init__(self) -> None:
-        if any(len(row) != i for i, row in enumerate(self.a)):
-            raise ValueError("row i of an explicit tableau has i entries")
-        _require_order(self, self.b, self.order)
+        self._require_rows()
+        require_order(self, self.b, self.order)
         if (self.embedded is None) != (self.embedded_order is None):
             raise ValueError("embedded weights and their order belong together")
         if self.embedded is not None and self.embedded_order is not None:
-            _require_order(self, self.embedded, self.embedded_order)
+            require_order(self, self.embedded, self.embedded_order)
+
+    def _require_rows(self) -> None:
+        if any(len(row) != i for i, row in enumerate(self.a)):
+            raise ValueError("row i of an explicit tableau has i entries")
+
+    @property
+    def rounding(self) -> Fraction:
+        """What an order condition may be off by: nothing, as the coefficients are exact."""
+        return Fraction(0)
 
     @property
     def stages(self) -> int:
@@ -87,12 +95,13 @@ def _dot(weights: Row, values: Sequence[Fraction]) -> Fraction:
     return sum((w * x for w, x in zip(weights, values, strict=False)), Fraction(0))
 
 
-def _require_order(tableau: ButcherTableau, weights: Row, order: int) -> None:
+def require_order(tableau: ButcherTableau, weights: Row, order: int) -> None:
+    """Raise ``ValueError`` unless the conditions of all rooted trees up to ``order`` hold for ``weights``."""
     if len(weights) != tableau.stages:
         raise ValueError("one weight for each stage")
     for tree in rooted_trees(order):
         value = _dot(weights, _elementary_weights(tableau, tree))
-        if value != Fraction(1, _density(tree)):
+        if abs(value - Fraction(1, _density(tree))) > tableau.rounding:
             raise ValueError(f"order condition of the tree {tree} fails: {value} instead of 1/{_density(tree)}")
 
 

@@ -6,8 +6,24 @@ The coefficients live in ``ode_core.solvers.tableaus``; a test holds the two aga
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-MethodName = Literal["euler", "midpoint", "heun", "rk4", "rk4_38", "fehlberg2", "bosh3", "dopri5"]
+MethodName = Literal[
+    "euler",
+    "midpoint",
+    "heun",
+    "rk4",
+    "rk4_38",
+    "fehlberg2",
+    "bosh3",
+    "dopri5",
+    "implicit_midpoint",
+    "trapezoid",
+    "kvaerno3",
+]
 
+
+# Numbers in a state up to which an implicit method computes dense Jacobians. One takes that many evaluations, which
+# several iterations and steps share; an iterative solve takes some ten evaluations in every iteration of every stage.
+DENSE_JACOBIAN = 64
 
 Family = Literal["explicit", "implicit", "multistep", "reversible"]
 Backend = Literal["odeness", "torchdiffeq"]
@@ -24,7 +40,8 @@ class MethodFacts:
         first_same_as_last: the last stage is the first of the next step, so that an accepted
             step costs one evaluation less.
         stability_limit: largest ``x`` such that the method is stable for ``z' = -lambda z`` with
-            ``h * lambda`` in ``[0, x]`` (real axis), rounded to two decimals.
+            ``h * lambda`` in ``[0, x]`` (real axis), rounded to two decimals; None: for every ``x``, and everywhere
+            in the left half plane (A-stable).
         description: one line for people.
         family: how it makes a step: explicit or implicit Runge-Kutta, linear multistep, or reversible leapfrog.
         backends: who can run it; the first does unless a solver names another.
@@ -34,7 +51,7 @@ class MethodFacts:
     stages: int
     embedded_order: int | None
     first_same_as_last: bool
-    stability_limit: float
+    stability_limit: float | None
     description: str
     family: Family = "explicit"
     backends: tuple[Backend, ...] = ("odeness",)
@@ -61,6 +78,11 @@ METHODS: dict[MethodName, MethodFacts] = {
     "fehlberg2": MethodFacts(2, 3, 1, False, 2.01, "Fehlberg 2(1), adaptive"),
     "bosh3": MethodFacts(3, 4, 2, True, 2.51, "Bogacki-Shampine 3(2), adaptive"),
     "dopri5": MethodFacts(5, 7, 4, True, 3.31, "Dormand-Prince 5(4), adaptive"),
+    "implicit_midpoint": MethodFacts(
+        2, 1, None, False, None, "implicit midpoint rule: A-stable, keeps quadratic invariants", "implicit"
+    ),
+    "trapezoid": MethodFacts(2, 2, None, True, None, "implicit trapezoidal rule (Crank-Nicolson): A-stable", "implicit"),
+    "kvaerno3": MethodFacts(3, 4, 2, True, None, "Kvaerno 3(2), L-stable, adaptive: for stiff fields", "implicit"),
 }
 
 assert set(METHODS) == set(get_args(MethodName))
