@@ -116,9 +116,7 @@ class _ImplicitGridWalk:
         self._step(k)
         end_slope = self._slope_here(k + 1)
         self._fail(self.newton.exhausted, SolveStatus.BUDGET_EXCEEDED)
-        return [
-            self.reached(hermite(s, self.h, start, slope, self.z, end_slope)) if s > 0 else arrived for s in shares
-        ]
+        return [self.reached(hermite(s, self.h, start, slope, self.z, end_slope)) if s > 0 else arrived for s in shares]
 
     def _step(self, k: int) -> None:
         newton, slopes = self.newton, list[Tensor]()

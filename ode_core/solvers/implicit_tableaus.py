@@ -64,7 +64,7 @@ class DiagonallyImplicitTableau(ButcherTableau):
         the numerator is of degree ``stages`` at most. So it is the product of the denominator with
         ``R(z) = 1 + sum_j z^j b A^(j-1) 1``, cut off there.
         """
-        denominator = (Fraction(1),)
+        denominator: Row = (Fraction(1),)
         for _ in range(sum(self.implicit)):
             denominator = _product(denominator, (Fraction(1), -self.gamma))
         # The property of the explicit methods holds the first terms of the series.

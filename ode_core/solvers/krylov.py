@@ -103,7 +103,8 @@ class _Gmres:
     def _directions(self, going: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
         """Return the basis ``(batch, m, n)``, the triangle ``(batch, m, m)`` and the rotated right side ``(batch, m)``.
 
-        Last, how many columns any sample uses. Columns a sample has no use for are those of the identity, with 0 on the right.
+        Last, how many columns any sample uses. Columns a sample has no use for are those of the identity, with 0 on
+        the right.
         """
         batch, n = self._left.shape
         m = self._columns
@@ -135,7 +136,8 @@ class _Gmres:
 
 
 def _norm(values: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(values, dim=1)
+    norm: Tensor = torch.linalg.vector_norm(values, dim=1)
+    return norm
 
 
 def _or_one(values: Tensor) -> Tensor:

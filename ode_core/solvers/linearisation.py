@@ -103,7 +103,8 @@ class DenseLinearisation:
             factors, pivots, _ = torch.linalg.lu_factor_ex(identity - self._scale.reshape(-1, 1, 1) * self._jacobian)
             self._factors = factors, pivots
         flat = per_sample(right).unsqueeze(2)
-        return torch.linalg.lu_solve(*self._factors, flat, adjoint=adjoint).reshape(right.shape)
+        solution: Tensor = torch.linalg.lu_solve(*self._factors, flat, adjoint=adjoint)
+        return solution.reshape(right.shape)
 
 
 class KrylovLinearisation:
@@ -147,7 +148,7 @@ def solve_transposed(field: Field, t: Tensor, z: Tensor, scale: Tensor, right: T
         system.use_scale(scale)
         system.renew(t, z, torch.ones_like(scale, dtype=torch.bool))
         return system.solve_transposed(right)
-    _, pull_back = vjp(lambda state: field(t, state), z)
+    pull_back = vjp(lambda state: field(t, state), z)[1]
     s = broadcast_to_state(scale, z)
 
     def multiply(v: Tensor) -> Tensor:

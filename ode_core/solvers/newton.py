@@ -142,11 +142,14 @@ class StageSolver:
             size = sample_rms(s * change / allowed(base, s * k)).double()
             rate = size / last
             k = torch.where(broadcast_to_state(going, k), k + change, k)
-            done = (size <= 1) | ((rate < 1) & (rate * size <= 1 - rate))
+            # With Jacobians of an earlier stage one small update proves nothing: they may have been far larger.
+            done = torch.where(torch.isnan(rate), own & (size <= 1), (rate < 1) & (rate * size <= 1 - rate)) | (
+                size == 0
+            )
             grew = going & ~done & ((rate >= 1) | ~torch.isfinite(size))
             if bool(grew.any()):
                 noise = sample_rms(s * change / round_off(base, s * k)) <= _NOISE
-                done, grew = done | (grew & noise), grew & ~noise
+                done, grew = done | (grew & own & noise), grew & ~(own & noise)
             hopeless = grew & own & ~(rate <= self.patience.growth)
             self.diverged = self.diverged | hopeless
             going = going & ~(done | hopeless)
@@ -187,8 +190,19 @@ class StageSolver:
         return which & ~poor
 
 
+def _converged(rate: Tensor, size: Tensor, own: Tensor) -> Tensor:
+    """``(batch,)`` of bool: what an iteration that goes on like this still adds is within what is allowed.
+
+    After a first update, of which no rate is known, that is so only with Jacobians of the same stage. Older ones may
+    have been larger by far, and the update with them therefore too small: on Van der Pol's equation one iteration
+    after a jump passed for convergence, and the solution left the true one along a straight line.
+    """
+    contracting = (rate < 1) & (rate * size <= 1 - rate)
+    return torch.where(torch.isnan(rate), own & (size <= 1), contracting) | (size == 0)
+
+
 def attach_gradient(field: Field, t: Tensor, base: Tensor, scale: Tensor, k: Tensor) -> Tensor:
-    """Return the solution ``k`` of a stage with the gradient it has as a function of ``base`` and the field's parameters.
+    """Return the solution ``k`` of a stage with its gradient by ``base`` and the field's parameters.
 
     One evaluation of the field. Its derivative is that of the equation, whatever iteration solved it: from
     ``k = f(t, base + s k)`` follows ``(I - s J) dk = J dbase + df``, of which the right side is what autograd finds
@@ -202,7 +216,8 @@ def attach_gradient(field: Field, t: Tensor, base: Tensor, scale: Tensor, k: Ten
         k: ``(batch, *state)``, without a graph.
     """
     z = base + broadcast_to_state(scale, base) * k
-    return _Stage.apply(field(t, z), k, lambda g: solve_transposed(field, t, z.detach(), scale, g))
+    stage: Callable[..., Tensor] = _Stage.apply
+    return stage(field(t, z), k, lambda g: solve_transposed(field, t, z.detach(), scale, g))
 
 
 class _Stage(torch.autograd.Function):

@@ -25,6 +25,9 @@ MethodName = Literal[
 # several iterations and steps share; an iterative solve takes some ten evaluations in every iteration of every stage.
 DENSE_JACOBIAN = 64
 
+# Evaluations Newton's iteration usually takes for a stage, Jacobians apart.
+NEWTON_EVALUATIONS = 3
+
 Family = Literal["explicit", "implicit", "multistep", "reversible"]
 Backend = Literal["odeness", "torchdiffeq"]
 
@@ -61,12 +64,19 @@ class MethodFacts:
         """Whether the method estimates its own error and so can choose its steps."""
         return self.embedded_order is not None
 
-    def evaluations(self, steps: int) -> int:
+    def evaluations(self, steps: int, state_size: int = 0) -> int:
         """Return the evaluations of the field for one sample over ``steps`` fixed steps.
 
         A last stage that is the first of the next step counts there; after the last step nobody needs it.
+
+        An implicit method iterates, and for it this is a usual number: three evaluations a stage (3.1 to 3.9 were
+        measured on a grid, 2.0 to 2.6 with tolerances), and for a state of ``state_size`` numbers a Jacobian every
+        second step, or as many products with one. A solve's own bound on its evaluations holds whatever is usual.
         """
-        return steps * (self.stages - 1 if self.first_same_as_last else self.stages)
+        stages = self.stages - 1 if self.first_same_as_last else self.stages
+        if self.family != "implicit":
+            return steps * stages
+        return steps * stages * NEWTON_EVALUATIONS + steps * min(state_size, DENSE_JACOBIAN) // 2
 
 
 METHODS: dict[MethodName, MethodFacts] = {
@@ -81,7 +91,9 @@ METHODS: dict[MethodName, MethodFacts] = {
     "implicit_midpoint": MethodFacts(
         2, 1, None, False, None, "implicit midpoint rule: A-stable, keeps quadratic invariants", "implicit"
     ),
-    "trapezoid": MethodFacts(2, 2, None, True, None, "implicit trapezoidal rule (Crank-Nicolson): A-stable", "implicit"),
+    "trapezoid": MethodFacts(
+        2, 2, None, True, None, "implicit trapezoidal rule (Crank-Nicolson): A-stable", "implicit"
+    ),
     "kvaerno3": MethodFacts(3, 4, 2, True, None, "Kvaerno 3(2), L-stable, adaptive: for stiff fields", "implicit"),
 }
 

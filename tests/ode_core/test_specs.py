@@ -285,10 +285,30 @@ def test_evaluation_jobs_are_told_apart_by_kind():
 # ---------------------------------------------------------------- budgets
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", [name for name, facts in METHODS.items() if facts.family == "explicit"])
 def test_a_fixed_grid_costs_its_stages_a_step_less_the_one_two_steps_share(method):
     stages = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "rk4_38": 4, "fehlberg2": 3, "bosh3": 3, "dopri5": 6}
     assert solve_evaluations(SolverSpec(method=method, steps=10), 1.0) == 10 * stages[method]
+
+
+def test_an_implicit_method_is_budgeted_with_its_usual_iterations_and_in_training_with_its_jacobians():
+    facts = METHODS["kvaerno3"]
+    assert solve_evaluations(SolverSpec(method="kvaerno3", steps=10), 1.0) == 90 == facts.evaluations(10)
+    assert facts.evaluations(10, state_size=8) == 90 + 10 * 4
+    assert facts.evaluations(10, state_size=3072) == 90 + 10 * 32
+    # With the default limit on steps it fits the default budget, as dopri5 does.
+    check_solve_budget(SolverSpec(method="kvaerno3", rtol=1e-3, atol=1e-3), 1.0, Budget().evaluations_per_solve)
+
+
+def test_a_training_with_an_implicit_method_is_estimated_with_its_jacobians():
+    # The state has 64 numbers: 10 steps take 90 evaluations and 320 for Jacobians, as 102.5 steps of rk4 do.
+    def multiplications(solver: dict[str, object]) -> float:
+        with pytest.raises(BudgetExceeded, match="whole training") as refused:
+            check_training_budget(job(solver=solver, adaptation=None), Budget(training_operations=1))
+        return float(str(refused.value).split()[0].replace(",", ""))
+
+    implicit = multiplications({"method": "kvaerno3", "steps": 10})
+    assert implicit / multiplications({"method": "rk4", "steps": 100}) == pytest.approx(410 / 400)
 
 
 def test_an_adaptive_solve_costs_at_most_its_steps_and_two_at_the_start():
