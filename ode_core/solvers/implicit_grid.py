@@ -121,16 +121,18 @@ class _ImplicitGridWalk:
     def _step(self, k: int) -> None:
         newton, slopes = self.newton, list[Tensor]()
         newton.forget_failures()
-        base = self.z
+        z_stage = self.z
         for implicit, row, c in zip(self.tableau.implicit, self._rows, self._c, strict=True):
             if not implicit:
                 slopes.append(self._slope_here(k))
                 continue
             base = _added(self.z, slopes, row)
-            guess = slopes[-1] if slopes else self._slope
+            # From the stage before, not along its slope: with a large step that leads far away, to another solution.
+            guess = (z_stage - base) / row[-1]
             slopes.append(newton.stage(self._time(k + c), base, self._scale, guess, self.running, round_off))
+            z_stage = base + row[-1] * slopes[-1]
         at_end = self.tableau.a[-1] == self.tableau.b
-        z_new = base + self._rows[-1][-1] * slopes[-1] if at_end else _added(self.z, slopes, self._b)
+        z_new = z_stage if at_end else _added(self.z, slopes, self._b)
         self._fail(newton.exhausted, SolveStatus.BUDGET_EXCEEDED)
         self._fail(newton.non_finite | ~finite_samples(z_new), SolveStatus.NON_FINITE)
         self._fail(newton.diverged, SolveStatus.NEWTON_DIVERGED)

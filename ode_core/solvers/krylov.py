@@ -23,11 +23,13 @@ class KrylovResult:
         solution: ``(batch, n)``.
         products: ``(batch,)``, products with the matrix that each sample needed.
         residual: ``(batch,)`` in float64, what is left of the right side, relative to it.
+        stopped: ``(batch,)`` of bool, samples that would have gone on with a larger allowance.
     """
 
     solution: Tensor
     products: Tensor
     residual: Tensor
+    stopped: Tensor
 
 
 @torch.no_grad()
@@ -55,7 +57,7 @@ def gmres(
     for _ in range(RESTARTS):
         if not solver.sweep():
             break
-    return KrylovResult(solver.solution, solver.products, solver.relative_residual())
+    return KrylovResult(solver.solution, solver.products, solver.relative_residual(), solver.stopped)
 
 
 class _Gmres:
@@ -72,6 +74,7 @@ class _Gmres:
         self.multiply, self.wanted, self.allowance = multiply, wanted, allowance
         self.solution = torch.zeros_like(right)
         self.products = torch.zeros_like(wanted, dtype=torch.int64)
+        self.stopped = torch.zeros_like(wanted)
         self._right, self._left = right, right  # what is left to be solved for
         self._size = _norm(right)
         self._target = tolerance * self._size
@@ -97,8 +100,12 @@ class _Gmres:
         return True
 
     def _affordable(self, going: Tensor) -> Tensor:
+        if self.allowance is None:
+            return going
         # One product is kept for what is left in the end.
-        return going if self.allowance is None else going & (self.products + 1 < self.allowance)
+        poor = going & (self.products + 1 >= self.allowance)
+        self.stopped = self.stopped | poor
+        return going & ~poor
 
     def _directions(self, going: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
         """Return the basis ``(batch, m, n)``, the triangle ``(batch, m, m)`` and the rotated right side ``(batch, m)``.

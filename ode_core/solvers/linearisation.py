@@ -40,8 +40,11 @@ class Linearisation(Protocol):
     def renew(self, t: Tensor, z: Tensor, which: Tensor) -> None:
         """Take the Jacobians at ``(t, z)`` for some samples; the others keep theirs."""
 
-    def solve(self, right: Tensor, which: Tensor, allowance: Tensor | None) -> tuple[Tensor, Tensor | int]:
-        """Return solutions for right sides of the state's shape, and the evaluations each sample took."""
+    def solve(self, right: Tensor, which: Tensor, allowance: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return solutions for right sides of the state's shape, the evaluations and who lacked some.
+
+        The last two are ``(batch,)``; ``allowance`` is, too.
+        """
 
 
 def linearisation(field: Field, z: Tensor) -> Linearisation:
@@ -89,9 +92,10 @@ class DenseLinearisation:
         self._jacobian = torch.where(which.reshape(-1, 1, 1), fresh, self._jacobian)
         self._factors = None
 
-    def solve(self, right: Tensor, which: Tensor, allowance: Tensor | None) -> tuple[Tensor, Tensor | int]:
+    def solve(self, right: Tensor, which: Tensor, allowance: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the solutions; they take no evaluations."""
-        return self._solve(right, adjoint=False), 0
+        nothing = torch.zeros_like(which)
+        return self._solve(right, adjoint=False), nothing.long(), nothing
 
     def solve_transposed(self, right: Tensor) -> Tensor:
         """Return the solutions with the transposed matrices."""
@@ -125,7 +129,7 @@ class KrylovLinearisation:
         """Linearise at ``(t, z)``, all samples: the next solve is for those that want it."""
         self._t, self._z = t, z
 
-    def solve(self, right: Tensor, which: Tensor, allowance: Tensor | None) -> tuple[Tensor, Tensor | int]:
+    def solve(self, right: Tensor, which: Tensor, allowance: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return solutions up to ``FORCING``, and a product for each direction."""
         scale = broadcast_to_state(self._scale, right)
 
@@ -134,7 +138,7 @@ class KrylovLinearisation:
             return per_sample(v - scale * _jacobian_product(self.field, self._t, self._z, v))
 
         result = gmres(multiply, per_sample(right), tolerance=FORCING, wanted=which, allowance=allowance)
-        return result.solution.reshape(right.shape), result.products
+        return result.solution.reshape(right.shape), result.products, result.stopped
 
 
 @torch.no_grad()

@@ -137,11 +137,10 @@ class StageSolver:
             fresh = going & ~self._linearised
             going = self._renew(t, z, going, fresh)
             own = own | fresh
-            change, cost = self._system.solve(residual, going, self._allowance())
-            self.evaluations = self.evaluations + cost
+            change, going = self._change(residual, going)
+            k = torch.where(broadcast_to_state(going, k), k + change, k)
             size = sample_rms(s * change / allowed(base, s * k)).double()
             rate = size / last
-            k = torch.where(broadcast_to_state(going, k), k + change, k)
             # With Jacobians of an earlier stage one small update proves nothing: they may have been far larger.
             done = torch.where(torch.isnan(rate), own & (size <= 1), (rate < 1) & (rate * size <= 1 - rate)) | (
                 size == 0
@@ -172,14 +171,19 @@ class StageSolver:
             self._linearised = self._linearised | affordable
         return going & (affordable | ~fresh)
 
+    def _change(self, residual: Tensor, going: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the update of the slopes, and the samples of ``going`` that could afford it."""
+        allowance = None if self.budget is None else self.budget - self.evaluations
+        change, cost, stopped = self._system.solve(residual, going, allowance)
+        self.evaluations = self.evaluations + cost
+        self.exhausted = self.exhausted | stopped
+        return change, going & ~stopped
+
     def _slow(self, rate: Tensor, size: Tensor) -> Tensor:
         """``(batch,)`` of bool: whose iterations to go at this rate are more than new Jacobians are worth."""
         # In float32's digits, as logarithms may differ in the last bit with the place in the batch.
         to_go = (torch.log(size) / -torch.log(rate)).float()
         return to_go > min(self._system.cost + 1, _FEW)
-
-    def _allowance(self) -> Tensor | None:
-        return None if self.budget is None else self.budget - self.evaluations
 
     def _affordable(self, which: Tensor, cost: int) -> Tensor:
         """Return the samples that can afford ``cost`` evaluations; the others are exhausted."""

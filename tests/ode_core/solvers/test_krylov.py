@@ -81,6 +81,18 @@ def test_no_sample_takes_more_products_than_it_may(allowance):
         product(matrices), right, tolerance=1e-9, wanted=everyone(right), allowance=torch.full((6,), allowance)
     )
     assert int(result.products.max()) <= allowance
+    assert bool(result.stopped.all())
+
+
+def test_the_products_that_are_needed_are_allowance_enough():
+    matrices, right = systems()
+    needed = gmres(product(matrices), right, tolerance=1e-9, wanted=everyone(right))
+    for less, stopped in ((0, False), (1, True)):
+        result = gmres(
+            product(matrices), right, tolerance=1e-9, wanted=everyone(right), allowance=needed.products - less
+        )
+        assert result.stopped.tolist() == [stopped] * 6
+        assert torch.equal(result.solution, needed.solution) != stopped
 
 
 def test_the_identity_takes_one_direction():
