@@ -6,9 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
+from scipy.optimize import root
 
 from ode_core.fields.vector_fields import build_field
 from ode_core.solvers import linearisation
+from ode_core.solvers.implicit_tableaus import IMPLICIT_TABLEAUS
 from ode_core.solvers.solution import Field
 from ode_core.solvers.solve import solve
 from ode_core.solvers.status import SolveStatus
@@ -72,10 +74,6 @@ def test_the_error_follows_the_tolerance(t0, t1):
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_one_step_is_the_solution_of_the_stage_equations_by_scipy(method):
-    from scipy.optimize import root
-
-    from ode_core.solvers.implicit_tableaus import IMPLICIT_TABLEAUS
-
     tableau, h, t0 = IMPLICIT_TABLEAUS[method], 0.7, 0.3
     a = np.zeros((tableau.stages, tableau.stages))
     for i, row in enumerate(tableau.a):
@@ -298,7 +296,7 @@ def test_a_hook_of_the_field_is_called_and_its_exception_ends_the_solve():
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=label)
 def test_a_sample_comes_out_the_same_bit_for_bit_whoever_its_batch_mates_are(solver, either_path):
-    z0 = uneven_batch(150)
+    z0 = uneven_batch(60)
     times = torch.tensor([0.3, 0.5, 2.0], dtype=torch.float64)
 
     def run(z: torch.Tensor) -> list[torch.Tensor]:
@@ -312,7 +310,7 @@ def test_a_sample_comes_out_the_same_bit_for_bit_whoever_its_batch_mates_are(sol
     order = torch.randperm(len(z0), generator=torch.Generator().manual_seed(1))
     for permuted, original in zip(run(z0[order]), together, strict=True):
         assert torch.equal(permuted, original[order])
-    for i in (0, 37, 111, 149):
+    for i in (0, 23, 59):
         for alone, original in zip(run(z0[i : i + 1]), together, strict=True):
             assert torch.equal(alone[0], original[i])
 
