@@ -136,26 +136,25 @@ class StageSolver:
                 self.non_finite, going = self.non_finite | lost, going & ~lost
             fresh = going & ~self._linearised
             going = self._renew(t, z, going, fresh)
+            # An update with new Jacobians says nothing beside one with those of an earlier stage.
+            last = torch.where(fresh & ~own, torch.nan, last)
             own = own | fresh
             change, going = self._change(residual, going)
             k = torch.where(broadcast_to_state(going, k), k + change, k)
             size = sample_rms(s * change / allowed(base, s * k)).double()
             rate = size / last
-            # With Jacobians of an earlier stage one small update proves nothing: they may have been far larger.
-            done = torch.where(torch.isnan(rate), own & (size <= 1), (rate < 1) & (rate * size <= 1 - rate)) | (
-                size == 0
-            )
+            done = _converged(rate, size, own)
             grew = going & ~done & ((rate >= 1) | ~torch.isfinite(size))
             if bool(grew.any()):
-                noise = sample_rms(s * change / round_off(base, s * k)) <= _NOISE
-                done, grew = done | (grew & own & noise), grew & ~(own & noise)
+                noise = grew & own & (sample_rms(s * change / round_off(base, s * k)) <= _NOISE)
+                done, grew = done | noise, grew & ~noise
             hopeless = grew & own & ~(rate <= self.patience.growth)
             self.diverged = self.diverged | hopeless
             going = going & ~(done | hopeless)
             # With Jacobians of an earlier stage the iterate went astray: it begins again with its own.
             again = grew & ~own
             k = torch.where(broadcast_to_state(again, k), guess, k)
-            last = torch.where(again, torch.nan, size)
+            last = size
             self._linearised = self._linearised & ~(going & (grew | self._slow(rate, size)))
         self.diverged = self.diverged | going
         return k
@@ -182,8 +181,10 @@ class StageSolver:
     def _slow(self, rate: Tensor, size: Tensor) -> Tensor:
         """``(batch,)`` of bool: whose iterations to go at this rate are more than new Jacobians are worth."""
         # In float32's digits, as logarithms may differ in the last bit with the place in the batch.
-        to_go = (torch.log(size) / -torch.log(rate)).float()
-        return to_go > min(self._system.cost + 1, _FEW)
+        still_to_come = rate * size / (1 - rate)
+        to_go = (torch.log(still_to_come) / -torch.log(rate)).float()
+        # Half of their cost, as the stages that follow use them too.
+        return to_go > min(self._system.cost / 2 + 1, _FEW)
 
     def _affordable(self, which: Tensor, cost: int) -> Tensor:
         """Return the samples that can afford ``cost`` evaluations; the others are exhausted."""
