@@ -72,7 +72,7 @@ class MethodFacts:
 
         An implicit method iterates, and for it this is a usual number: three evaluations a stage (2.1 to 2.5 were
         measured with tolerances, 3.6 to 4.3 on grids), and for a state of ``state_size`` numbers a Jacobian, or as
-        many products with one, every second step (one in twenty steps to three a step). A solve's own bound on its
+        many products with one, every second step (one in a hundred steps to two a step). A solve's own bound on its
         evaluations holds whatever is usual.
         """
         stages = self.stages - 1 if self.first_same_as_last else self.stages
