@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ode_core.solvers.fixed_grid import grid_positions, hermite
+from ode_core.solvers.fixed_grid import grid_positions
 from ode_core.solvers.implicit_tableaus import IMPLICIT_TABLEAUS, DiagonallyImplicitTableau
 from ode_core.solvers.newton import LONG, StageSolver, round_off
-from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
+from ode_core.solvers.solution import Execution, Field, Solution, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
+from ode_core.solvers.step_polynomial import HermiteCubic, evaluate_polynomial
 from ode_core.specs.methods import MethodName
 
 _RUNNING = -1
@@ -48,6 +49,7 @@ def solve_implicit_grid(
         last_step=(walk.accepted > 0) * abs(walk.h),
         times=times,
         trajectory=trajectory,
+        execution=Execution(reason="an implicit step iterates as often as its samples need"),
     )
 
 
@@ -116,7 +118,10 @@ class _ImplicitGridWalk:
         self._step(k)
         end_slope = self._slope_here(k + 1)
         self._fail(self.newton.exhausted, SolveStatus.BUDGET_EXCEEDED)
-        return [self.reached(hermite(s, self.h, start, slope, self.z, end_slope)) if s > 0 else arrived for s in shares]
+        cubic = HermiteCubic().coefficients(self.h, start, [slope], self.z, end_slope)
+        return [
+            self.reached(evaluate_polynomial(start, cubic, start.new_tensor(s))) if s > 0 else arrived for s in shares
+        ]
 
     def _step(self, k: int) -> None:
         newton, slopes = self.newton, list[Tensor]()

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
-from ode_core.solvers.tableaus import ButcherTableau, Row
+from ode_core.solvers.interpolants import Row
+from ode_core.solvers.tableaus import ButcherTableau
 from ode_core.specs.methods import MethodName
 
 
@@ -20,26 +21,18 @@ class DiagonallyImplicitTableau(ButcherTableau):
 
     Attributes:
         a: lower triangular; row ``i`` has ``i + 1`` entries, the last of them on the diagonal.
-        digits: decimals to which an irrational coefficient is given, or None where all are exact.
 
     Raises:
         ValueError: a row has the wrong length, the diagonal is neither 0 nor one positive number, or an order
             condition fails.
     """
 
-    digits: int | None = None
-
-    def _require_rows(self) -> None:
-        if any(len(row) != i + 1 for i, row in enumerate(self.a)):
+    def _require_rows(self, rows: Sequence[Row]) -> None:
+        if any(len(row) != i + 1 for i, row in enumerate(rows)):
             raise ValueError("row i of a diagonally implicit tableau has i + 1 entries")
-        diagonal = {row[-1] for row in self.a}
+        diagonal = {row[-1] for row in rows}
         if len(diagonal - {0}) != 1 or min(diagonal) < 0:
             raise ValueError("the diagonal has one positive number, and zeros for explicit stages")
-
-    @property
-    def rounding(self) -> Fraction:
-        """What an order condition may be off by, as an irrational coefficient is rounded."""
-        return Fraction(0) if self.digits is None else Fraction(10, 10**self.digits)
 
     @property
     def gamma(self) -> Fraction:
@@ -69,7 +62,7 @@ class DiagonallyImplicitTableau(ButcherTableau):
             denominator = _product(denominator, (Fraction(1), -self.gamma))
         # The property of the explicit methods holds the first terms of the series.
         numerator = _product(denominator, self.stability_polynomial)[: self.stages + 1]
-        return _without_zeros(numerator, self.rounding), denominator
+        return _without_zeros(numerator, self.coefficient_error), denominator
 
 
 def _product(first: Sequence[Fraction], second: Sequence[Fraction]) -> Row:
@@ -106,7 +99,7 @@ def _kvaerno3() -> DiagonallyImplicitTableau:
         b=b,
         embedded=(*third, Fraction(0)),
         embedded_order=2,
-        digits=40,
+        coefficient_error=Fraction(1, 10**39),  # gamma has 44 decimals
     )
 
 

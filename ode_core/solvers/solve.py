@@ -7,12 +7,18 @@ import torch
 from torch import Tensor
 
 from ode_core.solvers.adaptive import solve_adaptive
+from ode_core.solvers.compilation import Compilation
 from ode_core.solvers.fixed_grid import solve_fixed_grid
-from ode_core.solvers.implicit_adaptive import solve_implicit_adaptive
 from ode_core.solvers.implicit_grid import solve_implicit_grid
-from ode_core.solvers.output_times import require_output_times
+from ode_core.solvers.output_times import OutputMode, require_output_times
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
+from ode_core.solvers.torchdiffeq_backend import (
+    adaptive_with_torchdiffeq,
+    fixed_grid_with_torchdiffeq,
+    uniform_grid,
+)
+from ode_core.solvers.truncated_grid import precision_of, truncated_grid
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 
 # Below this many rounding errors of the state's type the error estimate is noise.
@@ -31,7 +37,9 @@ def solve(
     t0: float = 0.0,
     t1: float = 1.0,
     times: Tensor | None = None,
+    outputs: OutputMode = "land",
     max_evaluations: int | None = None,
+    compilation: Compilation = "auto",
     throw: bool = False,
     warn: bool = True,
 ) -> Solution:
@@ -44,13 +52,20 @@ def solve(
         t0: start time.
         t1: end time, before or after ``t0``.
         times: ``(times,)`` output times within the interval, in the order of the walk, or None.
+        outputs: an adaptive solve lands on every output time (``land``), which may take more steps, or reads
+            them off its interpolant (``interpolate``), whose error is of the method's order. A fixed grid is never
+            changed by output times.
         max_evaluations: bound on the evaluations of the field for one sample, or None.
+        compilation: whether steps without gradients may be compiled to one graph: ``auto`` once steps of the kind have
+            taken as long eagerly as compiling takes, ``always``, or ``never``. The solution's ``execution`` says
+            what was done.
         throw: raise instead of returning a solution with failed samples.
-        warn: warn of a tolerance that the precision cannot resolve; False where it was chosen on purpose, as
-            in a ladder of tolerances.
+        warn: warn of a tolerance that the precision cannot resolve, and of corrections that do not converge;
+            False where the solver was chosen on purpose, as in a ladder of tolerances.
 
     Returns:
-        The solution; a sample that fails has a status and NaN, and leaves the others alone.
+        The solution; a sample that fails has a status and NaN, and leaves the others alone. Where the solver
+        names torchdiffeq as its backend, an adaptive solve goes by the whole batch: one that fails stops all.
 
     Raises:
         ValueError: the arguments do not make a solve.
@@ -58,6 +73,8 @@ def solve(
 
     Warns:
         ToleranceWarning: ``rtol`` is below 50 rounding errors of ``z0``'s type.
+        UserWarning: the corrections of ``implicit_adams`` did not converge in a step, by torchdiffeq. The step is
+            still of the method's order, but as that of an explicit method.
     """
     _require_state(z0)
     if warn:
@@ -68,26 +85,28 @@ def solve(
         times = require_output_times(times, t0, t1)
     if t0 == t1:
         solution = _standing_still(z0, times)
+    elif solver.runs_on == "torchdiffeq":
+        solution = _solve_with_torchdiffeq(field, z0, solver, t0, t1, times, outputs, max_evaluations, warn)
     elif solver.adaptive:
-        solution = _solve_adaptive(field, z0, solver, t0, t1, times, max_evaluations)
-    else:
-        solve_grid = solve_implicit_grid if solver.facts.family == "implicit" else solve_fixed_grid
-        solution = solve_grid(
+        solution = solve_adaptive(
             field,
             z0,
-            solver.method,
-            solver.fixed_steps(t0, t1),
+            solver,
             t0=t0,
             t1=t1,
             times=times,
+            outputs=outputs,
             max_evaluations=max_evaluations,
+            compilation=compilation,
         )
+    else:
+        solution = _solve_fixed(field, z0, solver, t0, t1, times, max_evaluations)
     if throw:
         solution.raise_on_failure()
     return solution
 
 
-def _solve_adaptive(
+def _solve_fixed(
     field: Field,
     z0: Tensor,
     solver: SolverSpec,
@@ -96,21 +115,70 @@ def _solve_adaptive(
     times: Tensor | None,
     max_evaluations: int | None,
 ) -> Solution:
-    assert solver.rtol is not None
-    assert solver.atol is not None
-    solve_method = solve_implicit_adaptive if solver.facts.family == "implicit" else solve_adaptive
-    return solve_method(
+    steps = solver.fixed_steps(t0, t1, precision_of(z0.dtype))
+    if solver.facts.family == "implicit":
+        return solve_implicit_grid(
+            field, z0, solver.method, steps, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations
+        )
+    return solve_fixed_grid(
         field,
         z0,
         solver.method,
-        rtol=solver.rtol,
-        atol=solver.atol,
-        max_steps=solver.max_steps or DEFAULT_MAX_STEPS,
+        steps,
         t0=t0,
         t1=t1,
         times=times,
         max_evaluations=max_evaluations,
+        grid=_given_grid(solver, steps, t0, t1, z0.dtype),
     )
+
+
+def _solve_with_torchdiffeq(
+    field: Field,
+    z0: Tensor,
+    solver: SolverSpec,
+    t0: float,
+    t1: float,
+    times: Tensor | None,
+    outputs: OutputMode,
+    max_evaluations: int | None,
+    warn: bool,
+) -> Solution:
+    if solver.rtol is not None and solver.atol is not None:
+        return adaptive_with_torchdiffeq(
+            field,
+            z0,
+            solver.method,
+            rtol=solver.rtol,
+            atol=solver.atol,
+            max_steps=solver.max_steps or DEFAULT_MAX_STEPS,
+            t0=t0,
+            t1=t1,
+            times=times,
+            outputs=outputs,
+            max_evaluations=max_evaluations,
+        )
+    steps = solver.fixed_steps(t0, t1, precision_of(z0.dtype))
+    grid = _given_grid(solver, steps, t0, t1, z0.dtype)
+    return fixed_grid_with_torchdiffeq(
+        field,
+        z0,
+        solver.method,
+        uniform_grid(steps, t0, t1) if grid is None else grid,
+        t0=t0,
+        t1=t1,
+        times=times,
+        max_evaluations=max_evaluations,
+        order=solver.max_order,
+        warn=warn,
+    )
+
+
+def _given_grid(solver: SolverSpec, steps: int, t0: float, t1: float, dtype: torch.dtype) -> Tensor | None:
+    """Return the solver's grid where it is not the uniform one."""
+    if solver.grid != "truncate" or solver.step_size is None:
+        return None
+    return truncated_grid(solver.step_size, steps, t0, t1, dtype)
 
 
 def _warn_of_tolerance(solver: SolverSpec, dtype: torch.dtype) -> None:

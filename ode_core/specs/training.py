@@ -77,6 +77,11 @@ class TrainingJobSpec(Spec):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         model_state_shape(self.architecture, self.dataset.input_shape)
+        if self.architecture.field_arithmetic != "full" and self.training.precision == "float64":
+            raise ValueError(
+                f"{self.architecture.field_arithmetic} arithmetic of the field is for float32: set precision to "
+                f"float32, or field_arithmetic to full"
+            )
         if not self.solver.adaptive:
             self.solver.fixed_steps(0.0, self.architecture.end_time)
         if self.adaptation is not None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy.integrate import solve_ivp
 from scipy.optimize import root
 
@@ -431,6 +432,26 @@ def test_an_empty_batch_and_a_state_at_rest_are_solved(solver):
     rest = solve(bernoulli, torch.zeros(2, 3), solver)
     assert rest.succeeded.all()
     assert torch.equal(rest.final, torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(("t0", "t1"), [(0.0, 1.5), (1.5, 0.0)])
+@pytest.mark.parametrize("controller", ["i", "pi", "pid"])
+def test_interpolated_outputs_are_about_as_accurate_as_the_end_and_take_no_steps_of_their_own(t0, t1, controller):
+    solver = SolverSpec(method="kvaerno3", rtol=1e-6, atol=1e-6, controller=controller)
+    z0 = bernoulli_solution(t0, torch.tensor([[0.5], [2.0]], dtype=torch.float64))
+    times = torch.linspace(t0, t1, 41, dtype=torch.float64)
+    field = Watched(bernoulli, t0, t1)
+    solution = solve(field, z0, solver, t0=t0, t1=t1, times=times, outputs="interpolate")
+    exact = bernoulli_solution(times[:, None, None], torch.tensor([[0.5], [2.0]], dtype=torch.float64))
+    # Backwards the equation magnifies a disturbance by up to (z(0) / z(1.5))^2 = 5.5^2.
+    assert torch.allclose(solution.trajectory, exact, rtol=0, atol=5.5**2 * 10 * 1e-6)
+    assert torch.equal(solution.accepted, solve(bernoulli, z0, solver, t0=t0, t1=t1).accepted)
+    assert "iterates" in solution.execution.reason
+
+
+def test_a_truncated_grid_is_refused_as_its_last_step_is_another():
+    with pytest.raises(ValidationError, match="trapezoid takes equal steps"):
+        SolverSpec(method="trapezoid", step_size=0.3, grid="truncate")
 
 
 # ---------------------------------------------------------------- dense or matrix-free
