@@ -32,7 +32,9 @@ class Prediction(Answer):
     label: int | None = Field(description="null when the solve failed")
     probabilities: list[float] | None = Field(description="one a class; null when the solve failed")
     logits: list[float] | None
-    status: str = Field(description="success, max_steps_reached, step_underflow, non_finite or budget_exceeded")
+    status: str = Field(
+        description="success, max_steps_reached, step_underflow, non_finite, budget_exceeded or newton_diverged"
+    )
     remedy: str | None = Field(description="what to do about a failed solve")
     nfe: int = Field(description="evaluations of the vector field for this input")
     accepted: int = Field(description="accepted steps")

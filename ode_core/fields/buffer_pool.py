@@ -24,13 +24,16 @@ class BufferPool:
         size = math.prod(shape)
         for i, buffer in enumerate(self._free):
             fits = size <= buffer.numel() <= 2 * size
-            if fits and buffer.dtype == like.dtype and buffer.device == like.device:
+            # What was made in inference mode can only be written to there.
+            usable = torch.is_inference_mode_enabled() or not buffer.is_inference()
+            if fits and usable and buffer.dtype == like.dtype and buffer.device == like.device:
                 return self._free.pop(i)[:size].view(shape)
         return torch.empty(size, dtype=like.dtype, device=like.device).view(shape)
 
     def give(self, tensor: Tensor) -> None:
         """Take back a tensor that nobody uses any more."""
-        base = tensor if tensor._base is None else tensor._base
+        # Flat: in inference mode a view does not know what it is a view of.
+        base = tensor.flatten() if tensor._base is None else tensor._base
         self._free.append(base)
         if len(self._free) > self._MOST:
             del self._free[0]

@@ -17,6 +17,7 @@ from ode_core.solvers.adaptive_step import (
     Limits,
     PassRule,
     Plan,
+    StepMethod,
     Walk,
     broken_samples,
     plan_step,
@@ -27,6 +28,8 @@ from ode_core.solvers.adaptive_step import (
 from ode_core.solvers.compilation import Compilation
 from ode_core.solvers.compiled_passes import compilable_passes
 from ode_core.solvers.explicit_methods import TABLEAUS
+from ode_core.solvers.implicit_step import ImplicitStep
+from ode_core.solvers.implicit_tableaus import IMPLICIT_TABLEAUS
 from ode_core.solvers.initial_step import initial_step
 from ode_core.solvers.output_times import OutputMode, snapped_to_ends
 from ode_core.solvers.record import AcceptedStep, Record
@@ -94,13 +97,18 @@ class _AdaptiveWalk:
     ) -> None:
         assert solver.rtol is not None
         assert solver.atol is not None
-        tableau = TABLEAUS[solver.method]
+        implicit = IMPLICIT_TABLEAUS.get(solver.method)
+        tableau = implicit or TABLEAUS[solver.method]
         interpolating = times is not None and outputs == "interpolate"
         self.field, self.times = field, times
         self.rtol, self.atol, self.interval = solver.rtol, solver.atol, abs(t1 - t0)
         self.compilation, self.execution = compilation, Execution()
         self.record: Record | None = None
-        method = ExplicitStep(tableau, with_extra_stages=interpolating)
+        method: StepMethod
+        if implicit is None:
+            method = ExplicitStep(tableau, with_extra_stages=interpolating)
+        else:
+            method = ImplicitStep(field, z0, implicit, max_evaluations)
         self.rule = PassRule(
             method=method,
             control=StepControl(method.control_order, solver.controller or "i"),
@@ -150,6 +158,8 @@ class _AdaptiveWalk:
             reason = "the steps are recorded for the gradient"
         elif not is_plain(self.walk.z):
             reason = "within a transform of torch.func or with tangents"
+        elif isinstance(self.rule.method, ImplicitStep):
+            reason = "an implicit step iterates as often as its samples need"
         elif self.compilation == "never":
             reason = "compilation is off"
         else:
@@ -209,7 +219,7 @@ class _AdaptiveWalk:
         if attempt.z_new.requires_grad:
             broken = broken | (walk.running & ~_finite_stages(attempt))
             if bool(broken.any()):
-                attempt = self._attempt_without(broken, plan)
+                attempt = self._attempt_without(broken, plan, attempt)
         new, moved = take_step(walk, plan, attempt, broken, self.limits, rule.method, rule.control)
         if self.record is not None:
             self._record(self.record, plan, moved)
@@ -221,7 +231,7 @@ class _AdaptiveWalk:
             self.history.append(Pass(new.t, new.z, within_step(rule, walk, plan, attempt, new)))
         self.walk = new
 
-    def _attempt_without(self, broken: Tensor, plan: Plan) -> Attempt:
+    def _attempt_without(self, broken: Tensor, plan: Plan, attempt: Attempt) -> Attempt:
         """Repeat a step with length 0 for samples that broke in it.
 
         Only where gradients are wanted: their inf and NaN must not be in the graph, where backwards they
@@ -231,7 +241,10 @@ class _AdaptiveWalk:
         standing = Plan(
             torch.where(broken, 0.0, plan.length), torch.where(broken, self.walk.t, plan.target), plan.landing
         )
-        return self.rule.method.attempt(self.field, self.walk, standing, self.limits, self.rule.direction)
+        method = self.rule.method
+        if isinstance(method, ImplicitStep):
+            return method.repeated(self.field, self.walk, standing, attempt, self.rule.direction)
+        return method.attempt(self.field, self.walk, standing, self.limits, self.rule.direction)
 
     def _record(self, record: Record, plan: Plan, moved: Tensor) -> None:
         samples = torch.nonzero(moved).flatten()

@@ -109,6 +109,8 @@ class Attempt(NamedTuple):
         ratio: ``(batch,)`` in float64, estimated error over tolerance; not finite where the step failed.
         evaluations: evaluations of the field it took: a number, or ``(batch,)`` where samples differ.
         extra: slopes of further stages that only the interpolant needs.
+        diverged: ``(batch,)`` of bool, steps that failed among finite numbers, or None.
+        exhausted: ``(batch,)`` of bool, samples that could not pay for the step to its end, or None.
     """
 
     slopes: tuple[Tensor, ...]
@@ -116,6 +118,8 @@ class Attempt(NamedTuple):
     ratio: Tensor
     evaluations: int | Tensor
     extra: tuple[Tensor, ...] = ()
+    diverged: Tensor | None = None
+    exhausted: Tensor | None = None
 
 
 class StepMethod(Protocol):
@@ -251,6 +255,10 @@ def take_step(
         rejected=walk.rejected + reject,
         last_step=torch.where(accept, plan.length, walk.last_step),
     )
+    if attempt.exhausted is not None:
+        new = new.ended(attempt.exhausted, SolveStatus.BUDGET_EXCEEDED)
+    if attempt.diverged is not None:
+        broken = broken & ~attempt.diverged
     new = _fail_underflow(new, reject, broken, limits)
     new = _pass_stop(new, accept & plan.landing, limits)
     return _fail_exhausted(new, accept, limits, method), accept

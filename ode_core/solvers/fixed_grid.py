@@ -51,7 +51,7 @@ def solve_fixed_grid(
     if times is None:
         outputs = None
     else:
-        outputs = output_positions(times, steps, t0, t1) if grid is None else _positions_on(grid, times, t0, t1)
+        outputs = grid_positions(times, steps, t0, t1) if grid is None else _positions_on(grid, times, t0, t1)
     planned = METHODS[method].evaluations(steps)
     if outputs:
         planned += _interpolation_evaluations(TABLEAUS[method], outputs, steps)
@@ -135,7 +135,7 @@ def nothing_done(z0: Tensor, times: Tensor | None, status: SolveStatus) -> Solut
     )
 
 
-def output_positions(times: Tensor, steps: int, t0: float, t1: float) -> list[tuple[int, float]]:
+def grid_positions(times: Tensor, steps: int, t0: float, t1: float) -> list[tuple[int, float]]:
     """Return for each output time the grid point ``k`` at or before it and the share ``s`` of the step after it.
 
     A time that is a grid point up to the rounding of its own type counts as one (``s = 0``), so that
@@ -152,7 +152,7 @@ def output_positions(times: Tensor, steps: int, t0: float, t1: float) -> list[tu
 
 
 def _positions_on(grid: Tensor, times: Tensor, t0: float, t1: float) -> list[tuple[int, float]]:
-    """Return the same as ``_positions`` for a grid that is given."""
+    """Return the same as ``grid_positions`` for a grid that is given."""
     direction = 1.0 if t1 >= t0 else -1.0
     points = direction * grid.double()
     # A last step of a rounding error may lead backwards, and a search needs an order.

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ode_core.solvers.fixed_grid import nothing_done, output_positions, per_sample_values
+from ode_core.solvers.fixed_grid import grid_positions, nothing_done, per_sample_values
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
 from ode_core.specs.methods import METHODS
@@ -73,7 +73,7 @@ def walk_leapfrog(
     if max_evaluations is not None and planned > max_evaluations:
         return nothing_done(z0, times, SolveStatus.BUDGET_EXCEEDED), torch.full_like(z0, torch.nan)
     grid = LeapfrogGrid(steps, t0, t1)
-    outputs = [] if times is None else output_positions(times, steps, t0, t1)
+    outputs = [] if times is None else grid_positions(times, steps, t0, t1)
     states: list[Tensor] = []
     y, v = z0, field(grid.start(z0), z0)
     for k in range(steps):

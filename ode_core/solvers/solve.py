@@ -17,6 +17,7 @@ from ode_core.solvers.gradients.checkpoint import solve_with_checkpoints
 from ode_core.solvers.gradients.one_step import Run
 from ode_core.solvers.gradients.reversible import solve_reversibly
 from ode_core.solvers.gradients.tensors import gradient_tensors
+from ode_core.solvers.implicit_grid import solve_implicit_grid
 from ode_core.solvers.leapfrog import solve_leapfrog
 from ode_core.solvers.output_times import OutputMode, require_output_times
 from ode_core.solvers.record import Record
@@ -204,6 +205,10 @@ def _solve_fixed(
     record: Record | None,
 ) -> Solution:
     steps = solver.fixed_steps(t0, t1, precision_of(z0.dtype))
+    if solver.facts.family == "implicit":
+        return solve_implicit_grid(
+            field, z0, solver.method, steps, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations
+        )
     return solve_fixed_grid(
         field,
         z0,

@@ -11,6 +11,7 @@ class SolveStatus(IntEnum):
     STEP_UNDERFLOW = 2
     NON_FINITE = 3
     BUDGET_EXCEEDED = 4
+    NEWTON_DIVERGED = 5
 
     @property
     def text(self) -> str:
@@ -35,4 +36,8 @@ REMEDIES = {
         "or check that the field does not blow up"
     ),
     SolveStatus.BUDGET_EXCEEDED: "use fewer steps or looser tolerances, or ask for a larger budget",
+    SolveStatus.NEWTON_DIVERGED: (
+        "Newton's iteration found no solution of an implicit step: use more steps, or kvaerno3 with rtol and atol, "
+        "which shortens such a step"
+    ),
 }

@@ -49,8 +49,7 @@ class ButcherTableau:
     def __post_init__(self) -> None:
         further = () if self.interpolant is None else self.interpolant.extra
         rows = (*self.a, *further)
-        if any(len(row) != i for i, row in enumerate(rows)):
-            raise ValueError("row i of an explicit tableau has i entries")
+        self._require_rows(rows)
         elementary = _ElementaryWeights(rows)
         _require_order(self, elementary, self.b, self.order)
         for weights, order in (
@@ -65,6 +64,10 @@ class ButcherTableau:
             raise ValueError("a second embedded solution needs a first")
         if self.interpolant is not None:
             _require_continuous_order(elementary, self.b, self.interpolant)
+
+    def _require_rows(self, rows: Sequence[Row]) -> None:
+        if any(len(row) != i for i, row in enumerate(rows)):
+            raise ValueError("row i of an explicit tableau has i entries")
 
     @property
     def stages(self) -> int:

@@ -44,6 +44,9 @@ def check_training_budget(spec: TrainingJobSpec, budget: Budget) -> None:
         evaluations = max(evaluations, spec.solver.facts.evaluations(spec.adaptation.max_steps))
     # How many steps an adaptive solver takes is not known beforehand; a usual number is assumed.
     typical = _adaptive_evaluations(spec.solver, 100) if spec.solver.adaptive else evaluations
+    if spec.solver.facts.family == "implicit":
+        steps = 100 if spec.solver.adaptive else spec.solver.fixed_steps(0.0, architecture.end_time)
+        typical = spec.solver.facts.evaluations(steps, state_size)
     forward = evaluation_operations(architecture, shape) * typical * spec.training.batch_size
     _refuse_above("parameters", parameter_count(architecture, shape, classes), budget.parameters, "a smaller model")
     _refuse_above("numbers in the state", state_size, budget.state_size, "a smaller stem or data set")
@@ -76,7 +79,11 @@ def check_solve_budget(solver: SolverSpec, end_time: float, limit: int) -> None:
 
 def solve_evaluations(solver: SolverSpec, end_time: float) -> int:
     """Return the evaluations of the field in one solve: an upper bound, exact for explicit methods on a
-    uniform grid."""
+    uniform grid.
+
+    For an implicit method it is the usual number for as many steps, without those for its Jacobians: those depend
+    on the size of the state, and are several products in one pass.
+    """
     if solver.adaptive:
         # Two more for the initial step.
         return _adaptive_evaluations(solver, solver.max_steps or DEFAULT_MAX_STEPS) + 2

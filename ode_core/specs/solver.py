@@ -96,6 +96,12 @@ class SolverSpec(Spec):
             raise ValueError(f"{self.method} needs equal steps, and truncate makes a short one: use the uniform grid")
         return self
 
+    @model_validator(mode="after")
+    def _implicit_method_has_equal_steps(self) -> Self:
+        if self.facts.family == "implicit" and self.grid == "truncate":
+            raise ValueError(f"{self.method} takes equal steps, and truncate makes a short one: use the uniform grid")
+        return self
+
     @property
     def facts(self) -> MethodFacts:
         """The method's order, stages and so on."""

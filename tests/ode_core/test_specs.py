@@ -339,7 +339,9 @@ def test_a_gradient_that_the_solver_does_not_allow_is_refused_with_what_it_does(
         job(gradient=gradient, solver=solver, adaptation=None)
 
 
-@pytest.mark.parametrize("method", [name for name, facts in METHODS.items() if facts.backends[0] == "odeness"])
+@pytest.mark.parametrize(
+    "method", [name for name, facts in METHODS.items() if facts.family in ("explicit", "reversible")]
+)
 def test_every_method_has_an_exact_gradient_that_needs_less_memory_than_the_graph(method):
     solver = SolverSpec(method=method, steps=4)
     allowed = []
@@ -380,6 +382,26 @@ def test_a_fixed_grid_costs_its_stages_a_step_less_the_one_two_steps_share(metho
     stages = {"euler": 1, "midpoint": 2, "heun": 2, "ralston": 2, "heun3": 3, "rk4": 4, "rk4_38": 4, "heun_euler": 2}
     stages |= {"fehlberg2": 3, "bosh3": 3, "fehlberg45": 6, "dopri5": 6, "tsit5": 6, "dopri8": 12}
     assert solve_evaluations(SolverSpec(method=method, steps=10), 1.0) == 10 * stages[method]
+
+
+def test_an_implicit_method_is_budgeted_with_its_usual_iterations_and_in_training_with_its_jacobians():
+    facts = METHODS["kvaerno3"]
+    assert solve_evaluations(SolverSpec(method="kvaerno3", steps=10), 1.0) == 90 == facts.evaluations(10)
+    assert facts.evaluations(10, state_size=8) == 90 + 10 * 4
+    assert facts.evaluations(10, state_size=3072) == 90 + 10 * 32
+    # With the default limit on steps it fits the default budget, as dopri5 does.
+    check_solve_budget(SolverSpec(method="kvaerno3", rtol=1e-3, atol=1e-3), 1.0, Budget().evaluations_per_solve)
+
+
+def test_a_training_with_an_implicit_method_is_estimated_with_its_jacobians():
+    # The state has 64 numbers: 10 steps take 90 evaluations and 320 for Jacobians, as 102.5 steps of rk4 do.
+    def multiplications(solver: dict[str, object]) -> float:
+        with pytest.raises(BudgetExceeded, match="whole training") as refused:
+            check_training_budget(job(solver=solver, adaptation=None), Budget(training_operations=1))
+        return float(str(refused.value).split()[0].replace(",", ""))
+
+    implicit = multiplications({"method": "kvaerno3", "steps": 10})
+    assert implicit / multiplications({"method": "rk4", "steps": 100}) == pytest.approx(410 / 400)
 
 
 def test_an_adams_method_costs_two_runge_kutta_steps_and_then_an_evaluation_a_step_or_up_to_five():

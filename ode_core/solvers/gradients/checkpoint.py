@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ode_core.solvers.fixed_grid import output_positions
+from ode_core.solvers.fixed_grid import grid_positions
 from ode_core.solvers.gradients.one_step import Run, unit_step_field
 from ode_core.solvers.gradients.tensors import GradientSums
 from ode_core.solvers.output_times import snapped_to_ends
@@ -165,7 +165,7 @@ class _GridReplay(_Replay):
         at_points: dict[int, list[Tensor]] = {}
         within: dict[int, tuple[list[float], list[Tensor]]] = {}
         if self.times is not None and outputs is not None and steps:
-            positions = output_positions(self.times, steps, self.t0, self.t1)
+            positions = grid_positions(self.times, steps, self.t0, self.t1)
             for (k, share), row in zip(positions, outputs.unbind(), strict=True):
                 if share == 0.0:
                     at_points.setdefault(k, []).append(row)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ode_core.solvers.fixed_grid import output_positions
+from ode_core.solvers.fixed_grid import grid_positions
 from ode_core.solvers.gradients.tensors import GradientSums
 from ode_core.solvers.leapfrog import LeapfrogGrid, hermite_weights, walk_leapfrog
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state
@@ -50,7 +50,7 @@ def solve_reversibly(
     """
     with torch.no_grad():
         solution, v = walk_leapfrog(field, z0, steps, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)
-    positions = [] if times is None else output_positions(times, steps, t0, t1)
+    positions = [] if times is None else grid_positions(times, steps, t0, t1)
     undoing = _Undoing(field, LeapfrogGrid(steps, t0, t1), positions)
     final, trajectory = _Undone.apply(undoing, solution, v, z0, *parameters)  # type: ignore[no-untyped-call]
     return dataclasses.replace(solution, final=final, trajectory=trajectory)

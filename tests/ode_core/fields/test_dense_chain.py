@@ -9,7 +9,8 @@ from torch.nn import functional
 from ode_core.fields.buffer_pool import BufferPool
 from ode_core.fields.dense_chain import LONGEST, dense_matrix, stack_chains
 from ode_core.fields.vector_fields import ACTIVATIONS, build_field
-from ode_core.specs import Conv1dField, Conv2dField, MlpField
+from ode_core.solvers.solve import solve
+from ode_core.specs import Conv1dField, Conv2dField, MlpField, SolverSpec
 
 T = torch.tensor(0.3)
 
@@ -115,3 +116,24 @@ def test_a_copy_of_a_pool_shares_no_memory():
     pool, like = BufferPool(), torch.zeros(1)
     pool.give(torch.empty(6))
     assert copy.deepcopy(pool).take((6,), like).data_ptr() != pool.take((6,), like).data_ptr()
+
+
+def test_memory_of_inference_mode_is_used_again_there_and_nowhere_else():
+    pool, like = BufferPool(), torch.zeros(1)
+    with torch.inference_mode():
+        pool.give(pool.take((2, 3), like))
+        taken = pool.take((3, 2), like)
+        assert taken.shape == (3, 2)
+        pool.give(taken)
+    pool.take((2, 3), like).requires_grad_().square().sum().backward()
+
+
+def test_a_field_solves_in_inference_mode_and_then_trains():
+    field = build_field(Conv1dField(channels=3), (1, 2))
+    solver, z = SolverSpec(method="rk4", steps=3), torch.randn(4, 1, 2)
+    with torch.inference_mode():
+        first = solve(field.for_states((1, 2)), z, solver).final
+        assert torch.equal(solve(field.for_states((1, 2)), z, solver).final, first)
+    final = solve(field.for_states((1, 2)), z, solver).final
+    assert torch.equal(final.detach(), first)
+    final.sum().backward()

@@ -99,6 +99,7 @@ def test_every_status_has_a_text_and_every_failure_a_remedy():
         "step_underflow",
         "non_finite",
         "budget_exceeded",
+        "newton_diverged",
     ]
     assert set(REMEDIES) == set(SolveStatus)
     assert all(bool(status.remedy) == (status != SolveStatus.SUCCESS) for status in SolveStatus)

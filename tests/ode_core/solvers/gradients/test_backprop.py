@@ -5,8 +5,10 @@ from ode_core.solvers.solve import solve
 from ode_core.specs import METHODS, SolverSpec
 
 
-# The Adams methods iterate over the whole batch: there a failed sample is not alone.
-@pytest.mark.parametrize("method", [name for name, facts in METHODS.items() if facts.family != "multistep"])
+# The Adams methods iterate over the whole batch; implicit methods have no gradient where their iteration failed.
+@pytest.mark.parametrize(
+    "method", [name for name, facts in METHODS.items() if facts.family in ("explicit", "reversible")]
+)
 def test_a_sample_that_fails_on_a_grid_leaves_the_others_gradients_alone(method):
     results = []
     for starts in ([[1e200], [0.2], [torch.nan], [0.1]], [[0.2], [0.1]]):

@@ -1,0 +1,239 @@
+"""The stages of implicit methods by Newton's iteration, each sample by itself, and their exact gradient.
+
+A stage is a slope ``k`` with ``k = f(t, base + s k)``, where ``base`` holds what the stages before contribute and
+``s`` is the signed step times the diagonal element of the tableau.
+
+Sources: Hairer, Wanner, Solving Ordinary Differential Equations II, IV.8 (the simplified iteration and when to stop
+it); Kelley, Solving Nonlinear Equations with Newton's Method, 2003, chapter 3 (the matrix-free one).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ode_core.solvers.linearisation import linearisation, solve_transposed
+from ode_core.solvers.solution import Field, broadcast_to_state, finite_samples, per_sample
+from ode_core.solvers.step_control import sample_rms
+
+# Updates this many times what is asked for that no longer shrink are round-off: a stiff field's Jacobian magnifies
+# the rounding of its argument.
+_NOISE = 100.0
+
+# Iterations to go at which new Jacobians are taken however dear they are.
+_FEW = 8
+
+Allowed = Callable[[Tensor, Tensor], Tensor]
+"""From ``base`` and ``s k``, ``(batch, *state)``, to the error allowed in their sum; broadcasts against it."""
+
+
+def round_off(base: Tensor, increment: Tensor) -> Tensor:
+    """Return what rounding leaves undecided in ``base + increment``: a few units of each sample's largest number."""
+    largest = (per_sample(base).abs() + per_sample(increment).abs()).amax(dim=1)
+    eps, smallest = torch.finfo(base.dtype).eps, torch.finfo(base.dtype).tiny
+    return broadcast_to_state((4 * eps * largest).clamp(min=smallest), base)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """When Newton's iteration gives up.
+
+    Attributes:
+        iterations: iterations of one stage.
+        growth: an update this many times as large as the one before, with a Jacobian of this stage, ends it.
+    """
+
+    iterations: int
+    growth: float
+
+
+# A step that can be shortened should be so early: what diverges at first rarely recovers.
+SHORT = Patience(iterations=12, growth=2.0)
+# A fixed step has no other chance, and goes on to round-off.
+LONG = Patience(iterations=50, growth=math.inf)
+
+
+class StageSolver:
+    """Solves the stages of one solve, one after another.
+
+    Jacobians are kept from stage to stage and from step to step. They are taken anew, at the current iterate, for
+    samples whose iteration diverges, or contracts so slowly that the iterations to go would take more evaluations
+    than new Jacobians. Large states have no Jacobians to keep: every iterate is linearised by products.
+
+    Attributes:
+        evaluations: ``(batch,)``, evaluations of the field so far; a product with a Jacobian counts as one.
+        diverged: ``(batch,)`` of bool, samples with a stage that was not solved since ``forget_failures``.
+        non_finite: those of which the field was not finite where the iteration began.
+        exhausted: those that the budget stopped.
+        differentiable: whether the solve has a gradient, by the start or by the field's parameters.
+    """
+
+    def __init__(self, field: Field, z: Tensor, patience: Patience, budget: int | None) -> None:
+        self.field, self.patience, self.budget = field, patience, budget
+        self.differentiable = False
+        self.evaluations = torch.zeros(z.shape[0], dtype=torch.int64, device=z.device)
+        self._nobody = torch.zeros_like(self.evaluations, dtype=torch.bool)
+        self._system = linearisation(field, z)
+        self._linearised = self._nobody  # whose Jacobians are worth keeping
+        self.forget_failures()
+
+    def forget_failures(self) -> None:
+        """Start a new step."""
+        self.diverged = self.non_finite = self.exhausted = self._nobody
+
+    @property
+    def failed(self) -> Tensor:
+        """``(batch,)`` of bool, samples with a stage that was not solved, for whatever reason."""
+        return self.diverged | self.non_finite | self.exhausted
+
+    def evaluate(self, t: Tensor, z: Tensor, which: Tensor) -> Tensor:
+        """Return the field at ``(t, z)``, counted for those of ``which`` that can afford it."""
+        which = self._affordable(which, 1)
+        self.evaluations = self.evaluations + which
+        return self.field(t, z) if bool(which.any()) else torch.zeros_like(z)
+
+    def stage(self, t: Tensor, base: Tensor, scale: Tensor, guess: Tensor, wanted: Tensor, allowed: Allowed) -> Tensor:
+        """Return the slopes of one stage, with their gradient where one is wanted; see ``solve``.
+
+        A sample whose stage is not solved has slope 0, so that it stays among the numbers.
+        """
+        k = self.solve(t, base.detach(), scale, guess.detach(), wanted, allowed)
+        k = torch.where(broadcast_to_state(self.failed, k), 0.0, k)
+        if not (self.differentiable and torch.is_grad_enabled()):
+            return k
+        self.evaluations = self.evaluations + self._affordable(wanted & ~self.failed, 1)
+        return attach_gradient(self.field, t, base, scale, k)
+
+    @torch.no_grad()
+    def solve(self, t: Tensor, base: Tensor, scale: Tensor, guess: Tensor, wanted: Tensor, allowed: Allowed) -> Tensor:
+        """Return the slopes ``k`` of one stage, ``(batch, *state)``, without a graph.
+
+        Args:
+            t: its time, 0-d or ``(batch, 1, ..., 1)``.
+            base: ``(batch, *state)``.
+            scale: ``(batch,)``, ``s``; the same tensor for as long as its values are the same.
+            guess: ``(batch, *state)``, where the iteration begins.
+            wanted: ``(batch,)`` of bool, the samples to solve; the others keep their guess.
+            allowed: the error allowed in ``base + s k``.
+        """
+        s = broadcast_to_state(scale, base)
+        self._system.use_scale(scale)
+        k, going, own = guess, wanted & ~self.failed, self._nobody
+        last = torch.full_like(scale, torch.nan, dtype=torch.float64)  # no comparison with NaN holds
+        for iteration in range(self.patience.iterations):
+            going = self._affordable(going, 1)
+            if not bool(going.any()):
+                return k
+            z = base + s * k
+            self.evaluations = self.evaluations + going
+            residual = self.field(t, z) - k
+            if iteration == 0:
+                lost = going & ~finite_samples(residual)
+                self.non_finite, going = self.non_finite | lost, going & ~lost
+            fresh = going & ~self._linearised
+            going = self._renew(t, z, going, fresh)
+            # An update with new Jacobians says nothing beside one with those of an earlier stage.
+            last = torch.where(fresh & ~own, torch.nan, last)
+            own = own | fresh
+            change, going = self._change(residual, going)
+            k = torch.where(broadcast_to_state(going, k), k + change, k)
+            size = sample_rms(s * change / allowed(base, s * k)).double()
+            rate = size / last
+            done = _converged(rate, size, own)
+            grew = going & ~done & ((rate >= 1) | ~torch.isfinite(size))
+            if bool(grew.any()):
+                noise = grew & own & (sample_rms(s * change / round_off(base, s * k)) <= _NOISE)
+                done, grew = done | noise, grew & ~noise
+            hopeless = grew & own & ~(rate <= self.patience.growth)
+            self.diverged = self.diverged | hopeless
+            going = going & ~(done | hopeless)
+            # With Jacobians of an earlier stage the iterate went astray: it begins again with its own.
+            again = grew & ~own
+            k = torch.where(broadcast_to_state(again, k), guess, k)
+            last = size
+            self._linearised = self._linearised & ~(going & (grew | self._slow(rate, size)))
+        self.diverged = self.diverged | going
+        return k
+
+    def _renew(self, t: Tensor, z: Tensor, going: Tensor, fresh: Tensor) -> Tensor:
+        """Linearise at ``(t, z)`` for the samples ``fresh``; return those of ``going`` that could afford it."""
+        if not bool(fresh.any()):
+            return going
+        affordable = self._affordable(fresh, self._system.cost)
+        self._system.renew(t, z, affordable)
+        self.evaluations = self.evaluations + self._system.cost * affordable
+        if not self._system.follows:
+            self._linearised = self._linearised | affordable
+        return going & (affordable | ~fresh)
+
+    def _change(self, residual: Tensor, going: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the update of the slopes, and the samples of ``going`` that could afford it."""
+        allowance = None if self.budget is None else self.budget - self.evaluations
+        change, cost, stopped = self._system.solve(residual, going, allowance)
+        self.evaluations = self.evaluations + cost
+        self.exhausted = self.exhausted | stopped
+        return change, going & ~stopped
+
+    def _slow(self, rate: Tensor, size: Tensor) -> Tensor:
+        """``(batch,)`` of bool: whose iterations to go at this rate are more than new Jacobians are worth."""
+        # In float32's digits, as logarithms may differ in the last bit with the place in the batch.
+        still_to_come = rate * size / (1 - rate)
+        to_go = (torch.log(still_to_come) / -torch.log(rate)).float()
+        # Half of their cost, as the stages that follow use them too.
+        return to_go > min(self._system.cost / 2 + 1, _FEW)
+
+    def _affordable(self, which: Tensor, cost: int) -> Tensor:
+        """Return the samples that can afford ``cost`` evaluations; the others are exhausted."""
+        if self.budget is None:
+            return which
+        poor = which & (self.evaluations + cost > self.budget)
+        self.exhausted = self.exhausted | poor
+        return which & ~poor
+
+
+def _converged(rate: Tensor, size: Tensor, own: Tensor) -> Tensor:
+    """``(batch,)`` of bool: what an iteration that goes on like this still adds is within what is allowed.
+
+    After a first update, of which no rate is known, that is so only with Jacobians of the same stage. Older ones may
+    have been larger by far, and the update with them therefore too small: on Van der Pol's equation one iteration
+    after a jump passed for convergence, and the solution left the true one along a straight line.
+    """
+    contracting = (rate < 1) & (rate * size <= 1 - rate)
+    return torch.where(torch.isnan(rate), own & (size <= 1), contracting) | (size == 0)
+
+
+def attach_gradient(field: Field, t: Tensor, base: Tensor, scale: Tensor, k: Tensor) -> Tensor:
+    """Return the solution ``k`` of a stage with its gradient by ``base`` and the field's parameters.
+
+    One evaluation of the field. Its derivative is that of the equation, whatever iteration solved it: from
+    ``k = f(t, base + s k)`` follows ``(I - s J) dk = J dbase + df``, of which the right side is what autograd finds
+    for ``f(t, base + s k)`` with ``k`` held fixed, and backwards the system is solved transposed.
+
+    Args:
+        field: the vector field.
+        t: time of the stage.
+        base: ``(batch, *state)``, with its graph.
+        scale: ``(batch,)``.
+        k: ``(batch, *state)``, without a graph.
+    """
+    z = base + broadcast_to_state(scale, base) * k
+    stage: Callable[..., Tensor] = _Stage.apply
+    return stage(field(t, z), k, lambda g: solve_transposed(field, t, z.detach(), scale, g))
+
+
+class _Stage(torch.autograd.Function):
+    """``k`` forwards; backwards the transposed system between its gradient and that of the field's value."""
+
+    @staticmethod
+    def forward(ctx: Any, slope: Tensor, k: Tensor, transposed: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.transposed = transposed
+        return k.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.transposed(gradient), None, None
