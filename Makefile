@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PEERS  := .venv-peers
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo serve test test-slow check format bench clean
+.PHONY: help setup setup-dev demo serve test test-slow check format bench bench-solvers work-precision clean
 
 help: ## show the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.runtime ## install odeness and what it needs into .venv
 setup-dev: $(VENV)/.dev ## the same, with the tools for tests and checks
@@ -53,5 +54,16 @@ format: setup-dev ## rewrite the code in the project's format
 bench: setup-dev ## compare with peers; each benchmark prints a table of ratios
 	$(BIN)/python -m benchmarks.sphere2_iteration
 
-clean: ## remove the virtual environment and build leftovers
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+$(PEERS)/.installed: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+bench-solvers: setup-dev $(PEERS)/.installed ## compare the solvers with torchdiffeq, torchode and diffrax (about 10 minutes)
+	$(BIN)/python -m benchmarks.solver_tables --peers $(PEERS)
+
+work-precision: setup-dev ## measure error against time for every method and draw docs/images/work-precision.svg
+	$(BIN)/python -m benchmarks.work_precision
+
+clean: ## remove the virtual environments and build leftovers
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -54,6 +54,7 @@ FORBIDDEN = {
         "worker/reconciler.py",
         "import worker.torch_runtime",
     ),
+    "torchdiffeq is one backend, behind one module": ("ode_core/solvers/solve.py", "import torchdiffeq"),
     "a migration stays as it is when the store changes": (
         "migrations/versions/0001_first_tables.py",
         "import store.tables",

@@ -1,5 +1,6 @@
 """Loaded models and the computation of predictions; the only place of the API with torch."""
 
+import dataclasses
 import time
 from collections import Counter, OrderedDict
 from typing import Any
@@ -121,11 +122,14 @@ class ModelRuntime:
 
 def _joined(parts: list[ClassifierOutput]) -> ClassifierOutput:
     solutions = [part.solution for part in parts]
-    joined: dict[str, Tensor] = {
+    joined: dict[str, Any] = {
         name: torch.cat([getattr(solution, name) for solution in solutions])
         for name in ("final", "status", "evaluations", "accepted", "rejected", "last_step")
     }
-    return ClassifierOutput(torch.cat([part.logits for part in parts]), type(solutions[0])(**joined))
+    return ClassifierOutput(
+        torch.cat([part.logits for part in parts]),
+        dataclasses.replace(solutions[0], times=None, trajectory=None, **joined),
+    )
 
 
 def _answer(task: PredictionTask, output: ClassifierOutput) -> dict[str, Any]:

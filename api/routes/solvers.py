@@ -19,12 +19,16 @@ async def list_solvers() -> SolverMethods:
         data=[
             SolverMethod(
                 method=method,
+                family=facts.family,
                 order=facts.order,
                 stages=facts.stages,
                 embedded_order=facts.embedded_order,
                 adaptive=facts.adaptive,
+                fixed_grid=facts.fixed_grid,
                 first_same_as_last=facts.first_same_as_last,
                 stability_limit=facts.stability_limit,
+                dense_output_order=facts.dense_output_order,
+                backends=list(facts.backends),
                 description=facts.description,
                 example=_example(method, facts),
             )

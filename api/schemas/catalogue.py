@@ -5,18 +5,25 @@ from typing import Any
 from pydantic import Field
 
 from api.schemas.answer import Answer
+from ode_core.specs.methods import Backend, Family
 
 
 class SolverMethod(Answer):
     """A solver method."""
 
     method: str
+    family: Family
     order: int
     stages: int
     embedded_order: int | None = Field(description="of the embedded solution the error estimate compares with")
     adaptive: bool = Field(description="whether it can choose its steps: rtol and atol instead of steps")
-    first_same_as_last: bool
-    stability_limit: float = Field(description="largest h * lambda at which z' = -lambda z is solved stably")
+    fixed_grid: bool = Field(description="whether it can take a given number of steps")
+    first_same_as_last: bool = Field(description="whether the last stage is the first of the next step, and so is free")
+    stability_limit: float | None = Field(
+        description="z' = -lambda z is solved stably for h * lambda from 0 to this; null: however large it is"
+    )
+    dense_output_order: int = Field(description="of the interpolant within a step; its error is of one order more")
+    backends: list[Backend] = Field(description="who can run it; the first does unless a solver names another")
     description: str
     example: dict[str, Any]
 

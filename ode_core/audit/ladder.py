@@ -35,7 +35,7 @@ def ladder(train_solver: SolverSpec, end_time: float, *, eps: float = FLOAT64_EP
     methods = list(dict.fromkeys((*FIXED_METHODS, train_solver.method)))
     dearest = max(DEAREST_RUNG * train_solver.facts.evaluations(steps), CHEAP_EVALUATIONS)
     return [
-        SolverSpec(method=method, steps=count)
+        train_solver.with_steps(count) if method == train_solver.method else SolverSpec(method=method, steps=count)
         for method in methods
         for count in counts
         if METHODS[method].evaluations(count) <= dearest

@@ -9,6 +9,7 @@ from torch import Tensor
 from ode_core.audit.measurement import Measurement, measure
 from ode_core.models.classifier import Classifier
 from ode_core.models.predictions import OnBatch, Predictions
+from ode_core.solvers.truncated_grid import precision_of
 from ode_core.specs.solver import SolverSpec
 
 
@@ -80,9 +81,10 @@ def test_result(
 ) -> TestResult:
     """Compare predictions with the labels, those under the training solver and, if there is one, a reference's."""
     predictions, solver = measurement.predictions, measurement.solver
+    precision = precision_of(predictions.logits.dtype)
     return TestResult(
         solver=solver,
-        steps=None if solver.adaptive else solver.fixed_steps(0.0, end_time),
+        steps=None if solver.adaptive else solver.fixed_steps(0.0, end_time, precision),
         nfe=predictions.mean_evaluations,
         accuracy=predictions.accuracy(labels),
         flip_rate=float(predictions.flips(trained).double().mean()),

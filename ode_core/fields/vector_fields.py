@@ -3,14 +3,16 @@
 Source of the convolutional shape: Ott et al., ResNet After All, ICLR 2021.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ode_core.fields.short_signals import LONGEST, DenseNetwork
-from ode_core.specs.model import Activation, Conv1dField, Conv2dField, FieldSpec, MlpField
+from ode_core.fields.arithmetic import CastChain, CastNetwork, network_type
+from ode_core.fields.buffer_pool import BufferPool
+from ode_core.fields.dense_chain import lower
+from ode_core.specs.model import Activation, Conv1dField, Conv2dField, FieldArithmetic, FieldSpec, MlpField
 
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -22,17 +24,17 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class PreparedField:
     """A field prepared for many calls.
 
     Attributes:
         function: ``f(t, z)``.
-        tensors: computed from the weights once; gradients of a solve flow through them.
+        tensors: what the gradients of a solve flow into.
     """
 
     function: Callable[[Tensor, Tensor], Tensor]
-    tensors: Sequence[Tensor]
+    tensors: tuple[Tensor, ...]
 
     def __call__(self, t: Tensor, z: Tensor) -> Tensor:
         """Return ``dz/dt``."""
@@ -46,32 +48,47 @@ class VectorField(nn.Module):
     ``(batch, channels, *space)`` or ``(batch, features)``.
 
     Attributes:
+        arithmetic: what the network computes in; the result has the type of ``z`` in any case. TF32 is switched on
+            by ``float32_products``, around a whole solve.
         before_evaluation: called before every evaluation, also of a prepared field; an exception it raises ends
             the solve. None: nothing is called.
     """
 
     before_evaluation: Callable[[], None] | None = None
 
-    def __init__(self, network: nn.Sequential, *, time_dependent: bool) -> None:
+    def __init__(self, network: nn.Sequential, *, time_dependent: bool, arithmetic: FieldArithmetic = "full") -> None:
         super().__init__()
         self.network = network
         self.time_dependent = time_dependent
+        self.arithmetic = arithmetic
+        self._pool = BufferPool()
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         """Return ``dz/dt``."""
-        return self._evaluate(self.network, t, z)
+        dtype = self._network_type()
+        return self._evaluate(self.network if dtype is None else CastNetwork(list(self.network), dtype), t, z)
 
     def for_states(self, state_shape: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the same field, to round-off, prepared for many calls with states of one shape.
 
         What does not depend on ``(t, z)`` is computed here, once. It holds until the weights change: prepare
-        it anew for every solve.
+        it anew for every solve. Perceptrons and convolutions over short signals become a ``DenseChain``.
         """
-        first = self.network[0]
-        if not isinstance(first, nn.Conv1d) or state_shape[-1] > LONGEST:
+        dtype = self._network_type()
+        chain = lower(list(self.network), state_shape, time_dependent=self.time_dependent)
+        if chain is not None:
+            chain = dataclasses.replace(chain, before_evaluation=self.before_evaluation, pool=self._pool)
+            return chain if dtype is None else CastChain(chain, dtype)
+        if dtype is None:
             return self
-        network = DenseNetwork(list(self.network), state_shape[-1])
-        return PreparedField(lambda t, z: self._evaluate(network, t, z), network.tensors)
+        network = CastNetwork(list(self.network), dtype)
+        return PreparedField(lambda t, z: self._evaluate(network, t, z), tuple(self.network.parameters()))
+
+    def _network_type(self) -> torch.dtype | None:
+        """Return the type to compute in where it is not that of the weights."""
+        weights = next(self.network.parameters()).dtype
+        dtype = network_type(self.arithmetic, weights)
+        return None if dtype == weights else dtype
 
     def _evaluate(self, network: Callable[[Tensor], Tensor], t: Tensor, z: Tensor) -> Tensor:
         if self.before_evaluation is not None:
@@ -85,7 +102,7 @@ class VectorField(nn.Module):
         return torch.cat([z, channel], dim=1)
 
 
-def build_field(spec: FieldSpec, state_shape: tuple[int, ...]) -> VectorField:
+def build_field(spec: FieldSpec, state_shape: tuple[int, ...], arithmetic: FieldArithmetic = "full") -> VectorField:
     """Return the field for states of ``state_shape`` (without the batch), with torch's own initial weights."""
     width_in = state_shape[0] + int(spec.time_dependent)
     layers: list[nn.Module]
@@ -93,7 +110,7 @@ def build_field(spec: FieldSpec, state_shape: tuple[int, ...]) -> VectorField:
         layers = _perceptron(spec, width_in, state_shape[0])
     else:
         layers = _convolutions(spec, width_in, state_shape[0])
-    return VectorField(nn.Sequential(*layers), time_dependent=spec.time_dependent)
+    return VectorField(nn.Sequential(*layers), time_dependent=spec.time_dependent, arithmetic=arithmetic)
 
 
 def initialise(module: nn.Module, generator: torch.Generator | None = None) -> None:

@@ -1,11 +1,13 @@
 """The neural ODE classifier ``head . ODESolve(field, [0, end_time]) . (stem)``."""
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ode_core.fields.arithmetic import float32_products
 from ode_core.fields.vector_fields import build_field, initialise
 from ode_core.solvers.solution import Solution
 from ode_core.solvers.solve import solve
@@ -37,6 +39,7 @@ class Classifier(nn.Module):
         state_shape: shape of the ODE's state for one sample.
         input_scale: factor from the data set's own units to what the network sees.
         end_time: the ODE runs over ``[0, end_time]``.
+        field_arithmetic: what the field computes in.
         field: the vector field.
         head: from the final state ``(batch, *state_shape)`` to logits.
     """
@@ -55,10 +58,11 @@ class Classifier(nn.Module):
         self.state_shape = model_state_shape(spec, sample_shape)
         self.input_scale = input_scale
         self.end_time = spec.end_time
+        self.field_arithmetic = spec.field_arithmetic
         # torch's layers draw initial weights of their own, which ours replace.
         with torch.random.fork_rng(devices=[]):
             self.stem = _build_stem(spec, self.input_shape)
-            self.field = build_field(spec.field, self.state_shape)
+            self.field = build_field(spec.field, self.state_shape, spec.field_arithmetic)
             self.head = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(self.state_shape), classes))
         initialise(self, None if seed is None else torch.Generator().manual_seed(seed))
 
@@ -96,6 +100,10 @@ class Classifier(nn.Module):
         result: Tensor = z if self.stem is None else self.stem(z)
         return result
 
+    def float32_products(self) -> AbstractContextManager[None]:
+        """Return the setting in which the field's products are what the model asks for, for a backward pass too."""
+        return float32_products(self.field_arithmetic, self.device)
+
     def run(
         self,
         inputs: Tensor,
@@ -106,16 +114,18 @@ class Classifier(nn.Module):
         max_evaluations: int | None = None,
     ) -> ClassifierOutput:
         """Return logits and solution for ``inputs`` under ``solver``; gradients flow through both."""
-        solution = solve(
-            self.field.for_states(self.state_shape),
-            self.initial_state(inputs),
-            solver,
-            t1=self.end_time,
-            times=times,
-            gradient=gradient,
-            max_evaluations=max_evaluations,
-            warn=False,  # a job's or a request's solver was chosen by its user, not by the code that calls this
-        )
+        z0 = self.initial_state(inputs)
+        with self.float32_products():
+            solution = solve(
+                self.field.for_states(self.state_shape),
+                z0,
+                solver,
+                t1=self.end_time,
+                times=times,
+                gradient=gradient,
+                max_evaluations=max_evaluations,
+                warn=False,  # a job's or a request's solver was chosen by its user, not by the code that calls this
+            )
         return ClassifierOutput(self.head(solution.final), solution)
 
     def forward(self, inputs: Tensor, solver: SolverSpec) -> Tensor:

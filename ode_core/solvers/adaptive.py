@@ -1,43 +1,64 @@
 """Embedded Runge-Kutta methods with step control for each sample by itself.
 
 Every sample has its own time, step, error norm, status and counts, so its result does not depend on
-the other samples of the batch. Steps land exactly on every output time and on the end; the field is
-never called outside the interval.
+the other samples of the batch. Steps land exactly on the end and, unless outputs are interpolated, on every
+output time; the field is never called outside the interval.
 """
 
-from collections.abc import Sequence
+import time
 
 import torch
 from torch import Tensor
 
+from ode_core.solvers.adaptive_step import (
+    RUNNING,
+    Attempt,
+    ExplicitStep,
+    Limits,
+    PassRule,
+    Plan,
+    Walk,
+    broken_samples,
+    plan_step,
+    renew_slope,
+    take_step,
+    within_step,
+)
+from ode_core.solvers.compilation import Compilation
+from ode_core.solvers.compiled_passes import compilable_passes
+from ode_core.solvers.explicit_methods import TABLEAUS
 from ode_core.solvers.initial_step import initial_step
-from ode_core.solvers.output_times import snapped_to_ends
+from ode_core.solvers.output_times import OutputMode, snapped_to_ends
 from ode_core.solvers.record import AcceptedStep, Record
-from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
+from ode_core.solvers.solution import (
+    Execution,
+    ExecutionPath,
+    Field,
+    Solution,
+    broadcast_to_state,
+    finite_samples,
+    is_plain,
+)
 from ode_core.solvers.status import SolveStatus
-from ode_core.solvers.step_control import IntegralControl, error_ratio
-from ode_core.solvers.tableaus import TABLEAUS, ButcherTableau
-from ode_core.specs.methods import MethodName
+from ode_core.solvers.step_control import ErrorHistory, StepControl
+from ode_core.solvers.step_history import Pass, StepHistory
+from ode_core.solvers.step_polynomial import step_polynomial
+from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 
-RUNNING = -1
-
-# A step that would end this close before a stop is stretched to it: the sliver left over would cost a whole
-# step. As in Hairer's DOPRI5.
-_STRETCH = 1.01
+_NO_LIMIT = 2**62
 
 
 def solve_adaptive(
     field: Field,
     z0: Tensor,
-    method: MethodName,
+    solver: SolverSpec,
     *,
-    rtol: float,
-    atol: float,
-    max_steps: int,
     t0: float,
     t1: float,
     times: Tensor | None = None,
+    outputs: OutputMode = "land",
     max_evaluations: int | None = None,
+    compilation: Compilation = "auto",
     record: Record | None = None,
 ) -> Solution:
     """Solve from ``t0`` to ``t1`` with error control; see ``solve`` for the arguments.
@@ -45,257 +66,221 @@ def solve_adaptive(
     A step is accepted when the root mean square over the sample of
     ``error / (atol + rtol max(|z|, |z_new|))`` is at most 1. Evaluations: 2 at the start (the slope and
     the initial step), then ``stages - 1`` a step; a method whose last stage is not the next first one
-    needs one more after every accepted step but the last.
+    needs one more after every accepted step but the last. Interpolated outputs need that one too, and the
+    interpolant's extra stages in every step.
 
     Gradients flow through the accepted steps, not through the choice of their lengths. ``record`` is called
     with every step that was accepted.
     """
-    walk = _AdaptiveWalk(field, z0, TABLEAUS[method], rtol, atol, max_steps, t0, t1, times, max_evaluations)
+    walk = _AdaptiveWalk(field, z0, solver, t0, t1, times, outputs, max_evaluations, compilation)
     walk.record = record
     return walk.run()
 
 
 class _AdaptiveWalk:
-    """One adaptive solve of a batch; all bookkeeping is ``(batch,)`` in float64 or int64."""
+    """One adaptive solve of a batch."""
 
     def __init__(
         self,
         field: Field,
         z0: Tensor,
-        tableau: ButcherTableau,
-        rtol: float,
-        atol: float,
-        max_steps: int,
+        solver: SolverSpec,
         t0: float,
         t1: float,
         times: Tensor | None,
+        outputs: OutputMode,
         max_evaluations: int | None,
+        compilation: Compilation,
     ) -> None:
-        self.field, self.tableau, self.rtol, self.atol = field, tableau, rtol, atol
-        self.max_steps, self.max_evaluations = max_steps, max_evaluations
-        self.t0, self.t1, self.direction = t0, t1, 1.0 if t1 >= t0 else -1.0
-        self.z, self.times = z0, times
+        assert solver.rtol is not None
+        assert solver.atol is not None
+        tableau = TABLEAUS[solver.method]
+        interpolating = times is not None and outputs == "interpolate"
+        self.field, self.times = field, times
+        self.rtol, self.atol, self.interval = solver.rtol, solver.atol, abs(t1 - t0)
+        self.compilation, self.execution = compilation, Execution()
         self.record: Record | None = None
-        batch, device = z0.shape[0], z0.device
-        self.t = torch.full((batch,), t0, dtype=torch.float64, device=device)
-        self.status = torch.full((batch,), RUNNING, dtype=torch.int64, device=device)
-        self.running = torch.ones(batch, dtype=torch.bool, device=device)
-        self.evaluations = torch.zeros_like(self.status)
-        self.accepted = torch.zeros_like(self.status)
-        self.rejected = torch.zeros_like(self.status)
-        self.last_step = torch.zeros_like(self.t)
-        self.control = IntegralControl(order=(tableau.embedded_order or 0) + 1)
-        # Equal output times are one stop. The last stop is the end itself; a sample past it is done.
-        distinct, self._stop_of_output = _distinct_times(times, t0, t1)
-        self.stops = torch.tensor([*distinct, t1], dtype=torch.float64, device=device)
-        self.next_stop = torch.zeros_like(self.status)
-        self._arrivals: list[tuple[Tensor, Tensor, Tensor]] = []  # stops, samples, states
-        self._a = [[float(w) for w in row] for row in tableau.a]
-        self._b, self._error = [float(w) for w in tableau.b], [float(w) for w in tableau.error]
-        self._c = torch.tensor([float(c) for c in tableau.c], dtype=torch.float64, device=device).unsqueeze(1)
-        self._at_end = self._c == 1.0
+        method = ExplicitStep(tableau, with_extra_stages=interpolating)
+        self.rule = PassRule(
+            method=method,
+            control=StepControl(method.control_order, solver.controller or "i"),
+            direction=1.0 if t1 >= t0 else -1.0,
+            polynomial=step_polynomial(tableau) if interpolating else None,
+            key=(solver.method, solver.controller or "i", t1 >= t0, interpolating),
+        )
+        snapped = None if times is None else snapped_to_ends(times.to(z0.device), t0, t1)
+        self.history: StepHistory | None = None
+        self._output_of: Tensor | None = None
+        distinct = []
+        if snapped is not None:
+            # Equal output times are one stop.
+            values, self._output_of = torch.unique_consecutive(snapped, return_inverse=True)
+            self.history = StepHistory(values, t0, z0, self.rule.direction)
+            distinct = [] if interpolating else [t for t in values.tolist() if t not in (t0, t1)]
+        self.limits = _limits(solver, z0, [*distinct, t1], max_evaluations, self.interval)
+        self.walk = _at_start(z0, t0)
 
     def run(self) -> Solution:
         """Walk until every sample has arrived or failed."""
-        cheapest = 2 + self.tableau.stages - 1
-        if self.max_evaluations is not None and self.max_evaluations < cheapest:
-            self._fail(self.running, SolveStatus.BUDGET_EXCEEDED)
+        if 2 + self.rule.method.least_evaluations > int(self.limits.max_evaluations):
+            self.walk = self.walk.ended(self.walk.running, SolveStatus.BUDGET_EXCEEDED)
         else:
-            self._pass_stops(self.running)
+            self._start()
             self._walk()
-        succeeded = broadcast_to_state(self.status == SolveStatus.SUCCESS, self.z)
+        walk = self.walk
+        succeeded = broadcast_to_state(walk.status == SolveStatus.SUCCESS, walk.z)
         return Solution(
-            final=torch.where(succeeded, self.z, torch.nan),
-            status=self.status,
-            evaluations=self.evaluations,
-            accepted=self.accepted,
-            rejected=self.rejected,
-            last_step=self.last_step,
+            final=torch.where(succeeded, walk.z, torch.nan),
+            status=walk.status,
+            evaluations=walk.evaluations,
+            accepted=walk.accepted,
+            rejected=walk.rejected,
+            last_step=walk.last_step,
             times=self.times,
             trajectory=self._trajectory(),
+            execution=self.execution,
         )
 
     def _walk(self) -> None:
-        slope = self._start()
-        h = initial_step(
-            self.field,
-            self.z.detach(),
-            slope.detach(),
-            self.t,
-            (self.stops[-1] - self.t).abs(),
-            direction=self.direction,
-            order=self.control.order,
-            rtol=self.rtol,
-            atol=self.atol,
-        )
-        self.evaluations += self.running
-        rejected_before = torch.zeros_like(self.running)
-        while bool(self.running.any()):
-            stop = self.stops[self.next_stop]
-            to_stop = (stop - self.t).abs()
-            landing = h * _STRETCH >= to_stop
-            # A sample that has ended takes steps of length 0: the field is asked only where it was before.
-            length = torch.where(landing, to_stop, h) * self.running
-            target = torch.where(landing & self.running, stop, self.t + self.direction * length)
-            slopes, z_new, error = self._attempt(slope, length, target)
-            self.evaluations += (self.tableau.stages - 1) * self.running
-            ratio = error_ratio(error, self.z, z_new, self.rtol, self.atol)
-            broken = self.running & ~(torch.isfinite(ratio) & finite_samples(z_new))
-            if z_new.requires_grad or self.record is not None:
-                broken |= self.running & ~_finite_stages(slopes)
-                if z_new.requires_grad and bool(broken.any()):
-                    slopes, z_new, _ = self._attempt_without(broken, slope, length, target)
-            ratio = torch.where(broken, torch.inf, ratio)
-            accept = self.running & (ratio <= 1)
-            reject = self.running & ~accept
-            factor = self.control.factor(ratio, accept, rejected_before)
-            # A step cut short by a stop says nothing against the longer one the controller had in mind.
-            proposed = length * factor
-            h = torch.where(accept & landing, torch.maximum(h, proposed), proposed)
-            rejected_before = reject
-            if self.record is not None:
-                self._record(accept, length, target)
-            slope = self._move(accept, length, target, z_new, slope, slopes)
-            self.rejected += reject
-            self._fail_underflow(reject, h, broken)
-            self._pass_stops(accept & landing)
-            self._fail_exhausted(accept)
-            if not self.tableau.first_same_as_last:
-                slope = self._renew(slope, accept & self.running)
+        """Make passes until every sample has arrived or failed, compiled ones where that is possible and pays."""
+        passes = None
+        if self.walk.slope.requires_grad:
+            reason = "gradients are wanted"
+        elif self.record is not None:
+            reason = "the steps are recorded"
+        elif not is_plain(self.walk.z):
+            reason = "within a transform of torch.func or with tangents"
+        elif self.compilation == "never":
+            reason = "compilation is off"
+        else:
+            passes = compilable_passes(
+                self.field, self.walk, self.limits, self.rule, remembered=self.history is not None
+            )
+            reason = "" if passes else "the field is not known to be a function of its tensors, or the batch is large"
+        while bool(self.walk.running.any()):
+            if passes is not None and passes.kind.is_due(self.compilation):
+                self.walk = passes.run(self.walk, self.history)
+                break
+            start = time.perf_counter()
+            self._pass()
+            if passes is not None:
+                passes.kind.seconds += time.perf_counter() - start
+        compiled = passes is not None and passes.kind.graph is not None and passes.ran
+        if passes is not None:
+            reason = passes.kind.reason(self.compilation)
+        stacked = getattr(self.field, "stacked", None) or 1
+        path: ExecutionPath = "compiled" if compiled else "eager"
+        self.execution = Execution(path, hasattr(type(self.field), "tape"), stacked, reason)
 
-    def _start(self) -> Tensor:
-        """Return the slope at the start; a sample without a finite one fails there."""
-        slope = self._evaluate(self.t, self.z)
-        self.evaluations += self.running
-        broken = self.running & ~(finite_samples(slope) & finite_samples(self.z))
-        self._fail(broken, SolveStatus.NON_FINITE)
+    def _start(self) -> None:
+        """Evaluate the slope at the start and choose the first step; a sample without a finite slope fails there."""
+        walk = self.walk
+        slope = self._slope_at_start(walk.z)
+        broken = ~(finite_samples(slope) & finite_samples(walk.z))
+        z = walk.z
         if slope.requires_grad and bool(broken.any()):
             # Backwards, NaN times the zero that reaches it is NaN: a failed sample would spoil the gradient
             # of all. So it is put out of the way, where the field is most likely finite.
-            self.z = torch.where(broadcast_to_state(broken, self.z), 0.0, self.z)
-            slope = self._evaluate(self.t, self.z)
-        return slope
+            z = torch.where(broadcast_to_state(broken, z), 0.0, z)
+            slope = self._slope_at_start(z)
+        evaluations = torch.ones_like(walk.evaluations)
+        walk = walk._replace(z=z, slope=slope, evaluations=evaluations).ended(broken, SolveStatus.NON_FINITE)
+        h = initial_step(
+            self.field,
+            z.detach(),
+            slope.detach(),
+            walk.t,
+            torch.full_like(walk.t, self.interval),
+            direction=self.rule.direction,
+            order=self.rule.method.control_order,
+            rtol=self.rtol,
+            atol=self.atol,
+        )
+        self.walk = walk._replace(h=h, evaluations=walk.evaluations + walk.running)
 
-    def _attempt(self, slope: Tensor, length: Tensor, target: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Return the slopes of all stages, the new state and the error estimate of one step."""
-        z, tableau = self.z, self.tableau
-        signed = broadcast_to_state(self.direction * length, z).to(z.dtype)
-        times = torch.where(self._at_end, target, self.t + self._c * (self.direction * length))
-        times = times.to(z.dtype).reshape(tableau.stages, -1, *(1 for _ in z.shape[1:]))
-        slopes = [slope]
-        z_stage = z
-        for t, row in zip(times[1:].unbind(), self._a[1:], strict=True):
-            z_stage = z + signed * _combine(slopes, row)
-            slopes.append(self.field(t, z_stage))
-        z_new = z_stage if tableau.first_same_as_last else z + signed * _combine(slopes, self._b)
-        with torch.no_grad():
-            error = signed * _combine(slopes, self._error)
-        return slopes, z_new, error
+    def _slope_at_start(self, z: Tensor) -> Tensor:
+        return self.field(broadcast_to_state(self.walk.t, z).to(z.dtype), z)
 
-    def _attempt_without(
-        self, broken: Tensor, slope: Tensor, length: Tensor, target: Tensor
-    ) -> tuple[list[Tensor], Tensor, Tensor]:
+    def _pass(self) -> None:
+        walk, rule = self.walk, self.rule
+        plan = plan_step(walk, self.limits, rule.direction)
+        attempt = rule.method.attempt(self.field, walk, plan, self.limits, rule.direction)
+        broken = broken_samples(walk, attempt)
+        if attempt.z_new.requires_grad or self.record is not None:
+            broken = broken | (walk.running & ~_finite_stages(attempt))
+            if attempt.z_new.requires_grad and bool(broken.any()):
+                attempt = self._attempt_without(broken, plan)
+        new, moved = take_step(walk, plan, attempt, broken, self.limits, rule.method, rule.control)
+        if self.record is not None:
+            self._record(moved, plan)
+        if not rule.method.first_same_as_last:
+            renewed = moved if rule.needs_end_slope else moved & new.running
+            if bool(renewed.any()):
+                new = renew_slope(self.field, new, renewed)
+        if self.history is not None:
+            self.history.append(Pass(new.t, new.z, within_step(rule, walk, plan, attempt, new)))
+        self.walk = new
+
+    def _record(self, moved: Tensor, plan: Plan) -> None:
+        samples = torch.nonzero(moved).flatten()
+        if self.record is not None and samples.numel():
+            walk, signed = self.walk, self.rule.direction * plan.length[samples]
+            self.record(AcceptedStep(walk.z[samples], samples, walk.t[samples], signed, plan.target[samples]))
+
+    def _attempt_without(self, broken: Tensor, plan: Plan) -> Attempt:
         """Repeat a step with length 0 for samples that broke in it.
 
         Only where gradients are wanted: their inf and NaN must not be in the graph, where backwards they
         would turn the zero that reaches them into NaN. The others compute the same numbers again, which
         are not counted.
         """
-        return self._attempt(slope, torch.where(broken, 0.0, length), torch.where(broken, self.t, target))
-
-    def _record(self, accept: Tensor, length: Tensor, target: Tensor) -> None:
-        samples = torch.nonzero(accept).flatten()
-        if self.record is not None and samples.numel():
-            signed = self.direction * length[samples]
-            self.record(AcceptedStep(self.z[samples], samples, self.t[samples], signed, target[samples]))
-
-    def _move(
-        self, accept: Tensor, length: Tensor, target: Tensor, z_new: Tensor, slope: Tensor, slopes: Sequence[Tensor]
-    ) -> Tensor:
-        """Move the accepted samples; return the slope at each sample's state, where it is known."""
-        mask = broadcast_to_state(accept, self.z)
-        self.z = torch.where(mask, z_new, self.z)
-        self.t = torch.where(accept, target, self.t)
-        self.last_step = torch.where(accept, length, self.last_step)
-        self.accepted += accept
-        return torch.where(mask, slopes[-1], slope) if self.tableau.first_same_as_last else slope
-
-    def _renew(self, slope: Tensor, moved: Tensor) -> Tensor:
-        if not bool(moved.any()):
-            return slope
-        fresh = self._evaluate(self.t, self.z)
-        self.evaluations += moved
-        return torch.where(broadcast_to_state(moved, self.z), fresh, slope)
-
-    def _evaluate(self, t: Tensor, z: Tensor) -> Tensor:
-        return self.field(broadcast_to_state(t, z).to(z.dtype), z)
-
-    def _pass_stops(self, landed: Tensor) -> None:
-        """Remember the states of samples that stand on a stop, and end those that stand on the last."""
-        if not bool(landed.any()):
-            return
-        landed = landed & (self.t == self.stops[self.next_stop])
-        last = len(self.stops) - 1
-        at_output = landed & (self.next_stop < last)
-        if last > 0 and bool(at_output.any()):
-            samples = torch.nonzero(at_output).flatten()
-            self._arrivals.append((self.next_stop[samples], samples, self.z[samples]))
-            self.next_stop = self.next_stop + at_output
-            landed = landed & (self.t == self.stops[self.next_stop])  # the last output may be the end itself
-        done = landed & (self.next_stop == last)
-        self._end(done, SolveStatus.SUCCESS)
+        standing = Plan(
+            torch.where(broken, 0.0, plan.length), torch.where(broken, self.walk.t, plan.target), plan.landing
+        )
+        return self.rule.method.attempt(self.field, self.walk, standing, self.limits, self.rule.direction)
 
     def _trajectory(self) -> Tensor | None:
-        if self._stop_of_output is None:
+        if self.history is None or self._output_of is None:
             return None
-        outputs = self.z.new_full((len(self.stops) - 1, *self.z.shape), torch.nan)
-        if self._arrivals:
-            stops, samples, states = (torch.cat(parts) for parts in zip(*self._arrivals, strict=True))
-            outputs = outputs.index_put((stops, samples), states)
-        return outputs[self._stop_of_output.to(self.z.device)]
-
-    def _end(self, which: Tensor, status: SolveStatus) -> None:
-        self.status = torch.where(which, int(status), self.status)
-        self.running = self.status == RUNNING
-
-    def _fail(self, which: Tensor, status: SolveStatus) -> None:
-        self._end(which & self.running, status)
-
-    def _fail_underflow(self, rejected: Tensor, h: Tensor, broken: Tensor) -> None:
-        """Give up samples whose next try would be too short to move ``t`` in the state's precision."""
-        eps = torch.finfo(self.z.dtype).eps
-        # Around t = 0 floating point resolves far shorter steps than anything on the interval is worth.
-        smallest = 10 * eps * self.t.abs() + eps**2 * abs(self.t1 - self.t0)
-        too_small = rejected & (h < smallest)
-        self._fail(too_small & broken, SolveStatus.NON_FINITE)
-        self._fail(too_small, SolveStatus.STEP_UNDERFLOW)
-
-    def _fail_exhausted(self, accept: Tensor) -> None:
-        self._fail(self.accepted + self.rejected >= self.max_steps, SolveStatus.MAX_STEPS_REACHED)
-        if self.max_evaluations is not None:
-            next_step = self.evaluations + self.tableau.stages - 1
-            if not self.tableau.first_same_as_last:
-                next_step = next_step + accept
-            self._fail(next_step > self.max_evaluations, SolveStatus.BUDGET_EXCEEDED)
+        return self.history.trajectory()[self._output_of]
 
 
-def _distinct_times(times: Tensor | None, t0: float, t1: float) -> tuple[list[float], Tensor | None]:
-    """Return the output times without repetitions, and for each output which of them it is."""
-    if times is None:
-        return [], None
-    distinct, inverse = torch.unique_consecutive(snapped_to_ends(times, t0, t1).cpu(), return_inverse=True)
-    return distinct.tolist(), inverse
+def _limits(solver: SolverSpec, z0: Tensor, stops: list[float], max_evaluations: int | None, interval: float) -> Limits:
+    def number(value: float) -> Tensor:
+        return torch.tensor(value, dtype=torch.float64, device=z0.device)
+
+    def count(value: int) -> Tensor:
+        return torch.tensor(value, dtype=torch.int64, device=z0.device)
+
+    return Limits(
+        stops=torch.tensor(stops, dtype=torch.float64, device=z0.device),
+        rtol=number(solver.rtol or 0.0),
+        atol=number(solver.atol or 0.0),
+        max_steps=count(solver.max_steps or DEFAULT_MAX_STEPS),
+        max_evaluations=count(_NO_LIMIT if max_evaluations is None else max_evaluations),
+        shortest=number(torch.finfo(z0.dtype).eps ** 2 * interval),
+    )
 
 
-def _combine(slopes: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    total: Tensor | None = None
-    for k, w in zip(slopes, weights, strict=False):
-        if w != 0.0:
-            total = k * w if total is None else torch.add(total, k, alpha=w)
-    assert total is not None
-    return total
+def _at_start(z0: Tensor, t0: float) -> Walk:
+    time = torch.full((z0.shape[0],), t0, dtype=torch.float64, device=z0.device)
+    none = torch.zeros_like(time, dtype=torch.int64)
+    return Walk(
+        z=z0,
+        slope=torch.zeros_like(z0),
+        t=time,
+        h=torch.zeros_like(time),
+        history=ErrorHistory.none_yet(time),
+        rejected_before=torch.zeros_like(none, dtype=torch.bool),
+        stop=none,
+        status=torch.full_like(none, RUNNING),
+        evaluations=none,
+        accepted=none,
+        rejected=none,
+        last_step=torch.zeros_like(time),
+    )
 
 
-def _finite_stages(slopes: Sequence[Tensor]) -> Tensor:
+def _finite_stages(attempt: Attempt) -> Tensor:
     """``(batch,)`` of bool: every slope is finite."""
-    return torch.stack([finite_samples(slope) for slope in slopes]).all(dim=0)
+    return torch.stack([finite_samples(slope) for slope in (*attempt.slopes, *attempt.extra)]).all(dim=0)

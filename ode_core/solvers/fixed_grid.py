@@ -1,6 +1,6 @@
-"""Explicit Runge-Kutta methods on a uniform grid of an integer number of steps.
+"""Explicit Runge-Kutta methods on a uniform grid of an integer number of steps, or on a grid that is given.
 
-The grid is ``t_k = t0 + (t1 - t0) k / N`` by formula. Adding up ``h`` would drift by round-off and, for
+The uniform grid is ``t_k = t0 + (t1 - t0) k / N`` by formula. Adding up ``h`` would drift by round-off and, for
 some ``h = 1/N``, end in a spurious extra step.
 """
 
@@ -10,10 +10,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ode_core.solvers.explicit_methods import TABLEAUS
 from ode_core.solvers.record import AcceptedStep, Record
-from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
+from ode_core.solvers.solution import Execution, Field, Solution, broadcast_to_state, finite_samples, is_plain
 from ode_core.solvers.status import SolveStatus
-from ode_core.solvers.tableaus import TABLEAUS, ButcherTableau
+from ode_core.solvers.step_polynomial import evaluate_polynomial, step_polynomial
+from ode_core.solvers.tableaus import ButcherTableau
+from ode_core.solvers.taped_grid import keeps_tape, solve_taped
 from ode_core.specs.methods import METHODS, MethodName
 
 Weights = tuple[tuple[int, float], ...]  # (stage, weight) pairs, zeros left out
@@ -31,30 +34,37 @@ def solve_fixed_grid(
     t1: float,
     times: Tensor | None = None,
     max_evaluations: int | None = None,
+    grid: Tensor | None = None,
     record: Record | None = None,
 ) -> Solution:
     """Solve with ``steps`` equal steps from ``t0`` to ``t1``; see ``solve`` for the arguments.
 
-    Between grid points the output is the cubic Hermite interpolant of the states and their derivatives
-    (error ``O(h^4)``); at grid points it is the state itself. Takes ``METHODS[method].evaluations(steps)``
-    evaluations, and one more when an output lies inside the last step, whose interpolant needs the
-    derivative at ``t1``. ``record`` is called before every step.
+    ``grid``, ``(steps + 1,)`` on the CPU, is another grid from ``t0`` to ``t1``; its last step may be one of
+    a rounding error, even backwards.
+
+    At grid points the output is the state itself. Between them it is the method's interpolant: the cubic Hermite
+    one of the states and their derivatives (error ``O(h^4)``), or the tableau's own of higher order. Takes
+    ``METHODS[method].evaluations(steps)`` evaluations, one more when an output lies inside the last step, whose
+    interpolant needs the derivative at ``t1``, and the interpolant's further stages in every step with an output.
+    ``record`` is called before every step.
     """
-    outputs = None if times is None else output_positions(times, steps, t0, t1)
+    if times is None:
+        outputs = None
+    else:
+        outputs = output_positions(times, steps, t0, t1) if grid is None else _positions_on(grid, times, t0, t1)
     planned = METHODS[method].evaluations(steps)
-    if outputs and any(k == steps - 1 and s > 0 for k, s in outputs):
-        planned += 1
+    if outputs:
+        planned += _interpolation_evaluations(TABLEAUS[method], outputs, steps)
     if max_evaluations is not None and planned > max_evaluations:
         return nothing_done(z0, times, SolveStatus.BUDGET_EXCEEDED)
-    walk = _GridWalk(field, z0, TABLEAUS[method], steps, t0, t1)
-    walk.record = record
-    if outputs is None:
-        trajectory = None
-        walk.to_the_end()
+    tableau = TABLEAUS[method]
+    if grid is None:
+        walk = _GridWalk(field, z0, tableau, steps, t0, t1)
     else:
-        trajectory = walk.with_outputs(outputs)
-    final = walk.z
-    assert walk.evaluations == planned
+        walk = _GivenGridWalk(field, z0, tableau, grid, t0, t1)
+    walk.record = record
+    final, trajectory, execution = _run(walk, outputs)
+    assert execution.path == "taped" or walk.evaluations == planned
     # A step only adds to the state, and nothing added to inf or NaN is finite: looking at the end suffices.
     finite = finite_samples(final)
     if not bool(finite.all()):
@@ -68,10 +78,42 @@ def solve_fixed_grid(
         evaluations=per_sample_values(z0, planned),
         accepted=per_sample_values(z0, steps),
         rejected=per_sample_values(z0, 0),
-        last_step=per_sample_values(z0, abs(t1 - t0) / steps, dtype=torch.float64),
+        last_step=per_sample_values(z0, abs(walk.h), dtype=torch.float64),
         times=times,
         trajectory=trajectory,
+        execution=execution,
     )
+
+
+def _interpolation_evaluations(tableau: ButcherTableau, outputs: Sequence[tuple[int, float]], steps: int) -> int:
+    inside = {k for k, s in outputs if s > 0}
+    extra = 0 if tableau.interpolant is None else len(tableau.interpolant.extra)
+    return len(inside) * extra + (steps - 1 in inside)
+
+
+def _run(walk: "_GridWalk", outputs: Sequence[tuple[int, float]] | None) -> tuple[Tensor, Tensor | None, Execution]:
+    """Return the end, the outputs if any are asked for, and how it was computed."""
+    field, z0 = walk.field, walk.z
+    lowered, stacked = keeps_tape(field), getattr(field, "stacked", None) or 1
+    if outputs is not None:
+        reason = "outputs between the ends are asked for"
+    elif not keeps_tape(field) or len(z0) == 0:
+        reason = "the field keeps no tape of its own"
+    elif walk.record is not None:
+        reason = "the steps are recorded"
+    elif isinstance(walk, _GivenGridWalk):
+        reason = "the grid is not uniform"
+    elif not all(is_plain(tensor) for tensor in (z0, *field.tensors)):
+        reason = "within a transform of torch.func or with tangents"
+    else:
+        final = solve_taped(field, z0, walk.tableau, walk.steps, walk.t0, walk.t1)
+        return final, None, Execution("taped", lowered, stacked, "the field keeps its own tape")
+    trajectory = None
+    if outputs is None:
+        walk.to_the_end()
+    else:
+        trajectory = walk.with_outputs(outputs)
+    return walk.z, trajectory, Execution("eager", lowered, stacked, reason)
 
 
 def per_sample_values(z0: Tensor, value: float, dtype: torch.dtype = torch.int64) -> Tensor:
@@ -109,6 +151,25 @@ def output_positions(times: Tensor, steps: int, t0: float, t1: float) -> list[tu
     return positions
 
 
+def _positions_on(grid: Tensor, times: Tensor, t0: float, t1: float) -> list[tuple[int, float]]:
+    """Return the same as ``output_positions`` for a grid that is given."""
+    direction = 1.0 if t1 >= t0 else -1.0
+    points = direction * grid.double()
+    # A last step of a rounding error may lead backwards, and a search needs an order.
+    points[-2] = torch.minimum(points[-2], points[-1])
+    wanted = direction * times.double().cpu()
+    rounding = 4 * max(torch.finfo(times.dtype).eps, torch.finfo(grid.dtype).eps) * max(abs(t0), abs(t1))
+    positions = []
+    for t in wanted.tolist():
+        k = int(torch.searchsorted(points, t + rounding, right=True)) - 1
+        last = len(points) - 1
+        if k >= last or t - float(points[k]) <= rounding:
+            positions.append((min(k, last), 0.0))
+        else:
+            positions.append((k, (t - float(points[k])) / float(points[k + 1] - points[k])))
+    return positions
+
+
 @lru_cache(maxsize=1024)
 def _scaled(tableau: ButcherTableau, h: float) -> tuple[tuple[Weights, ...], Weights]:
     """Return the rows of ``h a`` and ``h b`` without their zeros.
@@ -136,7 +197,7 @@ class _GridWalk:
     """One solve on the grid: the current state, and the slope at it once it is known."""
 
     def __init__(self, field: Field, z0: Tensor, tableau: ButcherTableau, steps: int, t0: float, t1: float) -> None:
-        self.field, self.steps, self.t0, self.t1 = field, steps, t0, t1
+        self.field, self.tableau, self.steps, self.t0, self.t1 = field, tableau, steps, t0, t1
         self.h = (t1 - t0) / steps
         self.z = z0
         self.evaluations = 0
@@ -158,14 +219,12 @@ class _GridWalk:
             while len(states) + len(wanted) < len(outputs) and outputs[len(states) + len(wanted)][0] == k:
                 wanted.append(outputs[len(states) + len(wanted)][1])
             start = self.z
-            slope = self._slope_here(stage_times[0]) if any(wanted) else None
-            self._step(stage_times)
-            end_slope = self._slope_here(self._grid_point(k + 1)) if any(wanted) else None
-            for s in wanted:
-                if slope is None or end_slope is None or s == 0.0:
-                    states.append(start)
-                else:
-                    states.append(_hermite(s, self.h, start, slope, self.z, end_slope))
+            slopes = self._step(stage_times)
+            if any(wanted):
+                # A method whose last stage is the first of the next step has this as its last slope, too.
+                slopes = [*slopes, self._slope_here(self._grid_point(k + 1))]
+                slopes += self._extra_slopes(k, start, slopes)
+            states += [self._between(s, start, slopes) if s > 0.0 else start for s in wanted]
         states += [self.z] * (len(outputs) - len(states))
         return torch.stack(states)
 
@@ -175,7 +234,24 @@ class _GridWalk:
             self.evaluations += 1
         return self._slope
 
-    def _step(self, stage_times: Sequence[Tensor]) -> None:
+    def _extra_slopes(self, k: int, start: Tensor, slopes: Sequence[Tensor]) -> list[Tensor]:
+        """Return the slopes of the stages that only the interpolant needs."""
+        if self.tableau.interpolant is None:
+            return []
+        known = list(slopes)
+        for row in self.tableau.interpolant.extra:
+            weights = _nonzero([self.h * float(w) for w in row])
+            known.append(self.field(self._within(k, float(sum(row))), _advance(start, known, weights)))
+            self.evaluations += 1
+        return known[len(slopes) :]
+
+    def _between(self, s: float, start: Tensor, slopes: Sequence[Tensor]) -> Tensor:
+        """Return the state at the share ``s`` of the step from ``start`` to the current state."""
+        coefficients = step_polynomial(self.tableau).coefficients(self.h, start, slopes, self.z, slopes[-1])
+        return evaluate_polynomial(start, coefficients, torch.as_tensor(s, dtype=start.dtype, device=start.device))
+
+    def _step(self, stage_times: Sequence[Tensor]) -> list[Tensor]:
+        """Move on by a step; return the slopes of its stages."""
         if self.record is not None:
             self.record(AcceptedStep(self.z))
         slopes = [self._slope_here(stage_times[0])]
@@ -184,9 +260,15 @@ class _GridWalk:
         self.evaluations += len(slopes) - 1
         self.z = _advance(self.z, slopes, self._b)
         self._slope = None
+        return slopes
 
     def _grid_point(self, k: int) -> Tensor:
         value = self.t1 if k == self.steps else self.t0 + (self.t1 - self.t0) * k / self.steps
+        return torch.tensor(value, dtype=self.z.dtype, device=self.z.device)
+
+    def _within(self, k: int, share: float) -> Tensor:
+        value = self.t0 + (self.t1 - self.t0) * (k + share) / self.steps
+        value = min(max(value, min(self.t0, self.t1)), max(self.t0, self.t1))
         return torch.tensor(value, dtype=self.z.dtype, device=self.z.device)
 
     def _stage_times(self) -> Iterator[tuple[Tensor, ...]]:
@@ -201,10 +283,28 @@ class _GridWalk:
                 yield row.unbind()
 
 
-def _hermite(s: float, h: float, z0: Tensor, k0: Tensor, z1: Tensor, k1: Tensor) -> Tensor:
-    """Return the cubic through both ends with their slopes, at the share ``s`` of the step ``h``.
+class _GivenGridWalk(_GridWalk):
+    """One solve on a grid that is given; every step has a length of its own."""
 
-    Source: Hairer, Norsett, Wanner I, II.6, equation 6.7.
-    """
-    rest = 1.0 - s
-    return (rest * rest * (1 + 2 * s)) * z0 + (s * s * (1 + 2 * rest)) * z1 + (h * s * rest) * (rest * k0 - s * k1)
+    def __init__(self, field: Field, z0: Tensor, tableau: ButcherTableau, grid: Tensor, t0: float, t1: float) -> None:
+        super().__init__(field, z0, tableau, len(grid) - 1, t0, t1)
+        self._grid = grid.double()
+
+    def _grid_point(self, k: int) -> Tensor:
+        value = min(max(float(self._grid[k]), min(self.t0, self.t1)), max(self.t0, self.t1))
+        return torch.tensor(value, dtype=self.z.dtype, device=self.z.device)
+
+    def _within(self, k: int, share: float) -> Tensor:
+        first, last = self._grid[k].item(), self._grid[k + 1].item()
+        value = min(max(first + share * (last - first), min(self.t0, self.t1)), max(self.t0, self.t1))
+        return torch.tensor(value, dtype=self.z.dtype, device=self.z.device)
+
+    def _stage_times(self) -> Iterator[tuple[Tensor, ...]]:
+        """Yield for each step its stage times, as for a uniform grid, once its length has been put in place."""
+        lengths = self._grid.diff()
+        times = self._grid[:-1, None] + lengths[:, None] * self._c
+        times = times.clamp(min(self.t0, self.t1), max(self.t0, self.t1)).to(self.z.device, self.z.dtype)
+        for h, row in zip(lengths.tolist(), times.unbind(), strict=True):
+            self.h = h
+            self._rows, self._b = _scaled(self.tableau, h)
+            yield row.unbind()

@@ -1,7 +1,12 @@
 """Output times: what may be asked for, and when one of them is an end of the interval."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+OutputMode = Literal["land", "interpolate"]
+"""How an adaptive solve reaches its output times: with a step that ends there, or between steps."""
 
 
 def require_output_times(times: Tensor, t0: float, t1: float) -> Tensor:

@@ -2,15 +2,38 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ode_core.solvers.status import SolveStatus
 
 Field = Callable[[Tensor, Tensor], Tensor]
 """``f(t, z) -> dz/dt``. ``z`` is ``(batch, *state)``. ``t`` is a 0-d tensor on a fixed grid; in an adaptive
 solve every sample has its own time and ``t`` is ``(batch, 1, ..., 1)``, which broadcasts against ``z``."""
+
+
+ExecutionPath = Literal["eager", "taped", "compiled"]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the numbers were computed; they are the same to round-off on every path.
+
+    Attributes:
+        path: ``eager``: one tensor operation after the other; ``taped``: one autograd node for the whole solve, with
+            its derivative by hand; ``compiled``: a step compiled to one graph.
+        lowered: the field was run as matrix products instead of the layers it is made of.
+        stacked: independent runs that were solved as one.
+        reason: why it was this path, in words.
+    """
+
+    path: ExecutionPath = "eager"
+    lowered: bool = False
+    stacked: int = 1
+    reason: str = ""
 
 
 class SolveFailed(RuntimeError):
@@ -30,6 +53,7 @@ class Solution:
         last_step: ``(batch,)``, length of the last accepted step, in units of t; 0 when there was none.
         times: ``(times,)`` or None, the output times asked for.
         trajectory: ``(times, batch, *state)`` or None; NaN where a time was not reached.
+        execution: which of the equivalent ways of computing it was taken.
     """
 
     final: Tensor
@@ -40,6 +64,7 @@ class Solution:
     last_step: Tensor
     times: Tensor | None = None
     trajectory: Tensor | None = None
+    execution: Execution = Execution()
 
     @property
     def succeeded(self) -> Tensor:
@@ -70,3 +95,9 @@ def per_sample(values: Tensor) -> Tensor:
 def finite_samples(values: Tensor) -> Tensor:
     """``(batch,)`` of bool: which samples of ``(batch, *state)`` are finite throughout."""
     return torch.isfinite(per_sample(values.detach())).all(dim=1)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor carries nothing but values and perhaps autograd's graph: no functorch level, no tangent."""
+    transformed = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return not transformed and forward_ad.unpack_dual(tensor).tangent is None  # type: ignore[no-untyped-call]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ode_core.solvers.adaptive import solve_adaptive
+from ode_core.solvers.compilation import Compilation
 from ode_core.solvers.fixed_grid import solve_fixed_grid
 from ode_core.solvers.gradients.adjoint import solve_with_adjoint
 from ode_core.solvers.gradients.backprop import solve_with_graph
@@ -15,10 +16,16 @@ from ode_core.solvers.gradients.checkpoint import solve_with_checkpoints
 from ode_core.solvers.gradients.reversible import solve_reversibly
 from ode_core.solvers.gradients.tensors import gradient_tensors
 from ode_core.solvers.leapfrog import solve_leapfrog
-from ode_core.solvers.output_times import require_output_times
+from ode_core.solvers.output_times import OutputMode, require_output_times
 from ode_core.solvers.record import Record
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
+from ode_core.solvers.torchdiffeq_backend import (
+    adaptive_with_torchdiffeq,
+    fixed_grid_with_torchdiffeq,
+    uniform_grid,
+)
+from ode_core.solvers.truncated_grid import precision_of, truncated_grid
 from ode_core.specs.gradient import GradientMode, check_gradient
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 
@@ -38,9 +45,11 @@ def solve(
     t0: float = 0.0,
     t1: float = 1.0,
     times: Tensor | None = None,
+    outputs: OutputMode = "land",
     gradient: GradientMode = "backprop",
     parameters: Iterable[Tensor] | None = None,
     max_evaluations: int | None = None,
+    compilation: Compilation = "auto",
     throw: bool = False,
     warn: bool = True,
 ) -> Solution:
@@ -53,16 +62,23 @@ def solve(
         t0: start time.
         t1: end time, before or after ``t0``.
         times: ``(times,)`` output times within the interval, in the order of the walk, or None.
+        outputs: an adaptive solve lands on every output time (``land``), which may take more steps, or reads
+            them off its interpolant (``interpolate``), whose error is of the method's order. A fixed grid is never
+            changed by output times.
         gradient: how gradients are computed; see ``ode_core.specs.gradient``.
         parameters: the tensors beside ``z0`` that gradients are wanted for. None: the parameters of a field that
             is a module, or its ``tensors``. Not used by ``backprop``, which finds them by itself.
         max_evaluations: bound on the evaluations of the field for one sample, or None.
+        compilation: whether steps without gradients may be compiled to one graph: ``auto`` once steps of the kind have
+            taken as long eagerly as compiling takes, ``always``, or ``never``. The solution's ``execution`` says
+            what was done.
         throw: raise instead of returning a solution with failed samples.
-        warn: warn of a tolerance that the precision cannot resolve; False where it was chosen on purpose, as
-            in a ladder of tolerances.
+        warn: warn of a tolerance that the precision cannot resolve, and of corrections that do not converge;
+            False where the solver was chosen on purpose, as in a ladder of tolerances.
 
     Returns:
-        The solution; a sample that fails has a status and NaN, and leaves the others alone.
+        The solution; a sample that fails has a status and NaN, and leaves the others alone. Where the solver
+        names torchdiffeq as its backend, an adaptive solve goes by the whole batch: one that fails stops all.
 
     Raises:
         ValueError: the arguments do not make a solve.
@@ -70,6 +86,8 @@ def solve(
 
     Warns:
         ToleranceWarning: ``rtol`` is below 50 rounding errors of ``z0``'s type.
+        UserWarning: the corrections of ``implicit_adams`` did not converge in a step, by torchdiffeq. The step is
+            still of the method's order, but as that of an explicit method.
     """
     _require_state(z0)
     if warn:
@@ -82,7 +100,7 @@ def solve(
         solution = _standing_still(z0, times)
     else:
         solution = _with_gradient(
-            gradient, parameters, field, z0, solver, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations
+            gradient, parameters, field, z0, solver, t0, t1, times, outputs, max_evaluations, compilation, warn
         )
     if throw:
         solution.raise_on_failure()
@@ -95,19 +113,33 @@ def _with_gradient(
     field: Field,
     z0: Tensor,
     solver: SolverSpec,
-    *,
     t0: float,
     t1: float,
     times: Tensor | None,
+    outputs: OutputMode,
     max_evaluations: int | None,
+    compilation: Compilation,
+    warn: bool,
 ) -> Solution:
     def plain(start: Tensor) -> Solution:
-        return _run(field, start, solver, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)
+        return _run(
+            field,
+            start,
+            solver,
+            t0=t0,
+            t1=t1,
+            times=times,
+            outputs=outputs,
+            max_evaluations=max_evaluations,
+            compilation=compilation,
+            warn=warn,
+        )
 
     check_gradient(gradient, solver)
     if gradient == "backprop":
-        # With tolerances the walk itself keeps failed samples out of the graph.
-        return plain(z0) if solver.adaptive else solve_with_graph(plain, z0)
+        # With tolerances our walk itself keeps failed samples out of the graph; torchdiffeq goes by the whole batch.
+        by_sample_on_grid = not solver.adaptive and solver.runs_on == "odeness"
+        return solve_with_graph(plain, z0) if by_sample_on_grid else plain(z0)
     tensors = gradient_tensors(field, parameters, gradient)
     if not torch.is_grad_enabled() or not (z0.requires_grad or tensors):
         return plain(z0)
@@ -116,7 +148,16 @@ def _with_gradient(
         return solve_reversibly(field, z0, steps, tensors, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)
     if gradient == "checkpoint":
         return solve_with_checkpoints(
-            _run, field, z0, solver, tensors, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations
+            _run,
+            field,
+            z0,
+            solver,
+            tensors,
+            t0=t0,
+            t1=t1,
+            times=times,
+            outputs=outputs,
+            max_evaluations=max_evaluations,
         )
     return solve_with_adjoint(
         _run,
@@ -128,6 +169,7 @@ def _with_gradient(
         t0=t0,
         t1=t1,
         times=times,
+        outputs=outputs,
         max_evaluations=max_evaluations,
     )
 
@@ -140,28 +182,34 @@ def _run(
     t0: float,
     t1: float,
     times: Tensor | None = None,
+    outputs: OutputMode = "land",
     max_evaluations: int | None = None,
+    compilation: Compilation = "never",
+    warn: bool = False,
     record: Record | None = None,
 ) -> Solution:
+    if solver.runs_on == "torchdiffeq":
+        return _solve_with_torchdiffeq(field, z0, solver, t0, t1, times, outputs, max_evaluations, warn)
     if solver.adaptive:
-        return _solve_adaptive(field, z0, solver, t0, t1, times, max_evaluations, record)
-    steps = solver.fixed_steps(t0, t1)
+        return solve_adaptive(
+            field,
+            z0,
+            solver,
+            t0=t0,
+            t1=t1,
+            times=times,
+            outputs=outputs,
+            max_evaluations=max_evaluations,
+            compilation=compilation,
+            record=record,
+        )
     if solver.facts.family == "reversible":
+        steps = solver.fixed_steps(t0, t1)
         return solve_leapfrog(field, z0, steps, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)
-    return solve_fixed_grid(
-        field,
-        z0,
-        solver.method,
-        steps,
-        t0=t0,
-        t1=t1,
-        times=times,
-        max_evaluations=max_evaluations,
-        record=record,
-    )
+    return _solve_fixed(field, z0, solver, t0, t1, times, max_evaluations, record)
 
 
-def _solve_adaptive(
+def _solve_fixed(
     field: Field,
     z0: Tensor,
     solver: SolverSpec,
@@ -171,21 +219,67 @@ def _solve_adaptive(
     max_evaluations: int | None,
     record: Record | None,
 ) -> Solution:
-    assert solver.rtol is not None
-    assert solver.atol is not None
-    return solve_adaptive(
+    steps = solver.fixed_steps(t0, t1, precision_of(z0.dtype))
+    return solve_fixed_grid(
         field,
         z0,
         solver.method,
-        rtol=solver.rtol,
-        atol=solver.atol,
-        max_steps=solver.max_steps or DEFAULT_MAX_STEPS,
+        steps,
         t0=t0,
         t1=t1,
         times=times,
         max_evaluations=max_evaluations,
+        grid=_given_grid(solver, steps, t0, t1, z0.dtype),
         record=record,
     )
+
+
+def _solve_with_torchdiffeq(
+    field: Field,
+    z0: Tensor,
+    solver: SolverSpec,
+    t0: float,
+    t1: float,
+    times: Tensor | None,
+    outputs: OutputMode,
+    max_evaluations: int | None,
+    warn: bool,
+) -> Solution:
+    if solver.rtol is not None and solver.atol is not None:
+        return adaptive_with_torchdiffeq(
+            field,
+            z0,
+            solver.method,
+            rtol=solver.rtol,
+            atol=solver.atol,
+            max_steps=solver.max_steps or DEFAULT_MAX_STEPS,
+            t0=t0,
+            t1=t1,
+            times=times,
+            outputs=outputs,
+            max_evaluations=max_evaluations,
+        )
+    steps = solver.fixed_steps(t0, t1, precision_of(z0.dtype))
+    grid = _given_grid(solver, steps, t0, t1, z0.dtype)
+    return fixed_grid_with_torchdiffeq(
+        field,
+        z0,
+        solver.method,
+        uniform_grid(steps, t0, t1) if grid is None else grid,
+        t0=t0,
+        t1=t1,
+        times=times,
+        max_evaluations=max_evaluations,
+        order=solver.max_order,
+        warn=warn,
+    )
+
+
+def _given_grid(solver: SolverSpec, steps: int, t0: float, t1: float, dtype: torch.dtype) -> Tensor | None:
+    """Return the solver's grid where it is not the uniform one."""
+    if solver.grid != "truncate" or solver.step_size is None:
+        return None
+    return truncated_grid(solver.step_size, steps, t0, t1, dtype)
 
 
 def _warn_of_tolerance(solver: SolverSpec, dtype: torch.dtype) -> None:

@@ -1,7 +1,7 @@
-"""Butcher tableaus of the explicit Runge-Kutta methods. Each checks itself when it is made.
+"""What a Butcher tableau is, and the algebra by which each checks itself when it is made.
 
-Sources: Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, chapters II.1, II.4
-and II.5; Fehlberg 1969 (NASA TR R-315) for 2(1); Bogacki & Shampine 1989; Dormand & Prince 1980.
+Source: Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, II.2 for the order conditions,
+II.6 for those of an interpolant. The tableaus are in ``ode_core.solvers.explicit_methods``.
 """
 
 import itertools
@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, cached_property
 
-from ode_core.specs.methods import MethodName
+from ode_core.solvers.interpolants import Interpolant, Row
 
-Row = tuple[Fraction, ...]
 Tree = tuple["Tree", ...]  # a rooted tree is the multiset of the subtrees at its root
 
 
 @dataclass(frozen=True)
 class ButcherTableau:
-    """An explicit Runge-Kutta method in exact fractions.
+    """An explicit Runge-Kutta method in exact fractions; decimals count as the fractions they are.
 
     Attributes:
         order: stated order of ``b``; the conditions of all rooted trees up to it must hold.
@@ -27,6 +26,11 @@ class ButcherTableau:
         b: weights of the solution that is propagated.
         embedded: weights of the solution the error estimate compares with, or None.
         embedded_order: its stated order, or None.
+        embedded_low: weights of a second embedded solution of lower order, or None. The two estimates ``E`` and
+            ``E_low`` make the error ``|E|^2 / sqrt(|E|^2 + 0.01 |E_low|^2)``, as in DOP853.
+        embedded_low_order: its stated order, or None.
+        interpolant: the solution within a step; None stands for the cubic Hermite interpolant of both ends.
+        coefficient_error: what an order condition may miss: 0, but for coefficients published as decimals.
 
     Raises:
         ValueError: a row has the wrong length, or an order condition fails.
@@ -37,15 +41,30 @@ class ButcherTableau:
     b: Row
     embedded: Row | None = None
     embedded_order: int | None = None
+    embedded_low: Row | None = None
+    embedded_low_order: int | None = None
+    interpolant: Interpolant | None = None
+    coefficient_error: Fraction = Fraction(0)
 
     def __post_init__(self) -> None:
-        if any(len(row) != i for i, row in enumerate(self.a)):
+        further = () if self.interpolant is None else self.interpolant.extra
+        rows = (*self.a, *further)
+        if any(len(row) != i for i, row in enumerate(rows)):
             raise ValueError("row i of an explicit tableau has i entries")
-        _require_order(self, self.b, self.order)
-        if (self.embedded is None) != (self.embedded_order is None):
-            raise ValueError("embedded weights and their order belong together")
-        if self.embedded is not None and self.embedded_order is not None:
-            _require_order(self, self.embedded, self.embedded_order)
+        elementary = _ElementaryWeights(rows)
+        _require_order(self, elementary, self.b, self.order)
+        for weights, order in (
+            (self.embedded, self.embedded_order),
+            (self.embedded_low, self.embedded_low_order),
+        ):
+            if (weights is None) != (order is None):
+                raise ValueError("embedded weights and their order belong together")
+            if weights is not None and order is not None:
+                _require_order(self, elementary, weights, order)
+        if self.embedded is None and self.embedded_low is not None:
+            raise ValueError("a second embedded solution needs a first")
+        if self.interpolant is not None:
+            _require_continuous_order(elementary, self.b, self.interpolant)
 
     @property
     def stages(self) -> int:
@@ -62,12 +81,32 @@ class ButcherTableau:
         """Weights of the error estimate, ``b`` minus the embedded weights; only with an embedded solution."""
         if self.embedded is None:
             raise ValueError("this method has no embedded solution")
-        return tuple(b - e for b, e in zip(self.b, self.embedded, strict=True))
+        return _difference(self.b, self.embedded)
+
+    @cached_property
+    def error_low(self) -> Row | None:
+        """Weights of the second error estimate, ``b`` minus ``embedded_low``, or None."""
+        return None if self.embedded_low is None else _difference(self.b, self.embedded_low)
+
+    @property
+    def error_order(self) -> int:
+        """Power of ``h`` that the error estimate of a step falls with; the step control takes its root.
+
+        Raises:
+            ValueError: there is no error estimate.
+        """
+        if self.embedded_order is None:
+            raise ValueError("this method has no embedded solution")
+        power = min(self.order, self.embedded_order) + 1
+        if self.embedded_low_order is None:
+            return power
+        return 2 * power - (self.embedded_low_order + 1)  # |E|^2 / |E_low|: at short steps E_low is far the larger
 
     @cached_property
     def first_same_as_last(self) -> bool:
         """Whether the last stage is the first of the next step; read off the coefficients."""
-        return self.stages > 1 and (*self.a[-1], Fraction(0)) == self.b and self.c[-1] == 1
+        at_end = abs(self.c[-1] - 1) <= self.coefficient_error
+        return self.stages > 1 and at_end and (*self.a[-1], Fraction(0)) == self.b
 
     @cached_property
     def stability_polynomial(self) -> Row:
@@ -82,18 +121,43 @@ class ButcherTableau:
         return tuple(coefficients)
 
 
+def row(*entries: str) -> Row:
+    """Return a row of a tableau as it is published: fractions such as ``1/3``, or decimals."""
+    return tuple(Fraction(entry) for entry in entries)
+
+
 def _dot(weights: Row, values: Sequence[Fraction]) -> Fraction:
     """Return the sum of products; values beyond the weights do not count (rows of ``a`` end at the diagonal)."""
-    return sum((w * x for w, x in zip(weights, values, strict=False)), Fraction(0))
+    return sum((w * x for w, x in zip(weights, values, strict=False) if w), Fraction(0))
 
 
-def _require_order(tableau: ButcherTableau, weights: Row, order: int) -> None:
+def _difference(first: Row, second: Row) -> Row:
+    return tuple(x - y for x, y in zip(first, second, strict=True))
+
+
+def _require_order(tableau: ButcherTableau, elementary: "_ElementaryWeights", weights: Row, order: int) -> None:
     if len(weights) != tableau.stages:
         raise ValueError("one weight for each stage")
     for tree in rooted_trees(order):
-        value = _dot(weights, _elementary_weights(tableau, tree))
-        if value != Fraction(1, _density(tree)):
+        value = _dot(weights, elementary(tree))
+        if abs(value - Fraction(1, _density(tree))) > tableau.coefficient_error:
             raise ValueError(f"order condition of the tree {tree} fails: {value} instead of 1/{_density(tree)}")
+
+
+def _require_continuous_order(elementary: "_ElementaryWeights", b: Row, interpolant: Interpolant) -> None:
+    """Raise unless the interpolant ends in ``b`` and is of its order for every ``theta``: power by power."""
+    weights, allowed = interpolant.weights, interpolant.coefficient_error
+    if len(weights) != elementary.stages:
+        raise ValueError("an interpolant has one row of weights for each stage")
+    for row_, at_end in zip(weights, (*b, *[Fraction(0)] * len(interpolant.extra)), strict=True):
+        if abs(sum(row_) - at_end) > allowed:
+            raise ValueError(f"the interpolant does not end in b: {sum(row_)} instead of {at_end}")
+    columns = list(zip(*weights, strict=True))
+    for tree in rooted_trees(interpolant.order):
+        for power, column in enumerate(columns, start=1):
+            expected = Fraction(power == _nodes(tree), _density(tree))
+            if abs(_dot(column, elementary(tree)) - expected) > allowed:
+                raise ValueError(f"continuous order condition of the tree {tree} fails at theta^{power}")
 
 
 @cache
@@ -125,61 +189,25 @@ def _density(tree: Tree) -> int:
     return _nodes(tree) * math.prod(_density(child) for child in tree)
 
 
-def _elementary_weights(tableau: ButcherTableau, tree: Tree) -> Row:
-    """Return for each stage the product over the root's subtrees of their weights seen through ``a``."""
-    product = [Fraction(1)] * tableau.stages
-    for child in tree:
-        inner = _elementary_weights(tableau, child)
-        for i, row in enumerate(tableau.a):
-            product[i] *= _dot(row, inner)
-    return tuple(product)
+class _ElementaryWeights:
+    """For a tree, each stage's product over the root's subtrees of their weights seen through ``a``.
 
+    What is seen of a subtree is kept, as it comes back in many larger trees.
+    """
 
-def _row(*entries: str) -> Row:
-    return tuple(Fraction(entry) for entry in entries)
+    def __init__(self, a: tuple[Row, ...]) -> None:
+        self.stages = len(a)
+        self._a = a
+        self._seen: dict[Tree, Row] = {}
 
+    def __call__(self, tree: Tree) -> Row:
+        product = (Fraction(1),) * self.stages
+        for child in tree:
+            product = tuple(x * y for x, y in zip(product, self._through(child), strict=True))
+        return product
 
-TABLEAUS: dict[MethodName, ButcherTableau] = {
-    "euler": ButcherTableau(1, a=(_row(),), b=_row("1")),
-    "midpoint": ButcherTableau(2, a=(_row(), _row("1/2")), b=_row("0", "1")),
-    "heun": ButcherTableau(2, a=(_row(), _row("1")), b=_row("1/2", "1/2")),
-    "rk4": ButcherTableau(
-        4,
-        a=(_row(), _row("1/2"), _row("0", "1/2"), _row("0", "0", "1")),
-        b=_row("1/6", "1/3", "1/3", "1/6"),
-    ),
-    "rk4_38": ButcherTableau(
-        4,
-        a=(_row(), _row("1/3"), _row("-1/3", "1"), _row("1", "-1", "1")),
-        b=_row("1/8", "3/8", "3/8", "1/8"),
-    ),
-    "fehlberg2": ButcherTableau(
-        2,
-        a=(_row(), _row("1/2"), _row("1/256", "255/256")),
-        b=_row("1/512", "255/256", "1/512"),
-        embedded=_row("1/256", "255/256", "0"),
-        embedded_order=1,
-    ),
-    "bosh3": ButcherTableau(
-        3,
-        a=(_row(), _row("1/2"), _row("0", "3/4"), _row("2/9", "1/3", "4/9")),
-        b=_row("2/9", "1/3", "4/9", "0"),
-        embedded=_row("7/24", "1/4", "1/3", "1/8"),
-        embedded_order=2,
-    ),
-    "dopri5": ButcherTableau(
-        5,
-        a=(
-            _row(),
-            _row("1/5"),
-            _row("3/40", "9/40"),
-            _row("44/45", "-56/15", "32/9"),
-            _row("19372/6561", "-25360/2187", "64448/6561", "-212/729"),
-            _row("9017/3168", "-355/33", "46732/5247", "49/176", "-5103/18656"),
-            _row("35/384", "0", "500/1113", "125/192", "-2187/6784", "11/84"),
-        ),
-        b=_row("35/384", "0", "500/1113", "125/192", "-2187/6784", "11/84", "0"),
-        embedded=_row("5179/57600", "0", "7571/16695", "393/640", "-92097/339200", "187/2100", "1/40"),
-        embedded_order=4,
-    ),
-}
+    def _through(self, tree: Tree) -> Row:
+        if tree not in self._seen:
+            inner = self(tree)
+            self._seen[tree] = tuple(_dot(row_, inner) for row_ in self._a)
+        return self._seen[tree]

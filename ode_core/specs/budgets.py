@@ -1,14 +1,16 @@
 """Limits on what one job or request may cost; checked when it is accepted and again where it runs."""
 
 import math
+from typing import get_args
 
 from pydantic import Field
 
 from ode_core.specs.evaluation import SweepJobSpec
 from ode_core.specs.gradient import GRADIENTS
 from ode_core.specs.model import evaluation_operations, model_state_shape, parameter_count
-from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
+from ode_core.specs.solver import DEFAULT_MAX_STEPS, Precision, SolverSpec
 from ode_core.specs.spec import Spec
+from ode_core.specs.torchdiffeq_methods import TORCHDIFFEQ_METHODS
 from ode_core.specs.training import TrainingJobSpec
 
 
@@ -41,7 +43,7 @@ def check_training_budget(spec: TrainingJobSpec, budget: Budget) -> None:
     if spec.adaptation is not None:
         evaluations = max(evaluations, spec.solver.facts.evaluations(spec.adaptation.max_steps))
     # How many steps an adaptive solver takes is not known beforehand; a usual number is assumed.
-    typical = spec.solver.facts.evaluations(100) if spec.solver.adaptive else evaluations
+    typical = _adaptive_evaluations(spec.solver, 100) if spec.solver.adaptive else evaluations
     forward = evaluation_operations(architecture, shape) * typical * spec.training.batch_size
     _refuse_above("parameters", parameter_count(architecture, shape, classes), budget.parameters, "a smaller model")
     _refuse_above("numbers in the state", state_size, budget.state_size, "a smaller stem or data set")
@@ -73,11 +75,19 @@ def check_solve_budget(solver: SolverSpec, end_time: float, limit: int) -> None:
 
 
 def solve_evaluations(solver: SolverSpec, end_time: float) -> int:
-    """Return the evaluations of the field in one solve: exact for a fixed grid, else the upper bound."""
+    """Return the evaluations of the field in one solve: an upper bound, exact for explicit methods on a
+    uniform grid."""
     if solver.adaptive:
         # Two more for the initial step.
-        return solver.facts.evaluations(solver.max_steps or DEFAULT_MAX_STEPS) + 2
-    return solver.facts.evaluations(solver.fixed_steps(0.0, end_time))
+        return _adaptive_evaluations(solver, solver.max_steps or DEFAULT_MAX_STEPS) + 2
+    steps = max(solver.fixed_steps(0.0, end_time, precision) for precision in get_args(Precision))
+    return solver.facts.evaluations(steps)
+
+
+def _adaptive_evaluations(solver: SolverSpec, steps: int) -> int:
+    if solver.runs_on == "torchdiffeq":
+        return steps * (TORCHDIFFEQ_METHODS[solver.method].evaluations_per_step or 0)
+    return solver.facts.evaluations(steps)
 
 
 def _refuse_above(what: str, value: float, limit: float, remedy: str) -> None:

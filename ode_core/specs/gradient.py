@@ -74,6 +74,12 @@ assert set(GRADIENTS) == set(get_args(GradientMode))
 def check_gradient(mode: GradientMode, solver: SolverSpec) -> None:
     """Raise ``ValueError`` when the mode cannot be used with the solver; the message says what can."""
     families = GRADIENTS[mode].families
+    if mode != "backprop" and solver.runs_on != "odeness":
+        raise ValueError(
+            f"gradient {mode} is not for {solver.method} on {solver.runs_on}: leave backend out, or use backprop"
+        )
+    if mode != "backprop" and solver.grid == "truncate":
+        raise ValueError(f"gradient {mode} needs equal steps: use the uniform grid, or backprop")
     if solver.facts.family in families:
         return
     if families == ("reversible",):

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from ode_core.specs.spec import Spec
 
 Activation = Literal["relu", "tanh", "silu", "gelu", "softplus", "elu"]
+FieldArithmetic = Literal["full", "tf32", "bfloat16"]
 Width = Annotated[int, Field(ge=1, le=4096)]
 
 
@@ -71,6 +72,11 @@ class ClassifierSpec(Spec):
     field: FieldSpec
     stem: StemSpec | None = None
     end_time: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    field_arithmetic: FieldArithmetic = Field(
+        default="full",
+        description="what the field's network computes in; the state and the step control stay in float32. "
+        "tf32 matters on CUDA devices only",
+    )
 
     @model_validator(mode="after")
     def _stem_fits_field(self) -> Self:

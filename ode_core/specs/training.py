@@ -84,6 +84,11 @@ class TrainingJobSpec(Spec):
     def _parts_fit_together(self) -> Self:
         model_state_shape(self.architecture, self.dataset.input_shape)
         check_gradient(self.gradient, self.solver)
+        if self.architecture.field_arithmetic != "full" and self.training.precision == "float64":
+            raise ValueError(
+                f"{self.architecture.field_arithmetic} arithmetic of the field is for float32: set precision to "
+                f"float32, or field_arithmetic to full"
+            )
         if not self.solver.adaptive:
             self.solver.fixed_steps(0.0, self.architecture.end_time)
         if self.adaptation is not None:

@@ -105,7 +105,8 @@ class TrainingRun:
         output = self.model.run(inputs, self.solver, gradient=self.spec.gradient)
         loss = cross_entropy(output.logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
-        self._backward(loss)
+        with self.model.float32_products():
+            self._backward(loss)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         metrics |= self._read(output, loss, norm, labels)
         self._require_finite(metrics, output)
@@ -246,7 +247,7 @@ class TrainingRun:
         values = torch.stack([loss.detach().double(), accuracy, norm.detach().double(), nfe]).tolist()
         metrics = dict(zip(("loss", "train_accuracy", "gradient_norm", "nfe"), values, strict=True))
         if not self.solver.adaptive:
-            metrics["steps"] = float(self.solver.fixed_steps(0.0, self.model.end_time))
+            metrics["steps"] = float(self.solver.fixed_steps(0.0, self.model.end_time, self.spec.training.precision))
         return metrics
 
     def _require_finite(self, metrics: dict[str, float], output: ClassifierOutput) -> None:
@@ -269,8 +270,13 @@ class TrainingRun:
 
 
 def _whole_steps(solver: SolverSpec, end_time: float) -> SolverSpec:
-    """Return the solver with the number of steps its step size comes to, which is what the model is trained with."""
-    return solver if solver.step_size is None else solver.with_steps(solver.fixed_steps(0.0, end_time))
+    """Return the solver with the number of steps its step size comes to, which is what the model is trained with.
+
+    A grid whose last step is cut short is not one of equal steps; it stays as it is.
+    """
+    if solver.step_size is None or solver.grid == "truncate":
+        return solver
+    return solver.with_steps(solver.fixed_steps(0.0, end_time))
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

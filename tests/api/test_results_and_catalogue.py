@@ -3,6 +3,7 @@
 from typing import Any
 
 from api.schemas.answer import ListOf
+from api.schemas.catalogue import SolverMethod
 from api.schemas.results import ResultRow
 from ode_core.specs import METHODS, SolverSpec, TrainingJobSpec
 from store.results import SORTABLE, NewResult
@@ -113,6 +114,52 @@ def test_every_sort_pages_through_all_results(served: Served) -> None:
                 if cursor is None:
                     break
             assert len(seen) == len(set(seen)) == 3 * len(job_ids)
+
+
+def test_a_solver_method_is_described_by_what_a_user_chooses_it_by(served: Served) -> None:
+    with served.client() as client:
+        by_method = {solver["method"]: solver for solver in client.get("/v1/solvers").json()["data"]}
+    described = by_method["dopri5"]
+    assert described.pop("description")
+    assert described == {
+        "method": "dopri5",
+        "family": "explicit",
+        "order": 5,
+        "stages": 7,
+        "embedded_order": 4,
+        "adaptive": True,
+        "fixed_grid": True,
+        "first_same_as_last": True,
+        "stability_limit": 3.31,
+        "dense_output_order": 4,
+        "backends": ["odeness", "torchdiffeq"],
+        "example": {"method": "dopri5", "rtol": 1e-5, "atol": 1e-5},
+    }
+    for method, facts in METHODS.items():
+        assert by_method[method]["order"] == facts.order
+        assert by_method[method]["stability_limit"] == facts.stability_limit
+        assert by_method[method]["fixed_grid"] == facts.fixed_grid
+        assert (by_method[method]["embedded_order"] is not None) == by_method[method]["adaptive"]
+
+
+def test_a_method_that_is_stable_at_any_step_has_a_limit_of_null() -> None:
+    example = {"method": "rk4", "steps": 16}
+    described = SolverMethod(
+        method="rk4",
+        family="implicit",
+        order=2,
+        stages=1,
+        embedded_order=None,
+        adaptive=False,
+        fixed_grid=True,
+        first_same_as_last=False,
+        stability_limit=None,
+        dense_output_order=3,
+        backends=["odeness"],
+        description="stable however long the step",
+        example=example,
+    )
+    assert described.model_dump(mode="json")["stability_limit"] is None
 
 
 def test_the_examples_of_all_solvers_and_datasets_can_be_used(served: Served) -> None:

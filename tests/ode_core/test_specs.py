@@ -92,6 +92,8 @@ def test_only_methods_with_an_error_estimate_choose_their_steps(method):
         ({"step_size": float("inf")}, "finite"),
         ({"steps": 2, "step_size": 0.5}, "either steps or step_size"),
         ({"steps": 2, "rtol": 1e-3}, "makes a fixed grid"),
+        ({"steps": 2, "grid": "truncate"}, "give step_size, or leave grid out"),
+        ({"rtol": 1e-3, "atol": 1e-3, "grid": "uniform"}, "give step_size, or leave grid out"),
         ({"steps": 2, "max_steps": 10}, "makes a fixed grid"),
         ({}, "needs steps, or both rtol and atol"),
         ({"rtol": 1e-3}, "needs steps, or both rtol and atol"),
@@ -104,6 +106,52 @@ def test_only_methods_with_an_error_estimate_choose_their_steps(method):
 def test_a_solver_needs_exactly_one_step_rule_within_bounds(rule, message):
     with pytest.raises(ValidationError, match=message):
         SolverSpec.model_validate({"method": "dopri5", **rule})
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"method": "rk4", "steps": 2, "backend": "torchdiffeq"}, "torchdiffeq does not run rk4: leave backend out"),
+        ({"method": "explicit_adams", "steps": 2, "backend": "odeness"}, "odeness does not run explicit_adams"),
+        ({"method": "euler", "steps": 2, "backend": "scipy"}, "'odeness' or 'torchdiffeq'"),
+        ({"method": "dopri5", "steps": 2, "backend": "torchdiffeq"}, "runs dopri5 with tolerances only: give rtol"),
+        (
+            {"method": "dopri5", "rtol": 1e-3, "atol": 1e-3, "controller": "pid", "backend": "torchdiffeq"},
+            "torchdiffeq has the controller i only",
+        ),
+        ({"method": "explicit_adams", "rtol": 1e-3, "atol": 1e-3}, "has no error estimate: give steps"),
+        ({"method": "rk4", "steps": 2, "max_order": 4}, "max_order belongs to the Adams methods"),
+        ({"method": "explicit_adams", "steps": 2, "max_order": 5}, "explicit_adams has order 3 or 4"),
+        ({"method": "implicit_adams", "steps": 2, "max_order": 3}, "implicit_adams has order 4 or 5"),
+        ({"method": "implicit_adams", "steps": 2, "max_order": 12}, "less than or equal to 5"),
+        ({"method": "implicit_adams", "step_size": 0.3, "grid": "truncate"}, "needs equal steps.*use the uniform grid"),
+    ],
+)
+def test_a_backend_and_an_order_must_fit_the_method(rule, message):
+    with pytest.raises(ValidationError, match=message):
+        SolverSpec.model_validate(rule)
+
+
+def test_the_first_backend_of_a_method_runs_it_unless_another_is_named():
+    assert SolverSpec(method="euler", steps=2).runs_on == "odeness"
+    assert SolverSpec(method="euler", steps=2, backend="torchdiffeq").runs_on == "torchdiffeq"
+    assert SolverSpec(method="explicit_adams", steps=2).runs_on == "torchdiffeq"
+
+
+def test_more_steps_keep_backend_and_order():
+    spec = SolverSpec(method="implicit_adams", steps=2, backend="torchdiffeq", max_order=5)
+    assert spec.with_steps(9) == spec.model_copy(update={"steps": 9})
+
+
+def test_a_sweep_takes_solvers_of_torchdiffeq():
+    solvers = [
+        {"method": "dopri5", "rtol": 1e-5, "atol": 1e-5, "backend": "torchdiffeq"},
+        {"method": "rk4_38", "step_size": 0.3, "grid": "truncate", "backend": "torchdiffeq"},
+        {"method": "implicit_adams", "steps": 16, "max_order": 5},
+    ]
+    sweep = SweepJobSpec.model_validate({"model": "m", "solvers": solvers})
+    assert [solver.runs_on for solver in sweep.solvers] == ["torchdiffeq"] * 3
+    assert SweepJobSpec.model_validate_json(sweep.model_dump_json()) == sweep
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones():
@@ -140,6 +188,12 @@ def test_an_adaptive_solver_has_no_step_count_beforehand():
     [
         ({"method": "rk4", "steps": 64}, "rk4-64"),
         ({"method": "rk4", "step_size": 0.25}, "rk4 h=0.25"),
+        ({"method": "rk4", "step_size": 0.25, "grid": "uniform"}, "rk4 h=0.25"),
+        ({"method": "heun", "steps": 2, "backend": "odeness"}, "heun-2"),
+        ({"method": "heun", "steps": 2, "backend": "torchdiffeq"}, "heun-2 torchdiffeq"),
+        ({"method": "implicit_adams", "steps": 2}, "implicit_adams-2"),
+        ({"method": "implicit_adams", "steps": 2, "max_order": 5}, "implicit_adams-2 order=5"),
+        ({"method": "rk4", "step_size": 0.25, "grid": "truncate"}, "rk4 h=0.25 truncate"),
         ({"method": "dopri5", "rtol": 1e-5, "atol": 1e-6}, "dopri5 rtol=1e-05 atol=1e-06"),
     ],
 )
@@ -277,6 +331,9 @@ def test_momentum_for_adam_is_refused():
             "use asynchronous_leapfrog instead of rk4, or gradient checkpoint",
         ),
         ("adjoint", {"method": "asynchronous_leapfrog", "steps": 4}, "does not know reversible methods"),
+        ("checkpoint", {"method": "euler", "steps": 4, "backend": "torchdiffeq"}, "leave backend out, or use backprop"),
+        ("adjoint", {"method": "explicit_adams", "steps": 4}, "not for explicit_adams on torchdiffeq"),
+        ("checkpoint", {"method": "euler", "step_size": 0.3, "grid": "truncate"}, "use the uniform grid, or backprop"),
         ("bptt", {"method": "rk4", "steps": 4}, "'backprop', 'checkpoint', 'adjoint', 'adjoint_seminorm'"),
     ],
 )
@@ -285,8 +342,8 @@ def test_a_gradient_that_the_solver_does_not_allow_is_refused_with_what_it_does(
         job(gradient=gradient, solver=solver, adaptation=None)
 
 
-@pytest.mark.parametrize("method", list(METHODS))
-def test_every_method_has_an_exact_gradient_that_needs_less_memory_than_the_graph(method):
+@pytest.mark.parametrize("method", [name for name, facts in METHODS.items() if facts.backends[0] == "odeness"])
+def test_every_method_of_our_own_has_an_exact_gradient_that_needs_less_memory_than_the_graph(method):
     solver = SolverSpec(method=method, steps=4)
     allowed = []
     for mode in GRADIENTS:
@@ -317,14 +374,28 @@ def test_evaluation_jobs_are_told_apart_by_kind():
 # ---------------------------------------------------------------- budgets
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", [name for name, facts in METHODS.items() if facts.family == "explicit"])
 def test_a_fixed_grid_costs_its_stages_a_step_less_the_one_two_steps_share(method):
-    if METHODS[method].family == "reversible":
-        # The slope at the start, and one in the middle of every step.
-        assert solve_evaluations(SolverSpec(method=method, steps=10), 1.0) == 11
-        return
-    stages = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "rk4_38": 4, "fehlberg2": 3, "bosh3": 3, "dopri5": 6}
+    stages = {"euler": 1, "midpoint": 2, "heun": 2, "ralston": 2, "heun3": 3, "rk4": 4, "rk4_38": 4, "heun_euler": 2}
+    stages |= {"fehlberg2": 3, "bosh3": 3, "fehlberg45": 6, "dopri5": 6, "tsit5": 6, "dopri8": 12}
     assert solve_evaluations(SolverSpec(method=method, steps=10), 1.0) == 10 * stages[method]
+
+
+def test_an_adams_method_costs_two_runge_kutta_steps_and_then_an_evaluation_a_step_or_up_to_five():
+    for steps, explicit, implicit in ((1, 4, 4), (2, 8, 8), (3, 9, 13), (10, 16, 48)):
+        assert solve_evaluations(SolverSpec(method="explicit_adams", steps=steps), 1.0) == explicit
+        assert solve_evaluations(SolverSpec(method="implicit_adams", steps=steps), 1.0) == implicit
+
+
+def test_an_adaptive_solve_by_torchdiffeq_is_priced_as_it_evaluates_there():
+    rule = {"rtol": 1e-3, "atol": 1e-3, "max_steps": 100}
+    for method, evaluations in (("fehlberg2", 202), ("bosh3", 302), ("dopri5", 602)):
+        assert solve_evaluations(SolverSpec(method=method, backend="torchdiffeq", **rule), 1.0) == evaluations
+    assert solve_evaluations(SolverSpec(method="fehlberg2", **rule), 1.0) == 302
+
+
+def test_a_reversible_method_needs_the_slope_at_the_start_and_one_a_step():
+    assert solve_evaluations(SolverSpec(method="asynchronous_leapfrog", steps=10), 1.0) == 11
 
 
 def test_an_adaptive_solve_costs_at_most_its_steps_and_two_at_the_start():

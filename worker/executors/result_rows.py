@@ -12,7 +12,7 @@ from worker.executors.stored_model import StoredModel
 def result_rows(tested: StoredModel, results: Sequence[TestResult]) -> list[NewResult]:
     """Return one row for each test solver."""
     train = tested.solver
-    end_time = tested.spec.architecture.end_time
+    end_time, precision = tested.spec.architecture.end_time, tested.spec.training.precision
     return [
         NewResult(
             model=tested.version.model,
@@ -20,7 +20,7 @@ def result_rows(tested: StoredModel, results: Sequence[TestResult]) -> list[NewR
             dataset=tested.spec.dataset.model_dump(mode="json"),
             train_solver=solver_json(train),
             test_solver=solver_json(result.solver),
-            train_steps=None if train.adaptive else train.fixed_steps(0.0, end_time),
+            train_steps=None if train.adaptive else train.fixed_steps(0.0, end_time, precision),
             test_steps=result.steps,
             nfe=result.nfe,
             accuracy=result.accuracy,

@@ -2,11 +2,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.nn import functional
 
-from ode_core.fields.short_signals import LONGEST, DenseNetwork, dense_matrix
 from ode_core.fields.vector_fields import ACTIVATIONS, build_field, initialise
 from ode_core.specs import Conv1dField, Conv2dField, MlpField
 
@@ -76,52 +73,6 @@ def test_an_autonomous_field_does_not_depend_on_time():
     field = build_field(Conv1dField(), (1, 2))
     z = torch.randn(3, 1, 2)
     assert torch.equal(field(torch.tensor(0.0), z), field(torch.tensor(9.0), z))
-
-
-@settings(max_examples=60)
-@given(
-    channels_in=st.integers(1, 4),
-    channels_out=st.integers(1, 4),
-    kernel=st.sampled_from([1, 3, 5, 7]),
-    length=st.integers(1, 9),
-)
-def test_the_dense_matrix_is_the_convolution(channels_in, channels_out, kernel, length):
-    generator = torch.Generator().manual_seed(channels_in + 10 * channels_out)
-    weight = torch.randn(channels_out, channels_in, kernel, generator=generator, dtype=torch.float64)
-    signal = torch.randn(2, channels_in, length, generator=generator, dtype=torch.float64)
-    expected = functional.conv1d(signal, weight, padding=kernel // 2)
-    result = (signal.flatten(1) @ dense_matrix(weight, length)).reshape(2, channels_out, length)
-    # At most 4 * 7 products of numbers around 1, added in another order.
-    assert torch.allclose(result, expected, rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("time_dependent", [False, True])
-@pytest.mark.parametrize("length", [1, 2, 3, LONGEST])
-def test_a_field_prepared_for_short_signals_is_the_same_field_with_the_same_gradients(length, time_dependent):
-    spec = Conv1dField(channels=6, kernel=3, time_dependent=time_dependent)
-    field = build_field(spec, (2, length)).double()
-    prepared = field.for_states((2, length))
-    assert prepared is not field
-    z = torch.randn(5, 2, length, dtype=torch.float64, requires_grad=True)
-    inputs = [z, *field.parameters()]
-    results = [f(T, z) for f in (field, prepared)]
-    assert torch.allclose(*results, rtol=0, atol=1e-12)
-    gradients = [torch.autograd.grad(result.square().sum(), inputs) for result in results]
-    for plain, dense in zip(*gradients, strict=True):
-        assert torch.allclose(plain, dense, rtol=1e-10, atol=1e-10)
-
-
-def test_a_prepared_field_takes_an_empty_batch():
-    network = DenseNetwork(list(build_field(Conv1dField(), (1, 2)).network), 2)
-    assert network(torch.zeros(0, 1, 2)).shape == (0, 1, 2)
-
-
-@pytest.mark.parametrize(
-    ("spec", "shape"), [(Conv1dField(), (1, LONGEST + 1)), (Conv2dField(), (1, 2, 2)), (MlpField(), (2,))]
-)
-def test_other_fields_need_no_preparation(spec, shape):
-    field = build_field(spec, shape)
-    assert field.for_states(shape) is field
 
 
 def test_initial_weights_are_kaiming_normal_by_fan_in_with_zero_bias():

@@ -5,17 +5,18 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from scipy.integrate import RK23, RK45
+from scipy.integrate import DOP853, RK23, RK45
 
-from ode_core.solvers.tableaus import TABLEAUS, ButcherTableau, rooted_trees
+from ode_core.solvers.explicit_methods import TABLEAUS
+from ode_core.solvers.tableaus import ButcherTableau, rooted_trees
 from ode_core.specs import METHODS
 
-METHOD_NAMES = list(TABLEAUS)
+METHOD_NAMES = [name for name, facts in METHODS.items() if facts.family == "explicit"]
 PAIRS = [name for name, facts in METHODS.items() if facts.adaptive]
 
 
 def test_every_explicit_method_has_a_tableau_and_no_tableau_lacks_a_method():
-    assert set(TABLEAUS) == {name for name, facts in METHODS.items() if facts.family == "explicit"}
+    assert set(TABLEAUS) == set(METHOD_NAMES)
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)
@@ -37,6 +38,7 @@ def test_the_stability_limit_is_where_the_stability_polynomial_leaves_the_unit_d
     real = np.sort(crossings[np.abs(crossings.imag) < 1e-6].real)
     limit = next(x for x in real[real > 1e-3] if abs(r(x + 1e-3)) > 1)
     assert round(limit, 2) == METHODS[name].stability_limit
+    assert np.abs(r(np.linspace(0, limit, 10_000))).max() <= 1 + 1e-12
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)
@@ -59,21 +61,22 @@ def test_the_stability_polynomial_agrees_with_the_exponential_up_to_the_order(na
     factorial = Fraction(1)
     for power in range(1, tableau.order + 1):
         factorial *= power
-        assert tableau.stability_polynomial[power] == 1 / factorial
+        assert abs(tableau.stability_polynomial[power] - 1 / factorial) <= tableau.coefficient_error
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_weights_sum_to_one_and_error_weights_to_zero(name):
     tableau = TABLEAUS[name]
-    assert sum(tableau.b) == 1
-    if tableau.embedded is not None:
-        assert sum(tableau.error) == 0
+    assert abs(sum(tableau.b) - 1) <= tableau.coefficient_error
+    for error in (tableau.error, tableau.error_low) if METHODS[name].adaptive else ():
+        assert error is None or abs(sum(error)) <= tableau.coefficient_error
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_any_single_wrong_coefficient_is_refused(name):
     tableau = TABLEAUS[name]
-    off = Fraction(1, 1000)
+    # Exact fractions show any mistake; decimals of 30 digits one beyond what their own rounding excuses.
+    off = max(Fraction(1, 10**30), 10**4 * tableau.coefficient_error)
     for i in range(tableau.stages):
         with pytest.raises(ValueError, match="order condition"):
             dataclasses.replace(tableau, b=(*tableau.b[:i], tableau.b[i] + off, *tableau.b[i + 1 :]))
@@ -83,19 +86,73 @@ def test_any_single_wrong_coefficient_is_refused(name):
                 dataclasses.replace(tableau, a=(*tableau.a[:i], row, *tableau.a[i + 1 :]))
 
 
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_exact_coefficients_are_excused_nothing(name):
+    assert (TABLEAUS[name].coefficient_error == 0) == (name not in ("tsit5", "dopri8"))
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_any_single_wrong_weight_of_an_embedded_solution_is_refused(name):
+    tableau = TABLEAUS[name]
+    off = max(Fraction(1, 10**30), 10**4 * tableau.coefficient_error)
+    for field in ("embedded", "embedded_low"):
+        weights = getattr(tableau, field)
+        for i in range(0 if weights is None else tableau.stages):
+            with pytest.raises(ValueError, match="order condition"):
+                dataclasses.replace(tableau, **{field: (*weights[:i], weights[i] + off, *weights[i + 1 :])})
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_error_estimate_falls_with_the_power_of_the_step_it_is_said_to(name):
+    # z' = z from 1: the estimates of one step, in exact fractions, at two short steps.
+    tableau = TABLEAUS[name]
+
+    def estimate(h: Fraction) -> float:
+        slopes: list[Fraction] = []
+        for row in tableau.a:
+            slopes.append(1 + h * sum((w * k for w, k in zip(row, slopes, strict=True)), Fraction(0)))
+        error, low = (
+            0.0 if weights is None else float(h * sum(w * k for w, k in zip(weights, slopes, strict=True)))
+            for weights in (tableau.error, tableau.error_low)
+        )
+        return error**2 / np.hypot(error, 0.1 * low)
+
+    # The lower estimate outweighs the other where 0.1 h^4 is far above h^6.
+    coarse, fine = estimate(Fraction(1, 100)), estimate(Fraction(1, 200))
+    assert np.log2(coarse / fine) == pytest.approx(tableau.error_order, abs=0.1)
+
+
+def test_a_method_without_an_error_estimate_has_no_order_of_it():
+    with pytest.raises(ValueError, match="no embedded solution"):
+        _ = TABLEAUS["rk4"].error_order
+
+
+def test_a_lower_embedded_solution_needs_its_order_and_a_first_one():
+    tableau = TABLEAUS["dopri8"]
+    with pytest.raises(ValueError, match="belong together"):
+        dataclasses.replace(tableau, embedded_low_order=None)
+    with pytest.raises(ValueError, match="needs a first"):
+        dataclasses.replace(tableau, embedded=None, embedded_order=None)
+
+
 def test_a_row_that_is_not_strictly_lower_triangular_is_refused():
     with pytest.raises(ValueError, match="row i"):
         ButcherTableau(1, a=((Fraction(1),),), b=(Fraction(1),))
 
 
 def test_the_number_of_rooted_trees_is_the_known_one():
-    # Butcher, Numerical Methods for Ordinary Differential Equations, table 300: 1, 1, 2, 4, 9, 20, 48 trees.
-    sizes = [len(rooted_trees(order)) for order in range(1, 8)]
-    assert sizes == [1, 2, 4, 8, 17, 37, 85]
+    # Butcher, Numerical Methods for Ordinary Differential Equations, table 300: 1, 1, 2, 4, 9, 20, 48, 115 trees.
+    sizes = [len(rooted_trees(order)) for order in range(1, 9)]
+    assert sizes == [1, 2, 4, 8, 17, 37, 85, 200]
 
 
 def test_only_methods_whose_last_stage_is_the_next_first_one_count_as_such():
-    assert {name for name, tableau in TABLEAUS.items() if tableau.first_same_as_last} == {"bosh3", "dopri5"}
+    assert {name for name, tableau in TABLEAUS.items() if tableau.first_same_as_last} == {
+        "bosh3",
+        "dopri5",
+        "tsit5",
+        "dopri8",
+    }
 
 
 def test_fehlberg2_is_the_published_pair():
@@ -119,9 +176,40 @@ def test_coefficients_are_those_of_scipy(name, scipy_method):
     np.testing.assert_allclose([-float(w) for w in tableau.error], scipy_method.E, rtol=1e-14, atol=1e-17)
 
 
+def test_fehlberg45_is_the_published_pair():
+    # Hairer, Norsett, Wanner I, table 5.1: nodes, and error weights of the pair 4(5).
+    tableau = TABLEAUS["fehlberg45"]
+    assert [str(c) for c in tableau.c] == ["0", "1/4", "3/8", "12/13", "1", "1/2"]
+    assert [str(-e) for e in tableau.error] == ["1/360", "0", "-128/4275", "-2197/75240", "1/50", "2/55"]
+
+
+def test_tsit5_is_the_published_pair():
+    # Tsitouras 2011, table 1: nodes and error weights, with the sign of the last one put right.
+    tableau = TABLEAUS["tsit5"]
+    np.testing.assert_allclose(
+        [float(c) for c in tableau.c], [0, 0.161, 0.327, 0.9, 0.9800255409045097, 1, 1], rtol=1e-15
+    )
+    published = [0.001780011052226, 0.000816434459657, -0.007880878010262, 0.144711007173263]
+    published += [-0.582357165452555, 0.458082105929187, -1 / 66]
+    np.testing.assert_allclose([float(e) for e in tableau.error], published, rtol=0, atol=1e-15)
+
+
+def test_dopri8_is_scipys_dop853():
+    tableau = TABLEAUS["dopri8"]
+    a = np.zeros((12, 12))
+    for i, row in enumerate(tableau.a[:12]):
+        a[i, :i] = [float(w) for w in row]
+    np.testing.assert_allclose(a, DOP853.A, rtol=1e-15)
+    np.testing.assert_allclose([float(w) for w in tableau.b], [*DOP853.B, 0], rtol=1e-15)
+    np.testing.assert_allclose([float(c) for c in tableau.c[:12]], DOP853.C, rtol=1e-15)
+    # Differences of numbers up to 7: a rounding of those.
+    np.testing.assert_allclose([float(e) for e in tableau.error], DOP853.E5, rtol=0, atol=1e-15)
+    np.testing.assert_allclose([float(e) for e in tableau.error_low], DOP853.E3, rtol=0, atol=1e-15)
+
+
 def test_tableaus_and_status_load_without_torch():
     code = (
-        "import sys, ode_core.solvers.tableaus, ode_core.solvers.status, ode_core.datasets.files; "
+        "import sys, ode_core.solvers.explicit_methods, ode_core.solvers.status, ode_core.datasets.files; "
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

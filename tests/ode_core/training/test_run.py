@@ -270,6 +270,12 @@ class TestTrainedModel:
         assert metadata["dataset_fingerprint"] == load_dataset(SPHERES, None).fingerprint
 
 
+def test_a_grid_whose_last_step_is_cut_short_is_trained_as_it_is() -> None:
+    run = new_run(job(solver=SolverSpec(method="euler", step_size=0.3, grid="truncate")))
+    assert run.advance()["steps"] == 4
+    assert run.solver == run.spec.solver
+
+
 def test_a_step_size_is_trained_and_stored_as_the_whole_number_of_steps_it_comes_to() -> None:
     run = new_run(job(solver=SolverSpec(method="euler", step_size=0.3)))
     assert run.advance()["steps"] == 4

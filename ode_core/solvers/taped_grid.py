@@ -1,0 +1,148 @@
+"""A fixed grid with a field that keeps its own tape: the whole solve is one node of autograd, derived by hand.
+
+Without a framework's work for every operation, and with the gradients of the weights taken for all evaluations
+together, a small field costs little more than its matrix products.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeGuard
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ode_core.solvers.tableaus import ButcherTableau
+
+
+class FieldTape(Protocol):
+    """Evaluations of a field into numbered slots, and their derivatives; for one solve.
+
+    The solver adds up states and slopes in the layout of ``pack``. It writes the state of an evaluation to
+    ``stage(slot)`` first. Backwards, it writes a cotangent to ``cotangent(slot)`` and pulls it back, in falling order
+    of the slots, and then asks for the gradients.
+    """
+
+    def pack(self, z: Tensor) -> Tensor: ...  # noqa: D102
+    def unpack(self, values: Tensor) -> Tensor: ...  # noqa: D102
+    def stage(self, slot: int) -> Tensor: ...  # noqa: D102
+    def evaluate(self, slot: int, t: float, out: Tensor) -> None: ...  # noqa: D102
+    def begin_backward(self) -> None: ...  # noqa: D102
+    def cotangent(self, slot: int) -> Tensor: ...  # noqa: D102
+    def pull_back(self, slot: int, out: Tensor, *, add: bool) -> None: ...  # noqa: D102
+    def gradients(self) -> tuple[Tensor, ...]: ...  # noqa: D102
+
+
+class TapedField(Protocol):
+    """A field with a tape.
+
+    Attributes:
+        tensors: what the gradients of ``FieldTape.gradients`` belong to.
+    """
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]: ...  # noqa: D102
+    def tape(self, z: Tensor, slots: int) -> FieldTape: ...  # noqa: D102
+
+
+def keeps_tape(field: object) -> TypeGuard[TapedField]:
+    """Whether a field keeps a tape of its own."""
+    return hasattr(type(field), "tape")
+
+
+class GridRule:
+    """The numbers of an explicit method on a uniform grid, scaled by the step."""
+
+    def __init__(self, tableau: ButcherTableau, steps: int, t0: float, t1: float) -> None:
+        # A last stage that is the next first one has no weight of its own, and after the last step no use.
+        used = tableau.a[:-1] if tableau.first_same_as_last else tableau.a
+        self.steps, self.h = steps, (t1 - t0) / steps
+        self.rows = [[self.h * float(w) for w in row] for row in used]
+        self.b = [self.h * float(w) for w in tableau.b[: len(used)]]
+        self.stages = len(self.rows)  # evaluations of a step
+        self._c, self._t0, self._t1 = [float(c) for c in tableau.c[: len(used)]], t0, t1
+
+    def time(self, step: int, stage: int) -> float:
+        """Return the time of a stage, within the interval."""
+        t = self._t0 + (self._t1 - self._t0) * (step + self._c[stage]) / self.steps
+        return min(max(t, min(self._t0, self._t1)), max(self._t0, self._t1))
+
+
+def solve_taped(field: TapedField, z0: Tensor, tableau: ButcherTableau, steps: int, t0: float, t1: float) -> Tensor:
+    """Return the state ``(batch, *state)`` at ``t1``; gradients flow to ``z0`` and the field's ``tensors``."""
+    rule = GridRule(tableau, steps, t0, t1)
+    wanted = torch.is_grad_enabled() and (z0.requires_grad or any(w.requires_grad for w in field.tensors))
+    if not wanted:
+        tape = field.tape(z0, rule.stages)
+        with torch.no_grad():
+            return _walk(tape, z0, rule, remember=False)
+    result: Tensor = _TapedSolve.apply(z0, field, rule, *field.tensors)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _TapedSolve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z0: Tensor, field: TapedField, rule: GridRule, *tensors: Tensor) -> Tensor:
+        ctx.tape, ctx.rule = field.tape(z0, rule.steps * rule.stages), rule
+        return _walk(ctx.tape, z0, rule, remember=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        tape: FieldTape = ctx.tape
+        tape.begin_backward()
+        start = _pull_back(tape, cotangents[0], ctx.rule)
+        return (tape.unpack(start), None, None, *tape.gradients())
+
+
+def _walk(tape: FieldTape, z0: Tensor, rule: GridRule, *, remember: bool) -> Tensor:
+    z = tape.pack(z0)
+    slopes = [torch.empty_like(z) for _ in range(rule.stages)]
+    rows, b, stages = _nonzero(rule.rows), _nonzero([rule.b])[0], rule.stages
+    for step in range(rule.steps):
+        first = step * stages if remember else 0
+        for i in range(stages):
+            stage = tape.stage(first + i)
+            _add_up(z, slopes, rows[i], out=stage)
+            tape.evaluate(first + i, rule.time(step, i), slopes[i])
+        _add_up(z, slopes, b, out=z)
+    return tape.unpack(z)
+
+
+def _pull_back(tape: FieldTape, cotangent: Tensor, rule: GridRule) -> Tensor:
+    """Return the cotangent of the start.
+
+    With ``k_i = f(Z_i)``, ``Z_i = z + sum_j a_ij k_j`` and ``z' = z + sum_i b_i k_i`` (h within a and b), backwards
+    ``k*_i = b_i z'* + sum_j a_ji Z*_j``, ``Z*_i = J(Z_i)^T k*_i`` and ``z* = z'* + sum_i Z*_i``.
+    """
+    z = tape.pack(cotangent)
+    stages = [torch.empty_like(z) for _ in range(rule.stages)]  # Z*_i
+    columns = _nonzero([[row[i] if i < len(row) else 0.0 for row in rule.rows] for i in range(rule.stages)])
+    later = [(i, 1.0) for i in range(1, rule.stages)]
+    for step in range(rule.steps - 1, -1, -1):
+        for i in range(rule.stages - 1, -1, -1):
+            slot = step * rule.stages + i
+            slope = tape.cotangent(slot)
+            torch.mul(z, rule.b[i], out=slope)
+            for j, w in columns[i]:
+                slope.add_(stages[j], alpha=w)
+            if i > 0:
+                tape.pull_back(slot, stages[i], add=False)
+            else:
+                _add_up(z, stages, later, out=z)
+                tape.pull_back(slot, z, add=True)
+    return z
+
+
+Weights = list[tuple[int, float]]
+
+
+def _nonzero(rows: Sequence[Sequence[float]]) -> list[Weights]:
+    return [[(j, w) for j, w in enumerate(row) if w != 0.0] for row in rows]
+
+
+def _add_up(z: Tensor, slopes: Sequence[Tensor], weights: Weights, *, out: Tensor) -> None:
+    """Write ``z + sum w_j k_j`` to ``out``, which may be ``z``."""
+    for j, w in weights:
+        z = torch.add(z, slopes[j], alpha=w, out=out)
+    if z is not out:
+        out.copy_(z)

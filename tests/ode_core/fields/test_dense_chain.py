@@ -1,0 +1,117 @@
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from ode_core.fields.buffer_pool import BufferPool
+from ode_core.fields.dense_chain import LONGEST, dense_matrix, stack_chains
+from ode_core.fields.vector_fields import ACTIVATIONS, build_field
+from ode_core.specs import Conv1dField, Conv2dField, MlpField
+
+T = torch.tensor(0.3)
+
+
+@settings(max_examples=60)
+@given(
+    channels_in=st.integers(1, 4),
+    channels_out=st.integers(1, 4),
+    kernel=st.sampled_from([1, 3, 5, 7]),
+    length=st.integers(1, 9),
+)
+def test_the_dense_matrix_is_the_convolution(channels_in, channels_out, kernel, length):
+    generator = torch.Generator().manual_seed(channels_in + 10 * channels_out)
+    weight = torch.randn(channels_out, channels_in, kernel, generator=generator, dtype=torch.float64)
+    signal = torch.randn(2, channels_in, length, generator=generator, dtype=torch.float64)
+    expected = functional.conv1d(signal, weight, padding=kernel // 2)
+    result = (signal.flatten(1) @ dense_matrix(weight, length)).reshape(2, channels_out, length)
+    # At most 4 * 7 products of numbers around 1, added in another order.
+    assert torch.allclose(result, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("time_dependent", [False, True])
+@pytest.mark.parametrize("length", [1, 2, 3, LONGEST])
+def test_a_field_prepared_for_short_signals_is_the_same_field_with_the_same_gradients(length, time_dependent):
+    spec = Conv1dField(channels=6, kernel=3, time_dependent=time_dependent)
+    field = build_field(spec, (2, length)).double()
+    prepared = field.for_states((2, length))
+    assert prepared is not field
+    z = torch.randn(5, 2, length, dtype=torch.float64, requires_grad=True)
+    inputs = [z, *field.parameters()]
+    results = [f(T, z) for f in (field, prepared)]
+    assert torch.allclose(*results, rtol=0, atol=1e-12)
+    gradients = [torch.autograd.grad(result.square().sum(), inputs) for result in results]
+    for plain, dense in zip(*gradients, strict=True):
+        assert torch.allclose(plain, dense, rtol=1e-10, atol=1e-10)
+
+
+def test_a_prepared_field_takes_an_empty_batch():
+    chain = build_field(Conv1dField(), (1, 2)).for_states((1, 2))
+    assert chain(T, torch.zeros(0, 1, 2)).shape == (0, 1, 2)
+
+
+@pytest.mark.parametrize(("spec", "shape"), [(Conv1dField(), (1, LONGEST + 1)), (Conv2dField(), (1, 2, 2))])
+def test_other_fields_need_no_preparation(spec, shape):
+    field = build_field(spec, shape)
+    assert field.for_states(shape) is field
+
+
+@pytest.mark.parametrize("time_dependent", [False, True])
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+def test_a_perceptron_as_a_chain_is_the_same_field(activation, time_dependent):
+    field = build_field(MlpField(hidden=(7, 5), activation=activation, time_dependent=time_dependent), (3,)).double()
+    z = torch.randn(4, 3, dtype=torch.float64)
+    # The same products, added in another order.
+    assert torch.allclose(field.for_states((3,))(T.double(), z), field(T.double(), z), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("time_dependent", [False, True])
+def test_every_sample_may_have_its_own_time(time_dependent):
+    field = build_field(Conv1dField(channels=3, time_dependent=time_dependent), (1, 2)).double()
+    z, t = torch.randn(4, 1, 2, dtype=torch.float64), torch.rand(4, 1, 1, dtype=torch.float64)
+    chain = field.for_states((1, 2))
+    assert torch.allclose(chain(t, z), field(t, z), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("time_dependent", [False, True])
+def test_a_stack_of_fields_gives_each_network_its_part_of_the_batch(time_dependent):
+    spec = Conv1dField(channels=3, time_dependent=time_dependent)
+    fields = [build_field(spec, (1, 2)).double() for _ in range(3)]
+    stack = stack_chains([field.for_states((1, 2)) for field in fields])
+    z, t = torch.randn(12, 1, 2, dtype=torch.float64), torch.rand(12, 1, 1, dtype=torch.float64)
+    for times in (T.double(), t):
+        parts = [times[4 * i : 4 * i + 4] if times.ndim else times for i in range(3)]
+        each = [field(part, z[4 * i : 4 * i + 4]) for i, (field, part) in enumerate(zip(fields, parts, strict=True))]
+        assert torch.allclose(stack(times, z), torch.cat(each), rtol=0, atol=1e-14)
+
+
+def test_fields_of_different_shape_or_activation_are_not_stacked():
+    relu, tanh = (build_field(MlpField(hidden=(4,), activation=a), (3,)).for_states((3,)) for a in ("relu", "tanh"))
+    wider = build_field(MlpField(hidden=(5,), activation="relu"), (3,)).for_states((3,))
+    for other in (tanh, wider):
+        with pytest.raises(ValueError, match="one architecture"):
+            stack_chains([relu, other])
+
+
+def test_a_buffer_is_given_out_to_one_user_at_a_time():
+    pool, like = BufferPool(), torch.zeros(1)
+    first, second = pool.take((3, 4), like), pool.take((3, 4), like)
+    assert first.data_ptr() != second.data_ptr()
+    pool.give(first)
+    assert pool.take((2, 5), like).data_ptr() == first.data_ptr()
+    assert pool.take((2, 5), like).data_ptr() != first.data_ptr()
+
+
+def test_a_buffer_of_another_type_or_far_too_large_is_not_given_out():
+    pool, like = BufferPool(), torch.zeros(1)
+    pool.give(torch.empty(100))
+    assert pool.take((100,), like.double()).dtype == torch.float64
+    assert pool.take((2,), like).untyped_storage().nbytes() == 8
+
+
+def test_a_copy_of_a_pool_shares_no_memory():
+    pool, like = BufferPool(), torch.zeros(1)
+    pool.give(torch.empty(6))
+    assert copy.deepcopy(pool).take((6,), like).data_ptr() != pool.take((6,), like).data_ptr()
