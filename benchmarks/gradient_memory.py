@@ -70,7 +70,9 @@ class Iteration:
         return solver
 
 
-def live_mebibytes(iteration: Iteration, gradient: GradientMode, solver: SolverSpec) -> float:
+def live_mebibytes(batch: int, gradient: GradientMode, solver: SolverSpec) -> float:
+    # Fresh, as a field keeps the memory of its last solve for the next one, where it would not be seen.
+    iteration = Iteration(batch)
     with LiveBytes() as live:
         iteration.run(gradient, solver)
     return live.peak / MIB
@@ -137,7 +139,7 @@ def main() -> None:
                 if arguments.process:
                     memory = process_mebibytes(arguments.batch, gradient, solver)
                 else:
-                    memory = live_mebibytes(iteration, gradient, solver)
+                    memory = live_mebibytes(arguments.batch, gradient, solver)
                 cells.append(f"{memory:.1f} / {milliseconds:.0f}")
             label = f"{method}{', tolerances' if tolerances else ''} (order {METHODS[solver.method].order})"
             print(f"| {gradient} | {label} | {' | '.join(cells)} |", flush=True)

@@ -76,6 +76,11 @@ class CastChain:
         self._dtype = dtype
         self._chain = _with_tensors(chain, lambda tensor: cast_once(tensor, dtype))
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What the gradients of a solve flow into."""
+        return self._chain.tensors
+
     def __call__(self, t: Tensor, z: Tensor) -> Tensor:
         """Return ``dz/dt`` of the shape and type of ``z``."""
         chain = _with_tensors(self._chain, lambda tensor: tensor.to(self._dtype))

@@ -24,6 +24,23 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class PreparedField:
+    """A field prepared for many calls.
+
+    Attributes:
+        function: ``f(t, z)``.
+        tensors: what the gradients of a solve flow into.
+    """
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    tensors: tuple[Tensor, ...]
+
+    def __call__(self, t: Tensor, z: Tensor) -> Tensor:
+        """Return ``dz/dt``."""
+        return self.function(t, z)
+
+
 class VectorField(nn.Module):
     """A network as a vector field, with the time as an extra channel where it is asked for.
 
@@ -65,7 +82,7 @@ class VectorField(nn.Module):
         if dtype is None:
             return self
         network = CastNetwork(list(self.network), dtype)
-        return lambda t, z: self._evaluate(network, t, z)
+        return PreparedField(lambda t, z: self._evaluate(network, t, z), tuple(self.network.parameters()))
 
     def _network_type(self) -> torch.dtype | None:
         """Return the type to compute in where it is not that of the weights."""

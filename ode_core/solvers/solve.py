@@ -1,6 +1,5 @@
 """The one entry point: a field, a start and a solver make a solution."""
 
-import functools
 import math
 import warnings
 from collections.abc import Iterable
@@ -14,7 +13,6 @@ from ode_core.solvers.fixed_grid import solve_fixed_grid
 from ode_core.solvers.gradients.adjoint import solve_with_adjoint
 from ode_core.solvers.gradients.backprop import solve_with_graph
 from ode_core.solvers.gradients.checkpoint import solve_with_checkpoints
-from ode_core.solvers.gradients.one_step import Run
 from ode_core.solvers.gradients.reversible import solve_reversibly
 from ode_core.solvers.gradients.tensors import gradient_tensors
 from ode_core.solvers.implicit_grid import solve_implicit_grid
@@ -99,17 +97,11 @@ def solve(
         raise ValueError(f"t0 and t1 must be finite; they are {t0} and {t1}")
     if times is not None:
         times = require_output_times(times, t0, t1)
-    check_gradient(gradient, solver)
-    if gradient != "backprop" and outputs == "interpolate" and solver.adaptive:
-        raise ValueError(
-            f"gradient {gradient} needs steps that land on the outputs: leave outputs at land, or backprop"
-        )
     if t0 == t1:
         solution = _standing_still(z0, times)
     else:
-        run = functools.partial(_run, outputs=outputs, compilation=compilation, warn=warn)
         solution = _with_gradient(
-            run, gradient, parameters, field, z0, solver, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations
+            gradient, parameters, field, z0, solver, t0, t1, times, outputs, max_evaluations, compilation, warn
         )
     if throw:
         solution.raise_on_failure()
@@ -117,24 +109,38 @@ def solve(
 
 
 def _with_gradient(
-    run: Run,
     gradient: GradientMode,
     parameters: Iterable[Tensor] | None,
     field: Field,
     z0: Tensor,
     solver: SolverSpec,
-    *,
     t0: float,
     t1: float,
     times: Tensor | None,
+    outputs: OutputMode,
     max_evaluations: int | None,
+    compilation: Compilation,
+    warn: bool,
 ) -> Solution:
     def plain(start: Tensor) -> Solution:
-        return run(field, start, solver, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)
+        return _run(
+            field,
+            start,
+            solver,
+            t0=t0,
+            t1=t1,
+            times=times,
+            outputs=outputs,
+            max_evaluations=max_evaluations,
+            compilation=compilation,
+            warn=warn,
+        )
 
+    check_gradient(gradient, solver)
     if gradient == "backprop":
-        # With tolerances the walk itself keeps failed samples out of the graph.
-        return plain(z0) if solver.adaptive else solve_with_graph(plain, z0)
+        # With tolerances our walk itself keeps failed samples out of the graph; torchdiffeq goes by the whole batch.
+        by_sample_on_grid = not solver.adaptive and solver.runs_on == "odeness"
+        return solve_with_graph(plain, z0) if by_sample_on_grid else plain(z0)
     tensors = gradient_tensors(field, parameters, gradient)
     if not torch.is_grad_enabled() or not (z0.requires_grad or tensors):
         return plain(z0)
@@ -143,10 +149,19 @@ def _with_gradient(
         return solve_reversibly(field, z0, steps, tensors, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)
     if gradient == "checkpoint":
         return solve_with_checkpoints(
-            run, field, z0, solver, tensors, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations
+            _run,
+            field,
+            z0,
+            solver,
+            tensors,
+            t0=t0,
+            t1=t1,
+            times=times,
+            outputs=outputs,
+            max_evaluations=max_evaluations,
         )
     return solve_with_adjoint(
-        run,
+        _run,
         field,
         z0,
         solver,
@@ -155,6 +170,7 @@ def _with_gradient(
         t0=t0,
         t1=t1,
         times=times,
+        outputs=outputs,
         max_evaluations=max_evaluations,
     )
 
@@ -167,11 +183,11 @@ def _run(
     t0: float,
     t1: float,
     times: Tensor | None = None,
-    max_evaluations: int | None = None,
-    record: Record | None = None,
     outputs: OutputMode = "land",
-    compilation: Compilation = "auto",
-    warn: bool = True,
+    max_evaluations: int | None = None,
+    compilation: Compilation = "never",
+    warn: bool = False,
+    record: Record | None = None,
 ) -> Solution:
     if solver.runs_on == "torchdiffeq":
         return _solve_with_torchdiffeq(field, z0, solver, t0, t1, times, outputs, max_evaluations, warn)

@@ -73,10 +73,13 @@ assert set(GRADIENTS) == set(get_args(GradientMode))
 
 def check_gradient(mode: GradientMode, solver: SolverSpec) -> None:
     """Raise ``ValueError`` when the mode cannot be used with the solver; the message says what can."""
-    if mode != "backprop" and (solver.runs_on == "torchdiffeq" or solver.grid == "truncate"):
-        what = "the torchdiffeq backend" if solver.runs_on == "torchdiffeq" else "a truncated grid"
-        raise ValueError(f"gradient {mode} does not know {what}: use backprop, or leave it out of the solver")
     families = GRADIENTS[mode].families
+    if mode != "backprop" and solver.runs_on != "odeness":
+        raise ValueError(
+            f"gradient {mode} is not for {solver.method} on {solver.runs_on}: leave backend out, or use backprop"
+        )
+    if mode != "backprop" and solver.grid == "truncate":
+        raise ValueError(f"gradient {mode} needs equal steps: use the uniform grid, or backprop")
     if solver.facts.family in families:
         return
     if families == ("reversible",):

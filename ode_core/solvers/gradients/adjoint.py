@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 
 from ode_core.solvers.gradients.one_step import Run, unit_step_field
 from ode_core.solvers.gradients.tensors import GradientSums, require_only
-from ode_core.solvers.output_times import snapped_to_ends
+from ode_core.solvers.output_times import OutputMode, snapped_to_ends
 from ode_core.solvers.record import AcceptedStep
 from ode_core.solvers.solution import Field, Solution, SolveFailed, broadcast_to_state, finite_samples, per_sample
 from ode_core.solvers.step_control import sample_rms
@@ -45,6 +45,7 @@ def solve_with_adjoint(
     t0: float,
     t1: float,
     times: Tensor | None = None,
+    outputs: OutputMode = "land",
     max_evaluations: int | None = None,
 ) -> Solution:
     """Solve with gradients for ``z0`` and ``parameters``; see ``solve`` for the arguments.
@@ -53,7 +54,7 @@ def solve_with_adjoint(
     ``SolveFailed`` in the backward pass.
     """
     with torch.no_grad():
-        solution = run(field, z0, solver, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)
+        solution = run(field, z0, solver, t0=t0, t1=t1, times=times, outputs=outputs, max_evaluations=max_evaluations)
     backward = _BackwardSolve(run, field, solver, parameters, coupled, t0, t1, times)
     final, trajectory = _Adjoint.apply(backward, solution, z0, *parameters)  # type: ignore[no-untyped-call]
     return dataclasses.replace(solution, final=final, trajectory=trajectory)

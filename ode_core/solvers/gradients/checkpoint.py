@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from ode_core.solvers.fixed_grid import grid_positions
 from ode_core.solvers.gradients.one_step import Run, unit_step_field
 from ode_core.solvers.gradients.tensors import GradientSums
-from ode_core.solvers.output_times import snapped_to_ends
+from ode_core.solvers.output_times import OutputMode, snapped_to_ends
 from ode_core.solvers.record import AcceptedStep
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
 from ode_core.specs.solver import SolverSpec
@@ -35,12 +35,18 @@ def solve_with_checkpoints(
     t0: float,
     t1: float,
     times: Tensor | None = None,
+    outputs: OutputMode = "land",
     max_evaluations: int | None = None,
 ) -> Solution:
     """Solve with gradients for ``z0`` and ``parameters``; see ``solve`` for the arguments.
 
     A sample that fails has no gradient and leaves those of the others alone.
+
+    Raises:
+        ValueError: an adaptive solve would read its outputs off an interpolant, whose coefficients are not kept.
     """
+    if solver.adaptive and times is not None and outputs != "land":
+        raise ValueError("gradient checkpoint lands on the output times: leave out outputs, or use backprop")
     steps: list[AcceptedStep] = []
     with torch.no_grad():
         solution = run(

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ode_core.solvers.output_times import OutputMode
 from ode_core.solvers.record import Record
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state
 from ode_core.specs.solver import SolverSpec
@@ -27,6 +28,7 @@ class Run(Protocol):
         t0: float,
         t1: float,
         times: Tensor | None = None,
+        outputs: OutputMode = "land",
         max_evaluations: int | None = None,
         record: Record | None = None,
     ) -> Solution:

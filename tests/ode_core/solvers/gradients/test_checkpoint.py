@@ -166,6 +166,14 @@ def test_the_outputs_of_a_failing_sample_before_its_end_have_gradients(rule):
     assert torch.allclose(z0.grad.flatten(), torch.tensor(expected, dtype=torch.float64), rtol=1e-4)
 
 
+def test_outputs_off_an_interpolant_are_refused():
+    z0 = torch.tensor(STARTS, dtype=torch.float64, requires_grad=True)
+    times = torch.tensor([0.5], dtype=torch.float64)
+    solver = SolverSpec(method="dopri5", rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="gradient checkpoint lands on the output times"):
+        solve(coupled, z0, solver, times=times, outputs="interpolate", gradient="checkpoint", parameters=[])
+
+
 def test_a_solve_beyond_its_budget_has_no_gradient():
     z0 = torch.tensor(STARTS, dtype=torch.float64, requires_grad=True)
     for solver in solvers(["dopri5"]):
