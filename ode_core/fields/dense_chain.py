@@ -32,16 +32,18 @@ def dense_matrix(weight: Tensor, length: int) -> Tensor:
     """Return the matrix of a convolution that keeps the length of its signal.
 
     Args:
-        weight: ``(channels_out, channels_in, kernel)``, odd kernel, padded with zeros by ``kernel // 2``.
+        weight: ``([S,] channels_out, channels_in, kernel)``, odd kernel, padded with zeros by ``kernel // 2``.
         length: points of the signal.
 
     Returns:
-        ``(channels_in * length, channels_out * length)``, to be multiplied from the right to flattened signals.
+        ``([S,] channels_in * length, channels_out * length)``, to be multiplied from the right to flattened signals.
     """
-    channels_out, channels_in, kernel = weight.shape
+    *stack, channels_out, channels_in, kernel = weight.shape
     entries = weight.reshape(-1, kernel) @ _taps(kernel, length, weight.dtype, weight.device)
-    entries = entries.reshape(channels_out, channels_in, length, length)
-    return entries.permute(1, 2, 0, 3).reshape(channels_in * length, channels_out * length)
+    entries = entries.reshape(*stack, channels_out, channels_in, length, length)
+    # (out, in, from, to) to (in, from, out, to)
+    entries = entries.movedim(-4, -2)
+    return entries.reshape(*stack, channels_in * length, channels_out * length)
 
 
 @dataclass(frozen=True)
@@ -126,24 +128,50 @@ def lower(layers: Sequence[nn.Module], state_shape: Sequence[int], *, time_depen
         state_shape: ``(features,)`` or ``(channels, length)``.
         time_dependent: whether the first layer takes the time as a last, extra channel.
     """
-    affine, activations = layers[::2], layers[1::2]
-    linear = all(isinstance(layer, nn.Linear) for layer in affine)
-    short = all(isinstance(layer, nn.Conv1d) for layer in affine) and state_shape[-1] <= LONGEST
-    if len(affine) < 2 or not (linear or short):
+    if not is_chain(layers, state_shape):
         return None
-    length = 1 if linear else state_shape[-1]
-    weights, biases = [], []
-    for layer in affine:
+    tensors = []
+    for layer in layers[::2]:
         assert isinstance(layer, nn.Linear | nn.Conv1d)
         assert layer.bias is not None
-        weights.append(layer.weight.t() if isinstance(layer, nn.Linear) else dense_matrix(layer.weight, length))
-        biases.append(layer.bias if length == 1 else layer.bias.repeat_interleave(length))
+        tensors.append((layer.weight, layer.bias))
+    return chain_of(tensors, layers, state_shape, time_dependent=time_dependent)
+
+
+def is_chain(layers: Sequence[nn.Module], state_shape: Sequence[int]) -> bool:
+    """Whether layers are best run as a dense chain on states of ``state_shape``."""
+    affine = layers[::2]
+    linear = all(isinstance(layer, nn.Linear) for layer in affine)
+    short = all(isinstance(layer, nn.Conv1d) for layer in affine) and state_shape[-1] <= LONGEST
+    return len(affine) >= 2 and (linear or short)
+
+
+def chain_of(
+    tensors: Sequence[tuple[Tensor, Tensor]],
+    layers: Sequence[nn.Module],
+    state_shape: Sequence[int],
+    *,
+    time_dependent: bool,
+    stacked: int | None = None,
+) -> DenseChain:
+    """Return the dense chain of layers like ``layers`` with other weights and biases, or with a stack of them.
+
+    Args:
+        tensors: weight and bias of each linear layer or convolution, ``([S,] *shape)``.
+        layers: for which ``is_chain`` holds.
+        state_shape: ``(features,)`` or ``(channels, length)``.
+        time_dependent: whether the first layer takes the time as a last, extra channel.
+        stacked: the number of networks ``S``, or None for one without a leading dimension.
+    """
+    length = state_shape[-1] if isinstance(layers[0], nn.Conv1d) else 1
+    weights = [w.mT if w.ndim == 2 + (stacked is not None) else dense_matrix(w, length) for w, _ in tensors]
+    biases = [b if length == 1 else b.repeat_interleave(length, dim=-1) for _, b in tensors]
     time_weight = None
     if time_dependent:
         # The time is one more channel, the same at every point.
-        weights[0], channel = weights[0][:-length], weights[0][-length:]
-        time_weight = channel.sum(dim=0)
-    return DenseChain(tuple(weights), tuple(biases), time_weight, activations[0])
+        weights[0], channel = weights[0][..., :-length, :], weights[0][..., -length:, :]
+        time_weight = channel.sum(dim=-2)
+    return DenseChain(tuple(weights), tuple(biases), time_weight, layers[1], stacked)
 
 
 def stack_chains(chains: Sequence[DenseChain]) -> DenseChain:

@@ -100,7 +100,7 @@ class TrainingRun:
                 weights are those before the iteration.
         """
         start = time.perf_counter()
-        inputs, labels = self._batch()
+        inputs, labels = self.batch()
         metrics = self._adapt(inputs, labels)
         output = self.model.run(inputs, self.solver, gradient=self.spec.gradient)
         loss = cross_entropy(output.logits, labels)
@@ -108,13 +108,43 @@ class TrainingRun:
         self._backward(loss)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         metrics |= self._read(output, loss, norm, labels)
-        self._require_finite(metrics, output)
+        diverged = self.divergence(metrics["loss"], metrics["gradient_norm"], output.solution.status)
+        if diverged is not None:
+            raise diverged
         self.optimizer.step()
+        return self.count(metrics, time.perf_counter() - start)
+
+    def count(self, metrics: dict[str, float], seconds: float) -> dict[str, float]:
+        """Count an iteration that was done; return its metrics with the number of steps on a fixed grid."""
+        if not self.solver.adaptive:
+            metrics["steps"] = float(self.solver.fixed_steps(0.0, self.model.end_time, self.spec.training.precision))
         self.iteration += 1
         self._training_evaluations += metrics["nfe"]
         self._training_steps += int(metrics.get("steps", 0))
-        self._seconds += time.perf_counter() - start
+        self._seconds += seconds
         return metrics
+
+    def divergence(self, loss: float, gradient_norm: float, status: Tensor) -> TrainingDiverged | None:
+        """Return why the next iteration cannot be done, or None when loss and gradient are finite.
+
+        Args:
+            loss: of the batch.
+            gradient_norm: of all parameters.
+            status: ``(batch,)`` of the solve.
+        """
+        if math.isfinite(loss) and math.isfinite(gradient_norm):
+            return None
+        failed = status[status != SolveStatus.SUCCESS]
+        if failed.numel():
+            first = SolveStatus(int(failed[0]))
+            what = (
+                f"the solve of {failed.numel()} of {status.numel()} samples ended with "
+                f"{first.text}: lower the learning rate; {first.remedy}"
+            )
+        else:
+            value = "gradient" if math.isfinite(loss) else "loss"
+            what = f"the {value} is not finite: lower the learning rate, use more solver steps, or float64"
+        return TrainingDiverged(self.iteration + 1, self.spec.training.iterations, what)
 
     def _backward(self, loss: Tensor) -> None:
         try:
@@ -190,7 +220,8 @@ class TrainingRun:
         }
         return TrainedModel(weights_to_bytes(self.model), self.solver, metadata)
 
-    def _batch(self) -> tuple[Tensor, Tensor]:
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Return inputs and labels of the next iteration's batch."""
         indices = self._sampler.batch(self.iteration)
         inputs, labels = self.dataset.train_inputs[indices], self.dataset.train_labels[indices]
         return inputs.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
@@ -245,25 +276,7 @@ class TrainingRun:
         accuracy = (output.logits.detach().argmax(dim=1) == labels).double().mean()
         nfe = output.solution.evaluations.double().mean()
         values = torch.stack([loss.detach().double(), accuracy, norm.detach().double(), nfe]).tolist()
-        metrics = dict(zip(("loss", "train_accuracy", "gradient_norm", "nfe"), values, strict=True))
-        if not self.solver.adaptive:
-            metrics["steps"] = float(self.solver.fixed_steps(0.0, self.model.end_time, self.spec.training.precision))
-        return metrics
-
-    def _require_finite(self, metrics: dict[str, float], output: ClassifierOutput) -> None:
-        if math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"]):
-            return
-        failed = output.solution.status[~output.solution.succeeded]
-        if failed.numel():
-            status = SolveStatus(int(failed[0]))
-            what = (
-                f"the solve of {failed.numel()} of {output.solution.status.numel()} samples ended with "
-                f"{status.text}: lower the learning rate; {status.remedy}"
-            )
-        else:
-            value = "gradient" if math.isfinite(metrics["loss"]) else "loss"
-            what = f"the {value} is not finite: lower the learning rate, use more solver steps, or float64"
-        raise TrainingDiverged(self.iteration + 1, self.spec.training.iterations, what)
+        return dict(zip(("loss", "train_accuracy", "gradient_norm", "nfe"), values, strict=True))
 
     def _spec_fingerprint(self) -> str:
         return hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()

@@ -1,0 +1,186 @@
+"""Training runs that differ in nothing but their seed, as one: the same iterations, one batched product for all.
+
+Small models spend most of an iteration on calls, not on arithmetic. Stacked, the runs share the calls.
+"""
+
+import copy
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ode_core.datasets.load import Dataset
+from ode_core.fields.buffer_pool import BufferPool
+from ode_core.fields.dense_chain import LONGEST, chain_of, is_chain
+from ode_core.solvers.solve import solve
+from ode_core.specs.training import TrainingJobSpec
+from ode_core.training.checkpoint import Checkpoint
+from ode_core.training.optimizers import build_optimizer
+from ode_core.training.run import TrainedModel, TrainingDiverged, TrainingRun
+
+
+def require_stackable(spec: TrainingJobSpec) -> None:
+    """Raise ``ValueError`` with the reason when runs of a spec cannot be stacked."""
+    model = spec.architecture
+    if spec.solver.adaptive or spec.adaptation is not None:
+        raise ValueError("runs with tolerances or step adaptation take different steps: train them one by one")
+    if spec.solver.facts.family != "explicit" or spec.solver.runs_on != "odeness" or spec.solver.grid == "truncate":
+        raise ValueError("only explicit methods on uniform grids can be stacked: train these runs one by one")
+    if spec.gradient != "backprop":
+        raise ValueError(f"stacked runs use gradient backprop, not {spec.gradient}: train these runs one by one")
+    if model.stem is not None or model.field_arithmetic != "full":
+        raise ValueError("a model with a stem, or with its field in reduced arithmetic, is trained by itself")
+    if model.field.kind == "conv2d":
+        raise ValueError("a field of image convolutions keeps the processor busy by itself: train its runs one by one")
+
+
+class StackedTrainingRun:
+    """Trains the model of one spec with several seeds at once.
+
+    Every run sees the batches and has the initial weights that it would have alone, and its results agree with those
+    of ``TrainingRun`` to round-off. A run that diverges stops where it was; the others go on.
+
+    Attributes:
+        runs: one for each seed, with its own spec. Their weights are up to date after ``checkpoint`` and
+            ``trained_model`` only.
+        diverged: for each run why it stopped, or None.
+
+    Raises:
+        ValueError: the spec's runs cannot be stacked.
+    """
+
+    def __init__(self, spec: TrainingJobSpec, seeds: Sequence[int], dataset: Dataset, device: torch.device) -> None:
+        require_stackable(spec)
+        if not seeds or len(set(seeds)) != len(seeds):
+            raise ValueError("give at least one seed, and each once")
+        specs = [spec.model_copy(update={"training": spec.training.model_copy(update={"seed": s})}) for s in seeds]
+        self.runs = [TrainingRun(one, dataset, device) for one in specs]
+        self.diverged: list[TrainingDiverged | None] = [None] * len(seeds)
+        self._model = copy.deepcopy(self.runs[0].model)
+        if not is_chain(list(self._model.field.network), self._model.state_shape):
+            raise ValueError(f"a convolution over more than {LONGEST} points is trained by itself")
+        self._weights = _stacked([run.model for run in self.runs])
+        self._optimizer = build_optimizer(spec.training, self._weights.values())
+        self._alive = torch.ones(len(seeds), dtype=self._model.dtype, device=device)
+        self._pool = BufferPool()
+
+    @property
+    def iteration(self) -> int:
+        """Finished iterations."""
+        return max(run.iteration for run in self.runs)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all iterations are done, or every run has diverged."""
+        return all(run.finished or failed is not None for run, failed in zip(self.runs, self.diverged, strict=True))
+
+    def advance(self) -> list[dict[str, float] | None]:
+        """Do one iteration of every run; return each one's metrics as ``TrainingRun`` names them.
+
+        None for a run that has diverged; ``diverged`` then says why, and its weights are those before.
+        """
+        start = time.perf_counter()
+        batches = [run.batch() for run in self.runs]
+        inputs, labels = (torch.stack(parts) for parts in zip(*batches, strict=True))
+        logits, statuses, evaluations = self._forward(inputs)
+        losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(dim=1)
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.dot(losses, self._alive).backward()  # type: ignore[no-untyped-call]
+        norms = self._gradient_norms()
+        accuracy = (logits.detach().argmax(dim=2) == labels).double().mean(dim=1)
+        rows = torch.stack([losses.detach().double(), accuracy, norms, evaluations]).T.tolist()
+        self._stop_diverged(rows, statuses)
+        if any(self.diverged):
+            self._still_diverged()
+        self._optimizer.step()
+        seconds = (time.perf_counter() - start) / len(self.runs)
+        return [self._count(i, row, seconds) for i, row in enumerate(rows)]
+
+    def checkpoint(self, number: int) -> Checkpoint:
+        """Return the state of one run, from which ``TrainingRun`` can go on as well."""
+        self._give_back(number)
+        return self.runs[number].checkpoint()
+
+    def trained_model(self, number: int) -> TrainedModel:
+        """Return what one run leaves; see ``TrainingRun.trained_model``."""
+        self._give_back(number)
+        return self.runs[number].trained_model()
+
+    def _forward(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits ``(runs, batch, classes)``, statuses ``(runs, batch)`` and mean evaluations ``(runs,)``."""
+        runs, batch = inputs.shape[:2]
+        z0 = self._model.initial_state(inputs.flatten(0, 1))
+        field = self._model.field
+        names = [f"field.network.{i}" for i in range(0, len(field.network), 2)]
+        chain = chain_of(
+            [(self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]) for name in names],
+            list(field.network),
+            self._model.state_shape,
+            time_dependent=field.time_dependent,
+            stacked=runs,
+        )
+        chain = dataclasses.replace(chain, pool=self._pool)
+        solution = solve(chain, z0, self.runs[0].solver, t1=self._model.end_time, warn=False)
+        features = solution.final.view(runs, batch, -1)
+        weight, bias = self._weights["head.1.weight"], self._weights["head.1.bias"]
+        logits = torch.baddbmm(bias.unsqueeze(1), features, weight.mT)
+        return logits, solution.status.view(runs, batch), solution.evaluations.view(runs, batch).double().mean(dim=1)
+
+    def _gradient_norms(self) -> Tensor:
+        parts = [w.grad.flatten(1).square().sum(dim=1) for w in self._weights.values() if w.grad is not None]
+        return torch.stack(parts).sum(dim=0).double().sqrt()
+
+    def _stop_diverged(self, rows: Sequence[Sequence[float]], statuses: Tensor) -> None:
+        for i, (loss, _, norm, _) in enumerate(rows):
+            if self.diverged[i] is None:
+                self.diverged[i] = self.runs[i].divergence(loss, norm, statuses[i])
+                if self.diverged[i] is not None:
+                    self._give_back(i)
+                    self._clear(i)
+
+    def _still_diverged(self) -> None:
+        # In the iteration in which a run diverges its gradient is not a number yet.
+        for w in self._weights.values():
+            assert w.grad is not None
+            w.grad[self._alive == 0] = 0.0
+
+    @torch.no_grad()
+    def _clear(self, number: int) -> None:
+        """Make one run's field zero for good: its solves then cost the others nothing."""
+        for w in self._weights.values():
+            w[number] = 0.0
+            for value in self._optimizer.state[w].values():
+                if value.ndim:
+                    value[number] = 0.0
+        self._alive[number] = 0.0
+
+    def _count(self, number: int, row: Sequence[float], seconds: float) -> dict[str, float] | None:
+        if self.diverged[number] is not None:
+            return None
+        metrics = dict(zip(("loss", "train_accuracy", "gradient_norm", "nfe"), row, strict=True))
+        return self.runs[number].count(metrics, seconds)
+
+    def _give_back(self, number: int) -> None:
+        """Write one run's part of weights and optimiser state to the run itself, unless it has stopped."""
+        run = self.runs[number]
+        if run.iteration < self.iteration:
+            return
+        own = dict(run.model.named_parameters())
+        state = {}
+        with torch.no_grad():
+            for index, (name, stacked) in enumerate(self._weights.items()):
+                own[name].copy_(stacked[number])
+                state[index] = {
+                    key: value[number].clone() if value.ndim else value.clone()
+                    for key, value in self._optimizer.state[stacked].items()
+                }
+        groups = run.optimizer.state_dict()["param_groups"]
+        run.optimizer.load_state_dict({"state": {i: s for i, s in state.items() if s}, "param_groups": groups})
+
+
+def _stacked(models: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
+    parts = [dict(model.named_parameters()) for model in models]
+    return {name: nn.Parameter(torch.stack([own[name].detach() for own in parts])) for name in parts[0]}

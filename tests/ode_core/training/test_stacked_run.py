@@ -1,0 +1,149 @@
+import math
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from ode_core.datasets.load import load_dataset
+from ode_core.specs import TrainingJobSpec
+from ode_core.training.run import TrainingRun
+from ode_core.training.stacked_run import StackedTrainingRun, require_stackable
+
+CPU = torch.device("cpu")
+SEEDS = (3, 0, 8)
+
+
+def spec(**changes: object) -> TrainingJobSpec:
+    values = {
+        "name": "stacked",
+        "dataset": {"kind": "concentric_spheres", "dimension": 2},
+        "model": {"kind": "preset", "name": "sphere2"},
+        "solver": {"method": "euler", "steps": 4},
+        "training": {"iterations": 12, "batch_size": 32, "learning_rate": 1e-3, "precision": "float64"},
+    }
+    return TypeAdapter(TrainingJobSpec).validate_python(values | changes)
+
+
+def with_seed(base: TrainingJobSpec, seed: int) -> TrainingJobSpec:
+    return base.model_copy(update={"training": base.training.model_copy(update={"seed": seed})})
+
+
+def alone(base: TrainingJobSpec, seed: int, iterations: int) -> tuple[TrainingRun, list[dict[str, float]]]:
+    run = TrainingRun(with_seed(base, seed), load_dataset(base.dataset, None), CPU)
+    return run, [run.advance() for _ in range(iterations)]
+
+
+MODELS = {
+    "sphere2": {"kind": "preset", "name": "sphere2"},
+    "timed perceptron": {
+        "kind": "classifier",
+        "field": {"kind": "mlp", "hidden": [7, 6], "activation": "silu", "time_dependent": True},
+    },
+}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
+@pytest.mark.parametrize("model", list(MODELS))
+def test_every_run_of_a_stack_is_the_run_it_would_be_alone(model, optimizer):
+    training = {"iterations": 12, "batch_size": 32, "optimizer": optimizer, "precision": "float64"}
+    if optimizer != "adam":
+        training["momentum"] = 0.5
+    base = spec(model=MODELS[model], training=training)
+    stack = StackedTrainingRun(base, SEEDS, load_dataset(base.dataset, None), CPU)
+    metrics = [stack.advance() for _ in range(12)]
+    assert stack.finished
+    for number, seed in enumerate(SEEDS):
+        run, expected = alone(base, seed, 12)
+        for iteration, values in enumerate(expected):
+            # Sums in another order; twelve updates of a few percent each leave most of the digits.
+            assert metrics[iteration][number] == pytest.approx(values, rel=1e-9, abs=1e-12)
+        checkpoint, single = stack.checkpoint(number), run.checkpoint()
+        assert checkpoint.tensors.keys() == single.tensors.keys()
+        for name, tensor in single.tensors.items():
+            assert torch.allclose(checkpoint.tensors[name], tensor, rtol=1e-7, atol=1e-9), name
+        for key in ("spec", "dataset", "training_evaluations", "training_steps"):
+            assert checkpoint.metadata[key] == single.metadata[key]
+        trained = stack.trained_model(number)
+        assert trained.metadata["test_accuracy"] == run.trained_model().metadata["test_accuracy"]
+
+
+def test_a_run_of_a_stack_goes_on_alone_from_its_checkpoint():
+    base = spec()
+    dataset = load_dataset(base.dataset, None)
+    stack = StackedTrainingRun(base, SEEDS, dataset, CPU)
+    for _ in range(6):
+        stack.advance()
+    resumed = TrainingRun(with_seed(base, SEEDS[1]), dataset, CPU)
+    resumed.restore(stack.checkpoint(1))
+    for _ in range(6):
+        stack.advance()
+        resumed.advance()
+    weights = stack.checkpoint(1).tensors
+    for name, tensor in resumed.checkpoint().tensors.items():
+        assert torch.allclose(weights[name], tensor, rtol=1e-7, atol=1e-9), name
+
+
+def test_a_run_that_diverges_stops_where_it_was_and_the_others_are_as_without_it():
+    base = spec()
+    dataset = load_dataset(base.dataset, None)
+    stack = StackedTrainingRun(base, SEEDS, dataset, CPU)
+    stack.advance()
+    before = {name: w[1].clone() for name, w in stack._weights.items()}
+    with torch.no_grad():
+        stack._weights["field.network.0.weight"][1] = math.inf
+    metrics = [stack.advance() for _ in range(11)]
+    assert all(rows[1] is None for rows in metrics)
+    assert [failed is not None for failed in stack.diverged] == [False, True, False]
+    assert "iteration 2 of 12" in str(stack.diverged[1])
+    assert stack.finished
+    assert stack.runs[1].iteration == 1
+    head = dict(stack.runs[1].model.named_parameters())["head.1.weight"]
+    assert torch.equal(head, before["head.1.weight"])
+    for number in (0, 2):
+        _, expected = alone(base, SEEDS[number], 12)
+        assert metrics[-1][number] == pytest.approx(expected[-1], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"solver": {"method": "dopri5", "rtol": 1e-3, "atol": 1e-3}}, "tolerances"),
+        ({"adaptation": {"kind": "step"}, "solver": {"method": "euler", "steps": 4}}, "step adaptation"),
+        ({"solver": {"method": "trapezoid", "steps": 4}}, "explicit methods"),
+        ({"solver": {"method": "rk4_38", "steps": 4, "backend": "torchdiffeq"}}, "explicit methods"),
+        ({"gradient": "checkpoint"}, "gradient backprop"),
+        (
+            {
+                "dataset": {"kind": "digits"},
+                "model": {"kind": "classifier", "field": {"kind": "conv2d", "channels": 2}},
+            },
+            "image convolutions",
+        ),
+        (
+            {
+                "model": {
+                    "kind": "classifier",
+                    "field": {"kind": "mlp", "hidden": [4]},
+                    "stem": {"kind": "linear", "features": 3},
+                }
+            },
+            "stem",
+        ),
+    ],
+)
+def test_runs_that_cannot_be_stacked_are_refused_with_the_reason(changes, reason):
+    with pytest.raises(ValueError, match=reason):
+        require_stackable(spec(**changes))
+
+
+def test_a_convolution_over_a_long_signal_is_not_stacked():
+    base = spec(dataset={"kind": "concentric_spheres", "dimension": 10})
+    with pytest.raises(ValueError, match="more than 4 points"):
+        StackedTrainingRun(base, SEEDS, load_dataset(base.dataset, None), CPU)
+
+
+@pytest.mark.parametrize("seeds", [(), (1, 1)])
+def test_every_seed_is_given_once(seeds):
+    base = spec()
+    with pytest.raises(ValueError, match="seed"):
+        StackedTrainingRun(base, seeds, load_dataset(base.dataset, None), CPU)
