@@ -19,6 +19,7 @@ from ode_core.datasets.load import load_dataset
 from ode_core.models.classifier import build_model
 from ode_core.specs import PRESETS, ConcentricSpheresSpec, SolverSpec, TrainingJobSpec, TrainingSpec
 from ode_core.training.run import TrainingRun
+from ode_core.training.stacked_run import StackedTrainingRun
 
 BATCH = 128
 STEPS = (2, 16, 64)
@@ -55,6 +56,11 @@ def our_iteration(steps: int, device: torch.device) -> Callable[[], object]:
     return run.advance
 
 
+def our_stacked_iteration(steps: int, device: torch.device) -> Callable[[], object]:
+    spec = training_spec(steps)
+    return StackedTrainingRun(spec, range(5), load_dataset(spec.dataset, None), device).advance
+
+
 def torchdiffeq_iteration(steps: int, device: torch.device) -> Callable[[], object]:
     """The same model, optimiser and data, with torchdiffeq's loop for the solve."""
     spec = training_spec(steps)
@@ -77,7 +83,11 @@ def torchdiffeq_iteration(steps: int, device: torch.device) -> Callable[[], obje
 
 
 PEER = "torchdiffeq loop"
-CANDIDATES = {"odeness": Candidate(our_iteration), PEER: Candidate(torchdiffeq_iteration)}
+CANDIDATES = {
+    "odeness": Candidate(our_iteration),
+    "odeness, stacked": Candidate(our_stacked_iteration, seeds=5),
+    PEER: Candidate(torchdiffeq_iteration),
+}
 
 
 def table(rounds: int, device: torch.device, rates: MachineRates) -> Table:
