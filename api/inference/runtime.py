@@ -108,6 +108,7 @@ class ModelRuntime:
                 f"the weights of {version.model} version {version.version} cannot be used: train it again",
             ) from error
         model.field.before_evaluation = self._interrupt
+        model.compilation = "never"  # it would keep a request waiting for seconds
         self._loaded[version.id] = (model, len(weights))
         while len(self._loaded) > 1 and sum(size for _, size in self._loaded.values()) > self._cache_bytes:
             self._loaded.popitem(last=False)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ode_core.fields.arithmetic import float32_products
 from ode_core.fields.vector_fields import build_field, initialise
+from ode_core.solvers.compilation import Compilation
 from ode_core.solvers.solution import Solution
 from ode_core.solvers.solve import solve
 from ode_core.specs.dataset import DatasetSpec
@@ -40,6 +41,7 @@ class Classifier(nn.Module):
         input_scale: factor from the data set's own units to what the network sees.
         end_time: the ODE runs over ``[0, end_time]``.
         field_arithmetic: what the field computes in.
+        compilation: whether steps of its solves may be compiled; see ``solve``.
         field: the vector field.
         head: from the final state ``(batch, *state_shape)`` to logits.
     """
@@ -59,6 +61,7 @@ class Classifier(nn.Module):
         self.input_scale = input_scale
         self.end_time = spec.end_time
         self.field_arithmetic = spec.field_arithmetic
+        self.compilation: Compilation = "auto"
         # torch's layers draw initial weights of their own, which ours replace.
         with torch.random.fork_rng(devices=[]):
             self.stem = _build_stem(spec, self.input_shape)
@@ -124,6 +127,7 @@ class Classifier(nn.Module):
                 times=times,
                 gradient=gradient,
                 max_evaluations=max_evaluations,
+                compilation=self.compilation,
                 warn=False,  # a job's or a request's solver was chosen by its user, not by the code that calls this
             )
         return ClassifierOutput(self.head(solution.final), solution)

@@ -58,6 +58,8 @@ class KindOfStep:
         """Run the compiled step; where that fails the first time, run it eagerly from then on, and say why."""
         if self.graph is not None:
             return self.graph(*arguments)
+        if self.failure is not None:
+            return self.function(*arguments)
         try:
             graph = torch.compile(_with_own_code(self.function), fullgraph=True, dynamic=False)
             # Worker processes for a single graph would stay behind.
@@ -87,7 +89,10 @@ def _with_own_code(function: FunctionType) -> FunctionType:
     return copy
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
+    # The compiler's own error is what a user can do something about, not torch's around it.
+    while (inner := getattr(error, "inner_exception", error.__cause__)) is not None:
+        error = inner
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
 

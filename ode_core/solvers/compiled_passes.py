@@ -1,7 +1,7 @@
 """Passes of an adaptive solve as one compiled graph.
 
 The bookkeeping of a pass is some eighty small operations on ``(batch,)``. Compiled, they and the field of a toy model
-are one kernel, and a pass takes a tenth of the time. Batches are padded to a power of two with samples that have
+are one kernel, and a pass takes a tenth of the time. Small batches are padded to a power of two with samples that have
 ended, so that batches of all sizes share a few graphs.
 """
 
@@ -30,7 +30,9 @@ from ode_core.solvers.step_history import Pass, StepHistory
 # A graph makes several passes: calling it costs as much as two. With more stages fewer, as compiling takes longer.
 _MOST_PASSES, _MOST_STAGES = 4, 28
 _SMALLEST_BATCH = 16
-# Above this many numbers in a batch of states the field's own work is most of a pass, and padding would add to it.
+# Up to this many numbers in a batch of states padding costs less than a graph of its own would.
+_PADDED_BATCH = 2**14
+# Above this many the field's own work is all of a pass.
 _LARGEST_BATCH = 2**18
 _NARROW = 8
 
@@ -80,7 +82,9 @@ def compilable_passes(
     functional = as_functional(field)
     if functional is None or walk.z.numel() > _LARGEST_BATCH or getattr(field, "stacked", None):
         return None
-    size = max(_SMALLEST_BATCH, 1 << (len(walk.z) - 1).bit_length())
+    size = len(walk.z)
+    if walk.z.numel() <= _PADDED_BATCH:
+        size = max(_SMALLEST_BATCH, 1 << (size - 1).bit_length())
     key = ("passes", functional.key, rule.key, remembered, walk.z.dtype, walk.z.device, walk.z.shape[1:], size)
     stages = rule.method.least_evaluations + 1
     kind = kind_of_step(key, lambda: _some_passes(functional, rule, stages, remembered=remembered))

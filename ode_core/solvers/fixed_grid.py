@@ -4,15 +4,26 @@ The uniform grid is ``t_k = t0 + (t1 - t0) k / N`` by formula. Adding up ``h`` w
 some ``h = 1/N``, end in a spurious extra step.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from ode_core.solvers.compilation import Compilation
+from ode_core.solvers.compiled_grid import CompilableSteps, compilable_steps
 from ode_core.solvers.explicit_methods import TABLEAUS
 from ode_core.solvers.record import AcceptedStep, Record
-from ode_core.solvers.solution import Execution, Field, Solution, broadcast_to_state, finite_samples, is_plain
+from ode_core.solvers.solution import (
+    Execution,
+    ExecutionPath,
+    Field,
+    Solution,
+    broadcast_to_state,
+    finite_samples,
+    is_plain,
+)
 from ode_core.solvers.status import SolveStatus
 from ode_core.solvers.step_polynomial import evaluate_polynomial, step_polynomial
 from ode_core.solvers.tableaus import ButcherTableau
@@ -36,6 +47,7 @@ def solve_fixed_grid(
     max_evaluations: int | None = None,
     grid: Tensor | None = None,
     record: Record | None = None,
+    compilation: Compilation = "never",
 ) -> Solution:
     """Solve with ``steps`` equal steps from ``t0`` to ``t1``; see ``solve`` for the arguments.
 
@@ -63,7 +75,7 @@ def solve_fixed_grid(
     else:
         walk = _GivenGridWalk(field, z0, tableau, grid, t0, t1)
     walk.record = record
-    final, trajectory, execution = _run(walk, outputs)
+    final, trajectory, execution = _run(walk, outputs, compilation)
     assert execution.path == "taped" or walk.evaluations == planned
     # A step only adds to the state, and nothing added to inf or NaN is finite: looking at the end suffices.
     finite = finite_samples(final)
@@ -91,7 +103,9 @@ def _interpolation_evaluations(tableau: ButcherTableau, outputs: Sequence[tuple[
     return len(inside) * extra + (steps - 1 in inside)
 
 
-def _run(walk: "_GridWalk", outputs: Sequence[tuple[int, float]] | None) -> tuple[Tensor, Tensor | None, Execution]:
+def _run(
+    walk: "_GridWalk", outputs: Sequence[tuple[int, float]] | None, compilation: Compilation
+) -> tuple[Tensor, Tensor | None, Execution]:
     """Return the end, the outputs if any are asked for, and how it was computed."""
     field, z0 = walk.field, walk.z
     lowered, stacked = keeps_tape(field), getattr(field, "stacked", None) or 1
@@ -108,12 +122,21 @@ def _run(walk: "_GridWalk", outputs: Sequence[tuple[int, float]] | None) -> tupl
     else:
         final = solve_taped(field, z0, walk.tableau, walk.steps, walk.t0, walk.t1)
         return final, None, Execution("taped", lowered, stacked, "the field keeps its own tape")
-    trajectory = None
-    if outputs is None:
-        walk.to_the_end()
-    else:
+    if outputs is not None:
         trajectory = walk.with_outputs(outputs)
-    return walk.z, trajectory, Execution("eager", lowered, stacked, reason)
+        return walk.z, trajectory, Execution("eager", lowered, stacked, reason)
+    steps = None
+    if compilation == "never":
+        reason = f"{reason}; compilation is off"
+    elif torch.is_grad_enabled():
+        reason = f"{reason}; outside torch.no_grad(), where a gradient may be wanted"
+    elif walk.record is None and not isinstance(walk, _GivenGridWalk) and is_plain(z0) and len(z0) > 0:
+        steps = compilable_steps(field, z0, walk.tableau, walk.h)
+    walk.to_the_end(steps, compilation)
+    if steps is None:
+        return walk.z, None, Execution("eager", lowered, stacked, reason)
+    path: ExecutionPath = "compiled" if steps.compiled else "eager"
+    return walk.z, None, Execution(path, lowered, stacked, f"{reason}; {steps.kind.reason(compilation)}")
 
 
 def per_sample_values(z0: Tensor, value: float, dtype: torch.dtype = torch.int64) -> Tensor:
@@ -206,10 +229,18 @@ class _GridWalk:
         self._c = torch.tensor([float(c) for c in tableau.c[: len(self._rows)]], dtype=torch.float64)
         self._slope: Tensor | None = None  # the field at the current state
 
-    def to_the_end(self) -> None:
-        """Walk to ``t1``."""
+    def to_the_end(self, steps: CompilableSteps | None = None, compilation: Compilation = "never") -> None:
+        """Walk to ``t1``, with compiled steps where they are given and due."""
         for stage_times in self._stage_times():
-            self._step(stage_times)
+            if steps is None:
+                self._step(stage_times)
+            elif steps.kind.is_due(compilation):
+                self.z = steps.step(self.z, stage_times)
+                self.evaluations += len(stage_times)
+            else:
+                start = time.perf_counter()
+                self._step(stage_times)
+                steps.kind.seconds += time.perf_counter() - start
 
     def with_outputs(self, outputs: Sequence[tuple[int, float]]) -> Tensor:
         """Walk to ``t1``; return the states at the output positions ``(k, s)``, in order."""

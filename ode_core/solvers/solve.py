@@ -207,7 +207,7 @@ def _run(
     if solver.facts.family == "reversible":
         steps = solver.fixed_steps(t0, t1)
         return solve_leapfrog(field, z0, steps, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)
-    return _solve_fixed(field, z0, solver, t0, t1, times, max_evaluations, record)
+    return _solve_fixed(field, z0, solver, t0, t1, times, max_evaluations, record, compilation)
 
 
 def _solve_fixed(
@@ -219,6 +219,7 @@ def _solve_fixed(
     times: Tensor | None,
     max_evaluations: int | None,
     record: Record | None,
+    compilation: Compilation,
 ) -> Solution:
     steps = solver.fixed_steps(t0, t1, precision_of(z0.dtype))
     if solver.facts.family == "implicit":
@@ -236,6 +237,7 @@ def _solve_fixed(
         max_evaluations=max_evaluations,
         grid=_given_grid(solver, steps, t0, t1, z0.dtype),
         record=record,
+        compilation=compilation,
     )
 
 

@@ -1,5 +1,6 @@
 """A training run, one iteration at a time, that can stop anywhere and go on bit for bit."""
 
+import dataclasses
 import hashlib
 import math
 import time
@@ -14,7 +15,7 @@ from ode_core.datasets.load import Dataset
 from ode_core.models.classifier import ClassifierOutput, build_model
 from ode_core.models.predictions import OnBatch, predict
 from ode_core.models.weights import weights_to_bytes
-from ode_core.solvers.solution import SolveFailed
+from ode_core.solvers.solution import Execution, SolveFailed
 from ode_core.solvers.status import SolveStatus
 from ode_core.specs.methods import MethodName
 from ode_core.specs.solver import SolverSpec
@@ -48,7 +49,8 @@ class TrainedModel:
             ``test_samples``; ``test_failures`` of them, counted as wrong, could not be solved. Evaluations of the
             field are those of one sample: ``training_evaluations`` of all forward solves together, on average
             ``mean_training_evaluations`` (and ``mean_steps`` steps, None with tolerances) an iteration, and
-            ``adaptation_evaluations`` of the adaptation apart from them.
+            ``adaptation_evaluations`` of the adaptation apart from them. ``execution`` says which of the equivalent
+            ways the solves of the training were computed in, as far as it is known.
     """
 
     weights: bytes
@@ -71,6 +73,10 @@ class TrainingRun:
     def __init__(self, spec: TrainingJobSpec, dataset: Dataset, device: torch.device) -> None:
         self.spec, self.dataset, self.device = spec, dataset, device
         self.model = build_model(spec).to(device)
+        # Compiled steps agree to round-off only, and when one is compiled is not known beforehand: a resumed run
+        # would not be the same bit for bit.
+        self.model.compilation = "never"
+        self.execution: Execution | None = None  # of the last iteration's solve
         self.optimizer = build_optimizer(spec.training, self.model.parameters())
         self.solver = _whole_steps(spec.solver, spec.architecture.end_time)
         self.iteration = 0
@@ -103,6 +109,7 @@ class TrainingRun:
         inputs, labels = self.batch()
         metrics = self._adapt(inputs, labels)
         output = self.model.run(inputs, self.solver, gradient=self.spec.gradient)
+        self.execution = output.solution.execution
         loss = cross_entropy(output.logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(loss)
@@ -216,6 +223,7 @@ class TrainingRun:
             "state_shape": list(self.model.state_shape),
             "classes": self.spec.dataset.classes,
             "precision": self.spec.training.precision,
+            "execution": None if self.execution is None else dataclasses.asdict(self.execution),
             "dataset_fingerprint": self.dataset.fingerprint,
         }
         return TrainedModel(weights_to_bytes(self.model), self.solver, metadata)

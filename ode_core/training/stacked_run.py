@@ -124,6 +124,8 @@ class StackedTrainingRun:
         )
         chain = dataclasses.replace(chain, pool=self._pool)
         solution = solve(chain, z0, self.runs[0].solver, t1=self._model.end_time, warn=False)
+        for run in self.runs:
+            run.execution = solution.execution
         features = solution.final.view(runs, batch, -1)
         weight, bias = self._weights["head.1.weight"], self._weights["head.1.bias"]
         logits = torch.baddbmm(bias.unsqueeze(1), features, weight.mT)
