@@ -92,6 +92,8 @@ class ChainTape:
         self._act = _ACTIVATIONS[type(chain.activation)]
         networks = 1 if chain.stacked is None else chain.stacked
         self._lead = () if chain.stacked is None else (networks,)
+        self._product: Any = torch.mm if chain.stacked is None else torch.bmm
+        self._add_product: Any = torch.addmm if chain.stacked is None else torch.baddbmm
         self._batch, self._n = len(z) // networks, z[0].numel() if len(z) else 0
         self._narrow = self._n <= _NARROW
         self._times = [0.0] * slots
@@ -100,7 +102,9 @@ class ChainTape:
             self._biases = [b.detach().unsqueeze(-2) for b in chain.biases]
             self._last_transposed = self._weights[-1].mT.contiguous()
             self._last_bias = self._biases[-1].mT if self._narrow else self._biases[-1]
+            self._time_weight = None if chain.time_weight is None else chain.time_weight.detach().unsqueeze(-2)
         self._stage_buffer, self._stages = self._state_slots(slots, z)
+        self._inputs = [stage.mT for stage in self._stages] if self._narrow else self._stages  # as rows
         self._hidden_buffers: list[Tensor] = []  # those of the activations first
         self._hidden = [self._rows(slots, w.shape[-1], z) for w in self._weights[:-1]]
         self._before = self._hidden
@@ -128,18 +132,18 @@ class ChainTape:
             self._chain.before_evaluation()
         self._times[slot] = t
         bias = self._biases[0]
-        if self._chain.time_weight is not None:
-            bias = torch.add(bias, self._chain.time_weight.detach().unsqueeze(-2), alpha=t)
-        values = self._stages[slot].mT if self._narrow else self._stages[slot]
-        for i, weight in enumerate(self._weights[:-1]):
+        if self._time_weight is not None:
+            bias = torch.add(bias, self._time_weight, alpha=t)
+        values = self._inputs[slot]
+        for i in range(len(self._hidden)):
             before, after = self._before[i][slot], self._hidden[i][slot]
-            self._affine(self._biases[i] if i else bias, values, weight, before)
+            self._add_product(self._biases[i] if i else bias, values, self._weights[i], out=before)
             self._act.apply(before, after)
             values = after
         if self._narrow:
-            self._affine(self._last_bias, self._last_transposed, values.mT, out)
+            self._add_product(self._last_bias, self._last_transposed, values.mT, out=out)
         else:
-            self._affine(self._last_bias, values, self._weights[-1], out)
+            self._add_product(self._last_bias, values, self._weights[-1], out=out)
 
     def begin_backward(self) -> None:
         """Begin a backward pass: all gradients are zero."""
@@ -161,17 +165,17 @@ class ChainTape:
         local = slot % self._chunk
         g = self._gradients[-1][local]
         cotangent = self._cotangents[local]
-        self._product(cotangent.mT if self._narrow else cotangent, self._last_transposed, g)
+        self._product(cotangent.mT if self._narrow else cotangent, self._last_transposed, out=g)
         for i in range(len(self._hidden) - 1, -1, -1):
             self._act.pull_back(g, self._before[i][slot])
             if i:
-                self._product(g, self._transposed[i], self._gradients[i - 1][local])
+                self._product(g, self._transposed[i], out=self._gradients[i - 1][local])
                 g = self._gradients[i - 1][local]
         left, right = (self._weights[0], g.mT) if self._narrow else (g, self._transposed[0])
         if add:
-            self._affine(out, left, right, out)
+            self._add_product(out, left, right, out=out)
         else:
-            self._product(left, right, out)
+            self._product(left, right, out=out)
         if local == 0:
             self._gather(slot)
 
@@ -245,17 +249,5 @@ class ChainTape:
         """Return a hidden layer's values of some slots as rows."""
         return self._hidden_buffers[layer].narrow(-3, slots.start, slots.stop - slots.start).flatten(-3, -2)
 
-    def _affine(self, bias: Tensor, left: Tensor, right: Tensor, out: Tensor) -> None:
-        if self._lead:
-            torch.baddbmm(bias, left, right, out=out)
-        else:
-            torch.addmm(bias, left, right, out=out)
-
-    def _product(self, left: Tensor, right: Tensor, out: Tensor) -> None:
-        if self._lead:
-            torch.bmm(left, right, out=out)
-        else:
-            torch.mm(left, right, out=out)
-
     def _accumulate(self, total: Tensor, left: Tensor, right: Tensor) -> None:
-        self._affine(total, left, right, total)
+        self._add_product(total, left, right, out=total)

@@ -95,16 +95,21 @@ class _TapedSolve(torch.autograd.Function):
 
 
 def _walk(tape: FieldTape, z0: Tensor, rule: GridRule, *, remember: bool) -> Tensor:
-    z = tape.pack(z0)
-    slopes = [torch.empty_like(z) for _ in range(rule.stages)]
     rows, b, stages = _nonzero(rule.rows), _nonzero([rule.b])[0], rule.stages
+    # The state is written to where its first stage is wanted.
+    z = tape.stage(0)
+    z.copy_(tape.pack(z0))
+    slopes = [torch.empty_like(z, memory_format=torch.contiguous_format) for _ in range(stages)]
+    end = torch.empty_like(slopes[0]) if remember else z
     for step in range(rule.steps):
         first = step * stages if remember else 0
         for i in range(stages):
-            stage = tape.stage(first + i)
-            _add_up(z, slopes, rows[i], out=stage)
+            if i > 0:
+                _add_up(z, slopes, rows[i], out=tape.stage(first + i))
             tape.evaluate(first + i, rule.time(step, i), slopes[i])
-        _add_up(z, slopes, b, out=z)
+        following = tape.stage(first + stages) if remember and step + 1 < rule.steps else end
+        _add_up(z, slopes, b, out=following)
+        z = following
     return tape.unpack(z)
 
 
