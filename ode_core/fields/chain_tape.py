@@ -73,6 +73,11 @@ _ACTIVATIONS: dict[type[nn.Module], _Activation] = {
 }
 
 
+def knows_activation(layer: nn.Module) -> bool:
+    """Whether a layer is one of the known activations, with its usual settings."""
+    return type(layer) in _ACTIVATIONS and repr(layer) == repr(type(layer)())
+
+
 class ChainTape:
     """Evaluations of a dense chain into slots, and their derivatives. Used by one solve.
 

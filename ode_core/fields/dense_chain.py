@@ -4,6 +4,7 @@ A convolution over a signal of two or three points, such as the paper's Sphere2 
 a matrix product it is two to seven times faster than through a convolution kernel's set-up.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ode_core.fields.buffer_pool import BufferPool
-from ode_core.fields.chain_tape import ChainTape
+from ode_core.fields.chain_tape import ChainTape, knows_activation
 from ode_core.solvers.functional_field import FunctionalField
 
 # From 8 points on the zeros in the matrix cost more than they save (measured with 32 and 128 channels).
@@ -86,38 +87,41 @@ class DenseChain:
         """Return ``dz/dt`` of the shape of ``z``; ``t`` is 0-d or one time a sample."""
         if self.before_evaluation is not None:
             self.before_evaluation()
-        return self._evaluate(self.tensors, t, z)
+        return _evaluate(self.activation, self.stacked, self.tensors, t, z)
 
     def functional(self) -> FunctionalField:
         """Return the field as a function of its tensors; chains of one architecture share it."""
         shapes = tuple(tuple(tensor.shape) for tensor in self.tensors)
-        key = ("dense chain", shapes, type(self.activation), self.stacked)
-        return FunctionalField(self._evaluate, self.tensors, key, self.before_evaluation)
+        function = functools.partial(_evaluate, self.activation, self.stacked)
+        key = ("dense chain", shapes, repr(self.activation), self.stacked)
+        return FunctionalField(function, self.tensors, key, self.before_evaluation, by_sample=True)
 
-    def _evaluate(self, tensors: tuple[Tensor, ...], t: Tensor, z: Tensor) -> Tensor:
-        """Return ``dz/dt``; nothing of this chain enters but its architecture."""
-        layers = len(tensors) // 2
-        time_weight = tensors[-1] if len(tensors) > 2 * layers else None
-        values = z.flatten(1)
-        if self.stacked is not None:
-            values = values.reshape(self.stacked, len(z) // self.stacked, values.shape[1])
-        for i in range(layers):
-            weight, bias = tensors[i], tensors[layers + i]
-            if self.stacked is None:
-                values = torch.addmm(bias, values, weight)
-            else:
-                values = torch.baddbmm(bias.unsqueeze(-2), values, weight)
-            if i == 0 and time_weight is not None:
-                values = values + self._time_term(time_weight, t, values)
-            if i < layers - 1:
-                values = self.activation(values)
-        return values.reshape(z.shape)
 
-    def _time_term(self, time_weight: Tensor, t: Tensor, values: Tensor) -> Tensor:
-        times = t.to(values.dtype)
-        if t.ndim > 0:
-            times = times.reshape(*values.shape[:-1], 1)
-        return times * (time_weight if self.stacked is None else time_weight.unsqueeze(-2))
+def _evaluate(activation: nn.Module, stacked: int | None, tensors: tuple[Tensor, ...], t: Tensor, z: Tensor) -> Tensor:
+    """Return ``dz/dt`` of the chain with ``tensors``."""
+    layers = len(tensors) // 2
+    time_weight = tensors[-1] if len(tensors) > 2 * layers else None
+    values = z.flatten(1)
+    if stacked is not None:
+        values = values.reshape(stacked, len(z) // stacked, values.shape[1])
+    for i in range(layers):
+        weight, bias = tensors[i], tensors[layers + i]
+        if stacked is None:
+            values = torch.addmm(bias, values, weight)
+        else:
+            values = torch.baddbmm(bias.unsqueeze(-2), values, weight)
+        if i == 0 and time_weight is not None:
+            values = values + _time_term(time_weight if stacked is None else time_weight.unsqueeze(-2), t, values)
+        if i < layers - 1:
+            values = activation(values)
+    return values.reshape(z.shape)
+
+
+def _time_term(time_weight: Tensor, t: Tensor, values: Tensor) -> Tensor:
+    times = t.to(values.dtype)
+    if t.ndim > 0:
+        times = times.reshape(*values.shape[:-1], 1)
+    return times * time_weight
 
 
 def lower(layers: Sequence[nn.Module], state_shape: Sequence[int], *, time_dependent: bool) -> DenseChain | None:
@@ -139,11 +143,23 @@ def lower(layers: Sequence[nn.Module], state_shape: Sequence[int], *, time_depen
 
 
 def is_chain(layers: Sequence[nn.Module], state_shape: Sequence[int]) -> bool:
-    """Whether layers are best run as a dense chain on states of ``state_shape``."""
-    affine = layers[::2]
-    linear = all(isinstance(layer, nn.Linear) for layer in affine)
-    short = all(isinstance(layer, nn.Conv1d) for layer in affine) and state_shape[-1] <= LONGEST
-    return len(affine) >= 2 and (linear or short)
+    """Whether layers are best run as a dense chain on states of ``state_shape``, and do no more than that."""
+    affine, activations = layers[::2], layers[1::2]
+    if len(affine) < 2 or any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+        return False
+    if not all(knows_activation(layer) and repr(layer) == repr(activations[0]) for layer in activations):
+        return False
+    linear = all(isinstance(layer, nn.Linear) and layer.bias is not None for layer in affine)
+    return linear or (state_shape[-1] <= LONGEST and all(_keeps_length(layer) for layer in affine))
+
+
+def _keeps_length(layer: nn.Module) -> bool:
+    """Whether a layer is a convolution that ``dense_matrix`` knows."""
+    if not isinstance(layer, nn.Conv1d) or layer.bias is None or layer.padding_mode != "zeros":
+        return False
+    (kernel,), ones = layer.kernel_size, (1,)
+    plain = layer.stride == ones and layer.dilation == ones and layer.groups == 1
+    return plain and kernel % 2 == 1 and layer.padding == (kernel // 2,)
 
 
 def chain_of(

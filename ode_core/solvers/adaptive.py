@@ -20,9 +20,13 @@ from ode_core.solvers.adaptive_step import (
     StepMethod,
     Walk,
     broken_samples,
+    least_evaluations,
+    parked,
     plan_step,
-    renew_slope,
+    slope_at,
+    stale_slopes,
     take_step,
+    with_renewed_slope,
     within_step,
 )
 from ode_core.solvers.compilation import Compilation
@@ -127,10 +131,12 @@ class _AdaptiveWalk:
             distinct = [] if interpolating else [t for t in values.tolist() if t not in (t0, t1)]
         self.limits = _limits(solver, z0, [*distinct, t1], max_evaluations, self.interval)
         self.walk = _at_start(z0, t0)
+        # Time and state that every sample has reached. With a graph the walk leaves ended samples elsewhere.
+        self.reached = (self.walk.t, self.walk.z)
 
     def run(self) -> Solution:
         """Walk until every sample has arrived or failed."""
-        if 2 + self.rule.method.least_evaluations > int(self.limits.max_evaluations):
+        if 2 + least_evaluations(self.rule) > int(self.limits.max_evaluations):
             self.walk = self.walk.ended(self.walk.running, SolveStatus.BUDGET_EXCEEDED)
         else:
             self._start()
@@ -138,7 +144,7 @@ class _AdaptiveWalk:
         walk = self.walk
         succeeded = broadcast_to_state(walk.status == SolveStatus.SUCCESS, walk.z)
         return Solution(
-            final=torch.where(succeeded, walk.z, torch.nan),
+            final=torch.where(succeeded, self.reached[1], torch.nan),
             status=walk.status,
             evaluations=walk.evaluations,
             accepted=walk.accepted,
@@ -156,7 +162,7 @@ class _AdaptiveWalk:
             reason = "gradients are wanted"
         elif self.record is not None:
             reason = "the steps are recorded for the gradient"
-        elif not is_plain(self.walk.z):
+        elif not (is_plain(self.walk.z) and is_plain(self.walk.slope)):
             reason = "within a transform of torch.func or with tangents"
         elif isinstance(self.rule.method, ImplicitStep):
             reason = "an implicit step iterates as often as its samples need"
@@ -170,16 +176,16 @@ class _AdaptiveWalk:
         while bool(self.walk.running.any()):
             if passes is not None and passes.kind.is_due(self.compilation):
                 self.walk = passes.run(self.walk, self.history)
-                break
+                self.reached = (self.walk.t, self.walk.z)
+                continue  # done, or the graph failed and the rest is made eagerly
             start = time.perf_counter()
             self._pass()
             if passes is not None:
                 passes.kind.seconds += time.perf_counter() - start
-        compiled = passes is not None and passes.kind.graph is not None and passes.ran
         if passes is not None:
             reason = passes.kind.reason(self.compilation)
         stacked = getattr(self.field, "stacked", None) or 1
-        path: ExecutionPath = "compiled" if compiled else "eager"
+        path: ExecutionPath = "compiled" if passes is not None and passes.ran else "eager"
         self.execution = Execution(path, hasattr(type(self.field), "tape"), stacked, reason)
 
     def _start(self) -> None:
@@ -190,9 +196,13 @@ class _AdaptiveWalk:
         z = walk.z
         if slope.requires_grad and bool(broken.any()):
             # Backwards, NaN times the zero that reaches it is NaN: a failed sample would spoil the gradient
-            # of all. So it is put out of the way, where the field is most likely finite.
-            z = torch.where(broadcast_to_state(broken, z), 0.0, z)
-            slope = self._slope_at_start(z)
+            # of all. So another sample takes its place.
+            good = z[~broken]
+            if len(good) > 0:
+                z = torch.where(broadcast_to_state(broken, z), good[0], z)
+                slope = self._slope_at_start(z)
+            else:
+                z, slope = z.detach(), torch.zeros_like(slope)
         evaluations = torch.ones_like(walk.evaluations)
         walk = walk._replace(z=z, slope=slope, evaluations=evaluations).ended(broken, SolveStatus.NON_FINITE)
         h = initial_step(
@@ -220,16 +230,35 @@ class _AdaptiveWalk:
             broken = broken | (walk.running & ~_finite_stages(attempt))
             if bool(broken.any()):
                 attempt = self._attempt_without(broken, plan, attempt)
-        new, moved = take_step(walk, plan, attempt, broken, self.limits, rule.method, rule.control)
+        new, moved = take_step(walk, plan, attempt, broken, self.limits, rule)
         if self.record is not None:
             self._record(self.record, plan, moved)
-        if not rule.method.first_same_as_last:
-            renewed = moved if rule.needs_end_slope else moved & new.running
-            if bool(renewed.any()):
-                new = renew_slope(self.field, new, renewed)
+        new = self._with_slopes(walk, new, moved)
+        with_graph = attempt.z_new.requires_grad
+        self.reached = self._reached(walk, new) if with_graph else (new.t, new.z)
         if self.history is not None:
-            self.history.append(Pass(new.t, new.z, within_step(rule, walk, plan, attempt, new)))
-        self.walk = new
+            self.history.append(Pass(*self.reached, within_step(rule, walk, plan, attempt, new)))
+        # With a graph, ended samples wait where the field is known to be finite; see _attempt_without.
+        self.walk = parked(~new.running, walk, new) if with_graph else new
+
+    def _with_slopes(self, walk: Walk, new: Walk, moved: Tensor) -> Walk:
+        """Return the new walk with a slope at every state that a further step, or an output, starts from."""
+        stale = stale_slopes(walk, new, moved, self.rule)
+        if not bool(stale.any()):
+            return new
+        if not new.z.requires_grad:
+            return with_renewed_slope(walk, new, slope_at(self.field, new), stale)
+        fresh = slope_at(self.field, parked(~stale, walk, new))
+        lost = stale & ~finite_samples(fresh)
+        if bool(lost.any()):
+            clean = slope_at(self.field, parked(~stale | lost, walk, new))
+            fresh = torch.where(broadcast_to_state(lost, clean), torch.nan, clean)
+        return with_renewed_slope(walk, new, fresh, stale)
+
+    def _reached(self, walk: Walk, new: Walk) -> tuple[Tensor, Tensor]:
+        t, z = self.reached
+        moving = broadcast_to_state(walk.running, new.z)
+        return torch.where(walk.running, new.t, t), torch.where(moving, new.z, z)
 
     def _attempt_without(self, broken: Tensor, plan: Plan, attempt: Attempt) -> Attempt:
         """Repeat a step with length 0 for samples that broke in it.

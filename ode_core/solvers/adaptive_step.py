@@ -223,17 +223,20 @@ def plan_step(walk: Walk, limits: Limits, direction: float) -> Plan:
 
 def broken_samples(walk: Walk, attempt: Attempt) -> Tensor:
     """``(batch,)`` of bool: whose step gave something that is not a number."""
-    return walk.running & ~(torch.isfinite(attempt.ratio) & finite_samples(attempt.z_new))
+    finite = torch.isfinite(attempt.ratio) & finite_samples(attempt.z_new)
+    for slope in attempt.extra:
+        finite = finite & finite_samples(slope)
+    return walk.running & ~finite
 
 
 def take_step(
-    walk: Walk, plan: Plan, attempt: Attempt, broken: Tensor, limits: Limits, method: StepMethod, control: StepControl
+    walk: Walk, plan: Plan, attempt: Attempt, broken: Tensor, limits: Limits, rule: PassRule
 ) -> tuple[Walk, Tensor]:
     """Accept or reject the attempt of every sample; return the new walk, and which samples moved.
 
     Where the method's last stage is not the next first one, the slope of the samples that moved is stale afterwards.
     """
-    running = walk.running
+    method, control, running = rule.method, rule.control, walk.running
     ratio = torch.where(broken, torch.inf, attempt.ratio)
     accept = running & (ratio <= 1)
     reject = running & ~accept
@@ -261,14 +264,43 @@ def take_step(
         broken = broken & ~attempt.diverged
     new = _fail_underflow(new, reject, broken, limits)
     new = _pass_stop(new, accept & plan.landing, limits)
-    return _fail_exhausted(new, accept, limits, method), accept
+    return _fail_exhausted(new, accept, limits, rule), accept
 
 
-def renew_slope(field: Field, walk: Walk, moved: Tensor) -> Walk:
-    """Evaluate the field anew for the samples that moved; one evaluation for each."""
-    fresh = field(broadcast_to_state(walk.t, walk.z).to(walk.z.dtype), walk.z)
-    slope = torch.where(broadcast_to_state(moved, walk.z), fresh, walk.slope)
-    return walk._replace(slope=slope, evaluations=walk.evaluations + moved)
+def stale_slopes(walk: Walk, new: Walk, moved: Tensor, rule: PassRule) -> Tensor:
+    """``(batch,)`` of bool: whose slope has to be evaluated anew after a step."""
+    if rule.method.first_same_as_last:
+        return torch.zeros_like(moved)
+    return moved if rule.needs_end_slope else moved & new.running
+
+
+def slope_at(field: Field, walk: Walk) -> Tensor:
+    """Return the field at every sample's time and state."""
+    return field(broadcast_to_state(walk.t, walk.z).to(walk.z.dtype), walk.z)
+
+
+def parked(which: Tensor, walk: Walk, new: Walk) -> Walk:
+    """Return ``new`` with some samples back where they stood in ``walk``, where their slope is known."""
+    mask = broadcast_to_state(which, walk.z)
+    return new._replace(
+        z=torch.where(mask, walk.z, new.z),
+        slope=torch.where(mask, walk.slope, new.slope),
+        t=torch.where(which, walk.t, new.t),
+    )
+
+
+def with_renewed_slope(walk: Walk, new: Walk, fresh: Tensor, stale: Tensor) -> Walk:
+    """Return ``new`` with the fresh slopes of the stale samples; one evaluation for each.
+
+    A sample whose fresh slope is not a number could not be anywhere there: it fails, where it stood before.
+    """
+    lost = stale & ~finite_samples(fresh)
+    new = new._replace(
+        slope=torch.where(broadcast_to_state(stale, new.z), fresh, new.slope),
+        evaluations=new.evaluations + stale,
+        status=torch.where(lost, int(SolveStatus.NON_FINITE), new.status),
+    )
+    return parked(lost, walk, new)
 
 
 def within_step(rule: PassRule, walk: Walk, plan: Plan, attempt: Attempt, new: Walk) -> list[Tensor]:
@@ -295,9 +327,15 @@ def _fail_underflow(walk: Walk, rejected: Tensor, broken: Tensor, limits: Limits
     return walk.ended(too_small & broken, SolveStatus.NON_FINITE).ended(too_small, SolveStatus.STEP_UNDERFLOW)
 
 
-def _fail_exhausted(walk: Walk, accepted: Tensor, limits: Limits, method: StepMethod) -> Walk:
+def _fail_exhausted(walk: Walk, accepted: Tensor, limits: Limits, rule: PassRule) -> Walk:
     walk = walk.ended(walk.accepted + walk.rejected >= limits.max_steps, SolveStatus.MAX_STEPS_REACHED)
-    next_step = walk.evaluations + method.least_evaluations
-    if not method.first_same_as_last:
+    next_step = walk.evaluations + least_evaluations(rule)
+    if not rule.method.first_same_as_last:
         next_step = next_step + accepted
     return walk.ended(next_step > limits.max_evaluations, SolveStatus.BUDGET_EXCEEDED)
+
+
+def least_evaluations(rule: PassRule) -> int:
+    """Return the evaluations that a step takes at least, with the slope at its end where that is needed."""
+    end_slope = rule.needs_end_slope and not rule.method.first_same_as_last
+    return rule.method.least_evaluations + int(end_slope)

@@ -4,10 +4,13 @@ Compiling takes seconds, so by itself it happens only to a kind of step that has
 compilation will: at worst a solve then takes twice the time of the better choice.
 """
 
+import importlib
 import logging
-import time
+import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from types import FunctionType
 from typing import Any, Literal
 
@@ -21,25 +24,28 @@ Compilation = Literal["auto", "always", "never"]
 # About what torch.compile takes for a step of a small field on one core, in seconds.
 BREAK_EVEN = 10.0
 _MOST_KINDS = 16
-
-Step = Callable[..., Any]
+# A field that depends on something that changes is compiled again for every change: after that many it runs eagerly.
+_MOST_GRAPHS = 2
 
 
 class KindOfStep:
-    """A step as a pure function of tensors, with the time it has taken so far and, in the end, its graph.
+    """Steps that share a graph, with the time they have taken so far and, in the end, the graph.
+
+    A step is a pure function of tensors. So one that fails in the middle can be made anew, eagerly.
 
     Attributes:
-        function: the step.
-        seconds: what its eager runs have taken.
+        seconds: what eager runs have taken.
         failure: why it cannot be compiled, once that is known.
         graph: the compiled step, once there is one.
+        owner: whose function the step is; once it is gone, so is the kind.
     """
 
-    def __init__(self, function: FunctionType) -> None:
-        self.function = function
+    def __init__(self, owner: "weakref.ref[object] | None" = None) -> None:
         self.seconds = 0.0
         self.failure: str | None = None
-        self.graph: Step | None = None
+        self.graph: Callable[..., Any] | None = None
+        self.owner = owner
+        self._graphs = 0
 
     def is_due(self, mode: Compilation) -> bool:
         """Whether the next step is to be a compiled one."""
@@ -47,29 +53,26 @@ class KindOfStep:
             return False
         return mode == "always" or self.graph is not None or self.seconds >= BREAK_EVEN
 
-    def eagerly(self, *arguments: Any) -> Any:
-        """Run the step eagerly, and note the time it took."""
-        start = time.perf_counter()
-        result = self.function(*arguments)
-        self.seconds += time.perf_counter() - start
-        return result
+    def compiled(self, build: Callable[[], FunctionType], *arguments: Any) -> Any:
+        """Run the compiled step and return what it does, or None where it cannot be; ``failure`` then says why.
 
-    def compiled(self, *arguments: Any) -> Any:
-        """Run the compiled step; where that fails the first time, run it eagerly from then on, and say why."""
-        if self.graph is not None:
-            return self.graph(*arguments)
+        ``build`` makes the step's function; it is called once.
+        """
         if self.failure is not None:
-            return self.function(*arguments)
+            return None
+        before = _graphs_made()
         try:
-            graph = torch.compile(_with_own_code(self.function), fullgraph=True, dynamic=False)
+            if self.graph is None:
+                self.graph = torch.compile(_with_own_code(build()), fullgraph=True, dynamic=False)
             # Worker processes for a single graph would stay behind.
-            with torch._inductor.config.patch(compile_threads=1):
-                result = graph(*arguments)
-        except Exception as error:  # whatever the compilers of this machine may raise
-            self.failure = _first_line(error)
-            log.warning("a solver step could not be compiled, it runs eagerly: %s", self.failure)
-            return self.function(*arguments)
-        self.graph = graph
+            with _one_compiler_thread() if self._graphs == 0 else nullcontext():
+                result = self.graph(*arguments)
+        except Exception as error:  # whatever the compilers of this machine, or the field, may raise
+            self._give_up(_cause(error))
+            return None
+        self._graphs += _graphs_made() - before
+        if self._graphs > _MOST_GRAPHS:
+            self._give_up("the field depends on something that changes: it would be compiled again and again")
         return result
 
     def reason(self, mode: Compilation) -> str:
@@ -80,6 +83,21 @@ class KindOfStep:
             return "asked for" if mode == "always" else f"eager steps had taken {BREAK_EVEN:g} s, as long as compiling"
         return "compilation is off" if mode == "never" else "too few steps so far to be worth compiling"
 
+    def _give_up(self, failure: str) -> None:
+        self.failure, self.graph = failure, None
+        log.warning("a solver step could not be compiled, it runs eagerly: %s", failure)
+
+
+def _graphs_made() -> int:
+    # Loaded here: torch's compiler takes a second or two, and most processes compile nothing.
+    counters = importlib.import_module("torch._dynamo.utils").counters
+    return int(counters["stats"]["unique_graphs"])
+
+
+def _one_compiler_thread() -> AbstractContextManager[None]:
+    patch: AbstractContextManager[None] = importlib.import_module("torch._inductor.config").patch(compile_threads=1)
+    return patch
+
 
 def _with_own_code(function: FunctionType) -> FunctionType:
     """Return a copy with a code object of its own: torch keeps the graphs, and bounds their number, by code object."""
@@ -89,7 +107,7 @@ def _with_own_code(function: FunctionType) -> FunctionType:
     return copy
 
 
-def _first_line(error: BaseException) -> str:
+def _cause(error: BaseException) -> str:
     # The compiler's own error is what a user can do something about, not torch's around it.
     while (inner := getattr(error, "inner_exception", error.__cause__)) is not None:
         error = inner
@@ -98,17 +116,22 @@ def _first_line(error: BaseException) -> str:
 
 
 _KINDS: OrderedDict[Hashable, KindOfStep] = OrderedDict()
+_LOCK = threading.Lock()
 
 
-def kind_of_step(key: Hashable, build: Callable[[], FunctionType]) -> KindOfStep:
-    """Return the one kind of step for ``key`` of this process; ``build`` makes its function when it is new.
+def kind_of_step(key: Hashable, owner: "weakref.ref[object] | None" = None) -> KindOfStep:
+    """Return the one kind of step of this process for ``key``, while ``owner`` lives.
 
-    The last few kinds are kept, with their graphs and the fields they were made for.
+    The last few kinds are kept. A kind holds on to its graph, and only with a graph to the field it was made for.
+    Inference mode and the wish for gradients are part of every key, as torch makes graphs of their own for them.
     """
-    kind = _KINDS.get(key)
-    if kind is None:
-        kind = _KINDS[key] = KindOfStep(build())
-        if len(_KINDS) > _MOST_KINDS:
-            _KINDS.popitem(last=False)
-    _KINDS.move_to_end(key)
-    return kind
+    key = (key, torch.is_inference_mode_enabled(), torch.is_grad_enabled())
+    with _LOCK:
+        kind = _KINDS.get(key)
+        # The key of a function that is gone may be that of a new one.
+        if kind is None or (kind.owner is not None and (owner is None or kind.owner() is not owner())):
+            kind = _KINDS[key] = KindOfStep(owner)
+            if len(_KINDS) > _MOST_KINDS:
+                _KINDS.popitem(last=False)
+        _KINDS.move_to_end(key)
+        return kind

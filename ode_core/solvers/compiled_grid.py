@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ode_core.solvers.compilation import KindOfStep, kind_of_step
-from ode_core.solvers.functional_field import as_functional
-from ode_core.solvers.solution import Field
+from ode_core.solvers.functional_field import FunctionalField, as_functional
+from ode_core.solvers.solution import Field, is_plain
 from ode_core.solvers.step_polynomial import combine
 from ode_core.solvers.tableaus import ButcherTableau
 
@@ -23,28 +23,22 @@ class CompilableSteps:
         compiled: how many steps were made with the graph.
     """
 
-    def __init__(self, tensors: tuple[Tensor, ...], kind: KindOfStep, h: float, like: Tensor) -> None:
+    def __init__(self, functional: FunctionalField, kind: KindOfStep, tableau: ButcherTableau, h: Tensor) -> None:
         self.kind, self.compiled = kind, 0
-        self._tensors, self._h = tensors, torch.tensor(h, dtype=like.dtype, device=like.device)
+        self._functional, self._tableau, self._h = functional, tableau, h
 
-    def step(self, z: Tensor, stage_times: tuple[Tensor, ...]) -> Tensor:
-        """Return the state after a step."""
-        z_new: Tensor = self.kind.compiled(self._tensors, z, self._h, stage_times)
-        self.compiled += self.kind.graph is not None
+    def step(self, z: Tensor, stage_times: tuple[Tensor, ...]) -> Tensor | None:
+        """Return the state after a step, or None where the graph failed."""
+        z_new: Tensor | None = self.kind.compiled(self._build, self._functional.tensors, z, self._h, stage_times)
+        self.compiled += z_new is not None
         return z_new
 
+    def _build(self) -> FunctionType:
+        # A last stage that is the first of the next step is left out: on a grid the next step evaluates it.
+        used = self._tableau.a[:-1] if self._tableau.first_same_as_last else self._tableau.a
+        rows, b = [[float(w) for w in row] for row in used], [float(w) for w in self._tableau.b[: len(used)]]
+        evaluate = self._functional.function
 
-def compilable_steps(field: Field, z0: Tensor, tableau: ButcherTableau, h: float) -> CompilableSteps | None:
-    """Return the steps of a solve for compilation, or None where the field is not known to be a function."""
-    functional = as_functional(field)
-    if functional is None or functional.before_evaluation is not None:
-        return None
-    # A last stage that is the first of the next step is left out: on a grid the next step evaluates it.
-    used = tableau.a[:-1] if tableau.first_same_as_last else tableau.a
-    rows, b = [[float(w) for w in row] for row in used], [float(w) for w in tableau.b[: len(used)]]
-    evaluate = functional.function
-
-    def build() -> FunctionType:
         def step(tensors: tuple[Tensor, ...], z: Tensor, h: Tensor, times: tuple[Tensor, ...]) -> Tensor:
             slopes: list[Tensor] = []
             for t, row in zip(times, rows, strict=True):
@@ -55,5 +49,14 @@ def compilable_steps(field: Field, z0: Tensor, tableau: ButcherTableau, h: float
         assert isinstance(step, FunctionType)
         return step
 
-    key = ("grid step", functional.key, tuple(map(tuple, rows)), tuple(b), z0.dtype, z0.device, z0.shape, z0.stride())
-    return CompilableSteps(functional.tensors, kind_of_step(key, build), h, z0)
+
+def compilable_steps(field: Field, z0: Tensor, tableau: ButcherTableau, h: float) -> CompilableSteps | None:
+    """Return the steps of a solve for compilation, or None where the field is not known to be a function."""
+    functional = as_functional(field)
+    if functional is None or functional.before_evaluation is not None:
+        return None
+    if not all(is_plain(tensor) for tensor in functional.tensors):
+        return None
+    key = ("grid step", functional.key, tableau.a, tableau.b, z0.dtype, z0.device, z0.shape, z0.stride())
+    scaled = torch.tensor(h, dtype=z0.dtype, device=z0.device)
+    return CompilableSteps(functional, kind_of_step(key, functional.owner), tableau, scaled)

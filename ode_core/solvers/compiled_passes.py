@@ -17,13 +17,15 @@ from ode_core.solvers.adaptive_step import (
     Walk,
     broken_samples,
     plan_step,
-    renew_slope,
+    slope_at,
+    stale_slopes,
     take_step,
+    with_renewed_slope,
     within_step,
 )
 from ode_core.solvers.compilation import KindOfStep, kind_of_step
 from ode_core.solvers.functional_field import FunctionalField, as_functional
-from ode_core.solvers.solution import Field
+from ode_core.solvers.solution import Field, is_plain
 from ode_core.solvers.status import SolveStatus
 from ode_core.solvers.step_history import Pass, StepHistory
 
@@ -45,31 +47,41 @@ class CompilablePasses:
         ran: whether compiled passes were made.
     """
 
-    def __init__(self, functional: FunctionalField, walk: Walk, limits: Limits, kind: KindOfStep, size: int) -> None:
-        self.kind, self.ran = kind, False
-        self._functional, self._limits, self._size = functional, _padded_stops(limits), size
-        self._batch = len(walk.z)
+    def __init__(self, functional: FunctionalField, rule: PassRule, limits: Limits, batch: int, size: int) -> None:
+        self.ran = False
+        self._functional, self._rule, self._limits = functional, rule, limits
+        self._batch, self._size = batch, size
+        self.kind = KindOfStep()
+        self.remembered = False
 
     def run(self, walk: Walk, history: StepHistory | None) -> Walk:
-        """Make passes until every sample has arrived or failed, and return where they stand."""
-        standing = torch.arange(self._size, device=walk.z.device)
-        walk = _select(walk, standing.clamp(max=self._batch - 1))
-        padding = standing >= self._batch
-        walk = walk._replace(status=torch.where(padding, int(SolveStatus.SUCCESS), walk.status))
-        walk = _laid_out(walk)
+        """Make passes until every sample has arrived or failed, or the graph fails; return where they stand."""
+        walk = self._padded(walk)
         going = True
         while going:
             if self._functional.before_evaluation is not None:
                 self._functional.before_evaluation()
-            walk, running, passes = self.kind.compiled(self._functional.tensors, walk, self._limits)
+            made = self.kind.compiled(self._build, self._functional.tensors, walk, self._limits)
+            if made is None:
+                break
+            walk, running, passes = made
             if history is not None:
                 for step in passes:
                     history.append(step if self._batch == self._size else _first(step, self._batch))
-            going = bool(running)
-        self.ran = True
+            self.ran, going = True, bool(running)
         # Copies: a part of the padded batch would keep all of it.
         found: Walk = pytree.tree_map(lambda values: values[: self._batch].clone(), walk)
         return found
+
+    def _build(self) -> FunctionType:
+        stages = self._rule.method.least_evaluations + 1
+        return _some_passes(self._functional, self._rule, stages, remembered=self.remembered)
+
+    def _padded(self, walk: Walk) -> Walk:
+        standing = torch.arange(self._size, device=walk.z.device)
+        walk = _select(walk, standing.clamp(max=self._batch - 1))
+        padding = standing >= self._batch
+        return _laid_out(walk._replace(status=torch.where(padding, int(SolveStatus.SUCCESS), walk.status)))
 
 
 def compilable_passes(
@@ -80,15 +92,18 @@ def compilable_passes(
     ``remembered``: every pass is to be left in a history, for the outputs.
     """
     functional = as_functional(field)
-    if functional is None or walk.z.numel() > _LARGEST_BATCH or getattr(field, "stacked", None):
+    if functional is None or not 0 < walk.z.numel() <= _LARGEST_BATCH or getattr(field, "stacked", None):
+        return None
+    if not all(is_plain(tensor) for tensor in functional.tensors):
         return None
     size = len(walk.z)
-    if walk.z.numel() <= _PADDED_BATCH:
+    if functional.by_sample and walk.z.numel() <= _PADDED_BATCH:
         size = max(_SMALLEST_BATCH, 1 << (size - 1).bit_length())
-    key = ("passes", functional.key, rule.key, remembered, walk.z.dtype, walk.z.device, walk.z.shape[1:], size)
-    stages = rule.method.least_evaluations + 1
-    kind = kind_of_step(key, lambda: _some_passes(functional, rule, stages, remembered=remembered))
-    return CompilablePasses(functional, walk, limits, kind, size)
+    passes = CompilablePasses(functional, rule, _padded_stops(limits), len(walk.z), size)
+    passes.remembered = remembered
+    shape = (walk.z.dtype, walk.z.device, walk.z.shape[1:], size, len(_padded_stops(limits).stops))
+    passes.kind = kind_of_step(("passes", functional.key, rule.key, remembered, *shape), functional.owner)
+    return passes
 
 
 def _some_passes(functional: FunctionalField, rule: PassRule, stages: int, *, remembered: bool) -> FunctionType:
@@ -104,9 +119,9 @@ def _some_passes(functional: FunctionalField, rule: PassRule, stages: int, *, re
             plan = plan_step(walk, limits, rule.direction)
             attempt = rule.method.attempt(field, walk, plan, limits, rule.direction)
             broken = broken_samples(walk, attempt)
-            new, moved = take_step(walk, plan, attempt, broken, limits, rule.method, rule.control)
+            new, moved = take_step(walk, plan, attempt, broken, limits, rule)
             if not rule.method.first_same_as_last:
-                new = renew_slope(field, new, moved if rule.needs_end_slope else moved & new.running)
+                new = with_renewed_slope(walk, new, slope_at(field, new), stale_slopes(walk, new, moved, rule))
             if remembered:
                 passes.append(Pass(new.t, new.z, within_step(rule, walk, plan, attempt, new)))
             walk = new

@@ -14,6 +14,7 @@ from torch import Tensor
 from ode_core.solvers.compilation import Compilation
 from ode_core.solvers.compiled_grid import CompilableSteps, compilable_steps
 from ode_core.solvers.explicit_methods import TABLEAUS
+from ode_core.solvers.output_times import snapped_to_ends
 from ode_core.solvers.record import AcceptedStep, Record
 from ode_core.solvers.solution import (
     Execution,
@@ -117,6 +118,8 @@ def _run(
         reason = "the field keeps no tape of its own"
     elif isinstance(walk, _GivenGridWalk):
         reason = "the grid is not uniform"
+    elif torch.is_autocast_enabled(z0.device.type):
+        reason = "under autocast"
     elif not all(is_plain(tensor) for tensor in (z0, *field.tensors)):
         reason = "within a transform of torch.func or with tangents"
     else:
@@ -164,10 +167,11 @@ def grid_positions(times: Tensor, steps: int, t0: float, t1: float) -> list[tupl
     A time that is a grid point up to the rounding of its own type counts as one (``s = 0``), so that
     ``linspace(t0, t1, steps + 1)`` gives the states themselves.
     """
+    # Rounded to their own type, times at an end may lie a little outside.
     rounding = min(1e-3, 4 * torch.finfo(times.dtype).eps * max(abs(t0), abs(t1)) / abs(t1 - t0) * steps)
     positions = []
-    for t in times.tolist():
-        exact = (t - t0) / (t1 - t0) * steps
+    for t in snapped_to_ends(times, t0, t1).tolist():
+        exact = min(max((t - t0) / (t1 - t0) * steps, 0.0), float(steps))
         nearest = round(exact)
         is_grid_point = abs(exact - nearest) <= rounding
         positions.append((nearest, 0.0) if is_grid_point else (int(exact), exact - int(exact)))
@@ -180,16 +184,21 @@ def _positions_on(grid: Tensor, times: Tensor, t0: float, t1: float) -> list[tup
     points = direction * grid.double()
     # A last step of a rounding error may lead backwards, and a search needs an order.
     points[-2] = torch.minimum(points[-2], points[-1])
-    wanted = direction * times.double().cpu()
+    wanted = direction * snapped_to_ends(times, t0, t1).cpu()
     rounding = 4 * max(torch.finfo(times.dtype).eps, torch.finfo(grid.dtype).eps) * max(abs(t0), abs(t1))
+    last = len(points) - 1
     positions = []
     for t in wanted.tolist():
-        k = int(torch.searchsorted(points, t + rounding, right=True)) - 1
-        last = len(points) - 1
-        if k >= last or t - float(points[k]) <= rounding:
-            positions.append((min(k, last), 0.0))
+        k = max(0, int(torch.searchsorted(points, t, right=True)) - 1)
+        if k == last:
+            positions.append((last, 0.0))
+            continue
+        length = float(points[k + 1] - points[k])
+        share, near = (t - float(points[k])) / length, min(1e-3, rounding / length)
+        if near < share < 1 - near:
+            positions.append((k, share))
         else:
-            positions.append((k, (t - float(points[k])) / float(points[k + 1] - points[k])))
+            positions.append((k if share <= near else k + 1, 0.0))
     return positions
 
 
@@ -232,14 +241,15 @@ class _GridWalk:
     def to_the_end(self, steps: CompilableSteps | None = None, compilation: Compilation = "never") -> None:
         """Walk to ``t1``, with compiled steps where they are given and due."""
         for stage_times in self._stage_times():
-            if steps is None:
-                self._step(stage_times)
-            elif steps.kind.is_due(compilation):
-                self.z = steps.step(self.z, stage_times)
-                self.evaluations += len(stage_times)
-            else:
-                start = time.perf_counter()
-                self._step(stage_times)
+            if steps is not None and steps.kind.is_due(compilation):
+                z_new = steps.step(self.z, stage_times)
+                if z_new is not None:
+                    self.z = z_new
+                    self.evaluations += len(stage_times)
+                    continue
+            start = time.perf_counter()
+            self._step(stage_times)
+            if steps is not None:
                 steps.kind.seconds += time.perf_counter() - start
 
     def with_outputs(self, outputs: Sequence[tuple[int, float]]) -> Tensor:

@@ -9,8 +9,8 @@ from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ode_core.solvers.functional_field import FunctionalField
 from ode_core.solvers.tableaus import ButcherTableau
 
 
@@ -42,6 +42,7 @@ class TapedField(Protocol):
     @property
     def tensors(self) -> tuple[Tensor, ...]: ...  # noqa: D102
     def tape(self, z: Tensor, slots: int) -> FieldTape: ...  # noqa: D102
+    def functional(self) -> FunctionalField: ...  # noqa: D102
 
 
 def keeps_tape(field: object) -> TypeGuard[TapedField]:
@@ -82,16 +83,46 @@ def solve_taped(field: TapedField, z0: Tensor, tableau: ButcherTableau, steps: i
 class _TapedSolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z0: Tensor, field: TapedField, rule: GridRule, *tensors: Tensor) -> Tensor:
-        ctx.tape, ctx.rule = field.tape(z0, rule.steps * rule.stages), rule
+        ctx.field, ctx.rule, ctx.tape = field, rule, field.tape(z0, rule.steps * rule.stages)
+        # Saved also to notice when one of them is changed before the backward pass.
+        ctx.save_for_backward(z0, *tensors)
         return _walk(ctx.tape, z0, rule, remember=True)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        z0, *tensors = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted
+            return _differentiable_backward(ctx, z0, tensors, cotangents[0])
         tape: FieldTape = ctx.tape
         tape.begin_backward()
         start = _pull_back(tape, cotangents[0], ctx.rule)
         return (tape.unpack(start), None, None, *tape.gradients())
+
+
+def _differentiable_backward(
+    ctx: Any, z0: Tensor, tensors: Sequence[Tensor], cotangent: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients with a graph, from a solve that autograd sees every operation of."""
+    final = _walk_with_autograd(ctx.field.functional().function, z0, tensors, ctx.rule)
+    inputs = [(i, x) for i, x in enumerate((z0, *tensors)) if x.requires_grad]
+    found = torch.autograd.grad(final, [x for _, x in inputs], cotangent, create_graph=True, allow_unused=True)
+    gradients = dict(zip((i for i, _ in inputs), found, strict=True))
+    return gradients.get(0), None, None, *(gradients.get(i + 1) for i in range(len(tensors)))
+
+
+def _walk_with_autograd(evaluate: Any, z0: Tensor, tensors: Sequence[Tensor], rule: GridRule) -> Tensor:
+    rows, b, z = _nonzero(rule.rows), _nonzero([rule.b])[0], z0
+    for step in range(rule.steps):
+        slopes: list[Tensor] = []
+        for i in range(rule.stages):
+            stage = z
+            for j, w in rows[i]:
+                stage = torch.add(stage, slopes[j], alpha=w)
+            t = torch.tensor(rule.time(step, i), dtype=z.dtype, device=z.device)
+            slopes.append(evaluate(tuple(tensors), t, stage))
+        for j, w in b:
+            z = torch.add(z, slopes[j], alpha=w)
+    return z
 
 
 def _walk(tape: FieldTape, z0: Tensor, rule: GridRule, *, remember: bool) -> Tensor:

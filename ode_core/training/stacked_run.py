@@ -85,10 +85,12 @@ class StackedTrainingRun:
         start = time.perf_counter()
         batches = [run.batch() for run in self.runs]
         inputs, labels = (torch.stack(parts) for parts in zip(*batches, strict=True))
-        logits, statuses, evaluations = self._forward(inputs)
+        with self._model.float32_products():
+            logits, statuses, evaluations = self._forward(inputs)
         losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(dim=1)
         self._optimizer.zero_grad(set_to_none=True)
-        torch.dot(losses, self._alive).backward()  # type: ignore[no-untyped-call]
+        with self._model.float32_products():
+            torch.dot(losses, self._alive).backward()  # type: ignore[no-untyped-call]
         norms = self._gradient_norms()
         accuracy = (logits.detach().argmax(dim=2) == labels).double().mean(dim=1)
         rows = torch.stack([losses.detach().double(), accuracy, norms, evaluations]).T.tolist()
@@ -138,16 +140,17 @@ class StackedTrainingRun:
     def _stop_diverged(self, rows: Sequence[Sequence[float]], statuses: Tensor) -> None:
         for i, (loss, _, norm, _) in enumerate(rows):
             if self.diverged[i] is None:
-                self.diverged[i] = self.runs[i].divergence(loss, norm, statuses[i])
-                if self.diverged[i] is not None:
+                failed = self.runs[i].divergence(loss, norm, statuses[i])
+                if failed is not None:
                     self._give_back(i)
+                    self.diverged[i] = failed
                     self._clear(i)
 
     def _still_diverged(self) -> None:
         # In the iteration in which a run diverges its gradient is not a number yet.
         for w in self._weights.values():
-            assert w.grad is not None
-            w.grad[self._alive == 0] = 0.0
+            if w.grad is not None:  # None where no sample of any run could be solved
+                w.grad[self._alive == 0] = 0.0
 
     @torch.no_grad()
     def _clear(self, number: int) -> None:
@@ -168,7 +171,7 @@ class StackedTrainingRun:
     def _give_back(self, number: int) -> None:
         """Write one run's part of weights and optimiser state to the run itself, unless it has stopped."""
         run = self.runs[number]
-        if run.iteration < self.iteration:
+        if self.diverged[number] is not None:
             return
         own = dict(run.model.named_parameters())
         state = {}

@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch.nn import functional
 
 from ode_core.fields.buffer_pool import BufferPool
 from ode_core.fields.dense_chain import LONGEST, dense_matrix, stack_chains
-from ode_core.fields.vector_fields import ACTIVATIONS, build_field
+from ode_core.fields.vector_fields import ACTIVATIONS, VectorField, build_field
 from ode_core.solvers.solve import solve
 from ode_core.specs import Conv1dField, Conv2dField, MlpField, SolverSpec
 
@@ -137,3 +138,49 @@ def test_a_field_solves_in_inference_mode_and_then_trains():
     final = solve(field.for_states((1, 2)), z, solver).final
     assert torch.equal(final.detach(), first)
     final.sum().backward()
+
+
+def a_network(*layers: torch.nn.Module) -> VectorField:
+    return VectorField(torch.nn.Sequential(*layers), time_dependent=False)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        a_network(torch.nn.Linear(2, 3), torch.nn.ELU(0.3), torch.nn.Linear(3, 2)),
+        a_network(torch.nn.Linear(2, 3), torch.nn.Sigmoid(), torch.nn.Linear(3, 2)),
+        a_network(torch.nn.Linear(2, 3, bias=False), torch.nn.ReLU(), torch.nn.Linear(3, 2)),
+        a_network(
+            torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2)
+        ),
+        a_network(torch.nn.Linear(2, 2)),
+    ],
+)
+def test_networks_that_are_no_such_chain_are_run_as_they_are(field):
+    assert field.for_states((2,)) is field
+
+
+@pytest.mark.parametrize(
+    "changes", [{"stride": 2}, {"padding": 0}, {"dilation": 2, "padding": 2}, {"padding_mode": "circular"}]
+)
+def test_convolutions_that_no_dense_matrix_is_known_for_are_run_as_they_are(changes):
+    middle = torch.nn.Conv1d(2, 2, 3, **{"padding": 1} | changes)
+    field = a_network(torch.nn.Conv1d(1, 2, 1), torch.nn.ReLU(), middle, torch.nn.ReLU(), torch.nn.Conv1d(2, 1, 1))
+    assert field.for_states((1, 3)) is field
+
+
+def test_a_layer_with_a_hook_is_run_as_it_is():
+    field = build_field(MlpField(hidden=(3,)), (2,))
+    assert field.for_states((2,)) is not field
+    field.network[0].register_forward_hook(lambda *arguments: None)
+    assert field.for_states((2,)) is field
+
+
+def test_a_pool_is_bounded_and_is_not_stored_with_its_field(monkeypatch):
+    monkeypatch.setattr(BufferPool, "_MOST_BYTES", 100)
+    pool, like = BufferPool(), torch.zeros(1)
+    pool.give(torch.empty(20))
+    pool.give(torch.empty(24))
+    assert sum(buffer.nbytes for buffer in pool._free) <= 100
+    assert pickle.loads(pickle.dumps(pool))._free == []
+    assert pool.take((24,), like).numel() == 24

@@ -303,3 +303,33 @@ def test_a_tolerance_below_the_smallest_number_does_not_fail_a_component_that_st
     assert solution.status.tolist() == [SolveStatus.SUCCESS]
     # The step control keeps the error of a step below 1e-4 of the state; a few steps cover the interval.
     assert solution.final[0, 0].item() == pytest.approx(math.exp(-1), rel=1e-3)
+
+
+def only_below_two(t: torch.Tensor, z: torch.Tensor, rate: torch.Tensor | float = 1.0) -> torch.Tensor:
+    """``z' = rate z``, which is no number from 2 on: some samples land where the field cannot be evaluated."""
+    return rate * z * torch.where(z < 2, 1.0, torch.nan)
+
+
+@pytest.mark.parametrize("method", ADAPTIVE)
+def test_a_failing_sample_leaves_the_gradients_of_the_others_alone_wherever_it_fails(method):
+    z0 = torch.linspace(0.5, 1.9, 60, dtype=torch.float64)[:, None]
+    tolerance = 1e-4 if method == "fehlberg2" else 1e-2  # whose steps are 20 times as long; see accuracy
+    for start in (z0, torch.cat([torch.full((1, 1), 5.0, dtype=torch.float64), z0])):
+        rate = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+        solution = solve(lambda t, z, rate=rate: only_below_two(t, z, rate), start, spec(method, tolerance), t1=1.0)
+        good = solution.succeeded
+        assert 0 < int(good.sum()) < len(start)
+        solution.final[good].sum().backward()
+        # d/d rate of exp(rate) z0 at rate 1; the error of a step's derivative is of the tolerance's size.
+        expected = float((torch.e * start[good]).sum())
+        assert float(rate.grad) == pytest.approx(expected, rel=0.1)
+
+
+def test_a_batch_without_a_slope_at_the_start_has_no_gradient_and_no_error():
+    rate = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    z0 = torch.tensor([[-1.0], [2.0]], dtype=torch.float64)
+    solution = solve(lambda t, z: rate * torch.log(z), z0, spec("dopri5"))
+    assert solution.status.tolist() == [SolveStatus.NON_FINITE, SolveStatus.SUCCESS]
+    solution.final[1].sum().backward()
+    assert bool(torch.isfinite(rate.grad))
+    assert not solve(lambda t, z: rate * torch.log(z), z0[:1], spec("dopri5")).succeeded.any()

@@ -1,7 +1,8 @@
 """Compiling takes seconds a graph, so these tests share one small kind of step where they can."""
 
+import gc
 import logging
-from types import FunctionType
+import weakref
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from torch._dynamo.utils import counters
 from ode_core.fields.vector_fields import build_field, initialise
 from ode_core.solvers import compilation, compiled_passes
 from ode_core.solvers.compilation import KindOfStep, kind_of_step
-from ode_core.solvers.functional_field import as_functional
-from ode_core.solvers.solution import Solution
+from ode_core.solvers.functional_field import FunctionalField, as_functional
+from ode_core.solvers.solution import Field, Solution
 from ode_core.solvers.solve import solve
 from ode_core.solvers.status import SolveStatus
 from ode_core.specs import Conv1dField, Conv2dField, SolverSpec
@@ -36,9 +37,11 @@ def starts(batch: int) -> torch.Tensor:
     return scale * torch.rand(batch, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def pair(z0: torch.Tensor, solver: SolverSpec, **arguments: object) -> tuple[Solution, Solution]:
+def pair(
+    z0: torch.Tensor, solver: SolverSpec, field: Field = bernoulli, **arguments: object
+) -> tuple[Solution, Solution]:
     eager, compiled = (
-        solve(bernoulli, z0, solver, compilation=mode, **arguments)  # type: ignore[arg-type]
+        solve(field, z0, solver, compilation=mode, **arguments)  # type: ignore[arg-type]
         for mode in ("never", "always")
     )
     assert eager.execution.path == "eager"
@@ -59,22 +62,38 @@ def graphs() -> int:
     return int(counters["stats"]["unique_graphs"])
 
 
+class ByNumbers:
+    """``bernoulli`` as a field that says itself what it is a function of, and that samples do not meet in it."""
+
+    def __call__(self, t: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return bernoulli(t, z)
+
+    def functional(self) -> FunctionalField:
+        return FunctionalField(lambda tensors, t, z: bernoulli(t, z), (), "bernoulli", None, by_sample=True)
+
+
 def test_one_graph_serves_batches_intervals_tolerances_outputs_and_limits() -> None:
-    before = graphs()
-    assert_same(*pair(starts(30), spec(), t1=1.5, times=TIMES, outputs="interpolate"))
+    before, field = graphs(), ByNumbers()
+    assert_same(*pair(starts(30), spec(), field, t1=1.5, times=TIMES, outputs="interpolate"))
     assert graphs() == before + 1
     # Other sizes of the batch up to the next power of two, tolerances, ends, outputs; a sample that fails.
-    assert_same(*pair(starts(17), spec(1e-3), t0=0.5, t1=0.9, times=torch.tensor([0.6]), outputs="interpolate"))
+    assert_same(*pair(starts(17), spec(1e-3), field, t0=0.5, t1=0.9, times=torch.tensor([0.6]), outputs="interpolate"))
     failing = starts(21)
     failing[3], failing[5] = -3.0, torch.nan  # grows without bound before t = 1
-    eager, compiled = pair(failing, spec(max_steps=60), t1=1.5, times=TIMES, outputs="interpolate")
+    eager, compiled = pair(failing, spec(max_steps=60), field, t1=1.5, times=TIMES, outputs="interpolate")
     assert set(compiled.status.tolist()) >= {SolveStatus.SUCCESS, SolveStatus.NON_FINITE}
     assert_same(eager, compiled)
-    assert_same(*pair(starts(20), spec(), t1=1.5, times=TIMES, outputs="interpolate", max_evaluations=80))
+    assert_same(*pair(starts(20), spec(), field, t1=1.5, times=TIMES, outputs="interpolate", max_evaluations=80))
     assert graphs() == before + 1
     # Alone: one sample is padded to the smallest batch, another graph.
-    assert_same(*pair(starts(1), spec(), t1=1.5, times=TIMES, outputs="interpolate"))
+    assert_same(*pair(starts(1), spec(), field, t1=1.5, times=TIMES, outputs="interpolate"))
     assert graphs() == before + 2
+
+
+def test_a_field_in_which_samples_may_meet_is_not_padded() -> None:
+    z0 = starts(5)
+    eager, compiled = pair(z0, spec(), lambda t, z: -z + z.mean(dim=0), t1=1.0)
+    assert_same(eager, compiled)
 
 
 def test_landing_on_outputs_is_compiled_too() -> None:
@@ -200,21 +219,86 @@ def test_fields_that_cannot_be_known_to_be_functions_of_their_tensors_are_not_co
     assert as_functional(training.eval()) is not None
 
 
+def test_modules_with_hooks_are_not_compiled() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    assert as_functional(module) is not None
+    module[0].register_forward_hook(lambda *arguments: None)
+    assert as_functional(module) is None
+
+
+def test_a_graph_that_fails_after_it_has_run_leaves_the_rest_to_eager_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks_down(function: object, **options: object) -> object:
+        calls = []
+
+        def run(*arguments: object) -> object:
+            calls.append(1)
+            if len(calls) > 3:
+                raise RuntimeError("recompile limit")
+            return function(*arguments)  # type: ignore[operator]
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", breaks_down)
+    eager = solve(bernoulli, starts(5), spec(), t1=1.5, times=TIMES, compilation="never")
+    broken = solve(bernoulli, starts(5), spec(), t1=1.5, times=TIMES, compilation="always")
+    assert "recompile limit" in broken.execution.reason
+    assert_same(eager, broken)
+    with torch.no_grad():
+        solver = SolverSpec(method="rk4", steps=9)
+        grid = solve(bernoulli, starts(5), solver, compilation="always")
+        assert torch.allclose(grid.final, solve(bernoulli, starts(5), solver, compilation="never").final, rtol=1e-13)
+
+
+def test_a_field_that_is_compiled_again_and_again_is_given_up() -> None:
+    class Counting(torch.nn.Module):
+        factor = 1.0
+
+        def forward(self, t: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+            return -self.factor * z
+
+    field, solver = Counting(), SolverSpec(method="euler", steps=2)
+    with torch.no_grad():
+        for number in range(5):
+            field.factor = 1.0 + number
+            solution = solve(field, starts(3), solver, compilation="always")
+            assert torch.allclose(solution.final, starts(3) * (1 - field.factor / 2) ** 2, rtol=1e-13)
+    assert solution.execution.path == "eager"
+    assert "changes" in solution.execution.reason
+
+
+def test_a_field_that_nobody_uses_is_not_kept() -> None:
+    def field(t: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return -z
+
+    solve(field, starts(3), spec())
+    gone = weakref.ref(field)
+    del field
+    gc.collect()
+    assert gone() is None
+
+
 def test_only_the_last_kinds_are_kept() -> None:
-    def step() -> int:
-        return 1
-
-    assert isinstance(step, FunctionType)
-    first = kind_of_step("first", lambda: step)
-    assert kind_of_step("first", lambda: step) is first
+    first = kind_of_step("first")
+    assert kind_of_step("first") is first
+    with torch.inference_mode():
+        assert kind_of_step("first") is not first
     for number in range(compilation._MOST_KINDS):
-        kind_of_step(number, lambda: step)
-    assert kind_of_step("first", lambda: step) is not first
+        kind_of_step(number)
+    assert kind_of_step("first") is not first
 
 
-def test_eager_runs_of_a_kind_are_timed() -> None:
-    kind = KindOfStep(lambda: sum(range(1000)))  # type: ignore[arg-type]
-    assert kind.eagerly() == 499500
-    assert kind.seconds > 0
-    assert not kind.is_due("auto")
-    assert kind.is_due("always")
+def test_a_kind_whose_owner_is_gone_is_not_that_of_another() -> None:
+    class Owner:
+        pass
+
+    one, other = Owner(), Owner()
+    first = kind_of_step("same key", weakref.ref(one))
+    assert kind_of_step("same key", weakref.ref(one)) is first
+    assert kind_of_step("same key", weakref.ref(other)) is not first
+
+
+def test_a_kind_is_due_when_it_is_asked_for_or_has_paid() -> None:
+    kind = KindOfStep()
+    assert [kind.is_due(mode) for mode in ("auto", "always", "never")] == [False, True, False]
+    kind.seconds = compilation.BREAK_EVEN
+    assert [kind.is_due(mode) for mode in ("auto", "always", "never")] == [True, True, False]

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -268,3 +270,14 @@ def test_states_may_have_any_shape(shape, solver):
     assert solution.final.shape == z0.shape
     assert solution.trajectory.shape == (3, *z0.shape)
     assert torch.allclose(solution.final, bernoulli_solution(1.0, z0), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("solver", [{"steps": 100_000}, {"step_size": 1e-5, "grid": "truncate"}])
+def test_float32_times_a_little_before_the_start_are_the_start(solver):
+    times = torch.linspace(1000.1, 1001.1, 3)
+    assert float(times[0]) < 1000.1
+    z0 = torch.ones(1, 1, dtype=torch.float64)
+    solution = solve(lambda t, z: -z, z0, SolverSpec(method="rk4", **solver), t0=1000.1, t1=1001.1, times=times)
+    # exp(-(t - t0)) at times that float32 rounds by 3e-5.
+    assert solution.trajectory.flatten().tolist() == pytest.approx([1.0, math.exp(-0.5), math.exp(-1.0)], rel=1e-4)
+    assert float(solution.trajectory[0]) == 1.0

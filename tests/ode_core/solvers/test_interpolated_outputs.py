@@ -129,3 +129,32 @@ def test_the_error_follows_the_tolerance_under_every_controller(method, controll
     for tolerance in (1e-3, usual(method)):
         solution = solve(bernoulli, STARTS, spec(method, tolerance, controller=controller), t1=1.5)
         assert bool(((solution.final - exact).abs() <= 10 * accuracy(method, tolerance)).all())
+
+
+@pytest.mark.parametrize("method", ADAPTIVE)
+def test_a_sample_that_succeeds_has_its_outputs(method):
+    z0 = torch.linspace(0.3, 0.99, 100, dtype=torch.float64)[:, None]
+    times = torch.linspace(0, 0.5, 9, dtype=torch.float64)
+    solution = solve(
+        lambda t, z: z * torch.where(z < 1, 1.0, torch.nan),
+        z0,
+        spec(method, 1e-1),
+        t1=0.5,
+        times=times,
+        outputs="interpolate",
+    )
+    good = solution.succeeded
+    assert 0 < int(good.sum()) < 100
+    assert bool(torch.isfinite(solution.trajectory[:, good]).all())
+
+
+@pytest.mark.parametrize("method", ADAPTIVE)
+def test_the_budget_bounds_the_evaluations_with_those_of_the_interpolant(method):
+    times = torch.tensor([0.3, 1.9], dtype=torch.float64)
+    free = solve(bernoulli, STARTS, spec(method), t1=2.0, times=times, outputs="interpolate")
+    for budget in (*range(3, 30), int(free.evaluations.min()), int(free.evaluations.max())):
+        solution = solve(
+            bernoulli, STARTS, spec(method), t1=2.0, times=times, outputs="interpolate", max_evaluations=budget
+        )
+        assert int(solution.evaluations.max()) <= budget
+        assert torch.equal(solution.succeeded, free.evaluations <= budget)

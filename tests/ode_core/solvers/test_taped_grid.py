@@ -176,3 +176,38 @@ def test_a_sample_that_leaves_the_range_is_marked_and_the_others_are_as_if_alone
     assert solution.succeeded.tolist() == [True, False, True]
     alone = solve(field.for_states((2,)), z0[[0, 2]], solver)
     assert torch.allclose(solution.final[[0, 2]], alone.final, rtol=0, atol=1e-14)
+
+
+def test_weights_that_change_before_the_backward_pass_are_noticed():
+    field = a_field(Conv1dField(channels=3), NARROW)
+    final = solve(field.for_states(NARROW), a_batch(NARROW), SolverSpec(method="euler", steps=2)).final
+    with torch.no_grad():
+        field.network[0].bias.mul_(1.5)
+    chain = build_field(MlpField(hidden=(4,)), (3,)).double()
+    final = solve(chain.for_states((3,)), a_batch((3,)), SolverSpec(method="euler", steps=2)).final
+    with torch.no_grad():
+        chain.network[0].weight.mul_(1.5)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        final.sum().backward()
+
+
+def test_second_derivatives_are_those_of_the_eager_solve():
+    field = a_field(MlpField(hidden=(4,), activation="tanh", time_dependent=True), (2,))
+    z0, solver = a_batch((2,), 2).requires_grad_(), SolverSpec(method="rk4", steps=3)
+    found = []
+    for f in (field, field.for_states((2,))):
+        final = solve(f, z0, solver, t0=0.1).final
+        parameters = [z0, *field.parameters()]
+        first = torch.autograd.grad(final.square().sum(), parameters, create_graph=True)
+        found.append(torch.autograd.grad(sum(g.square().sum() for g in first), parameters))
+    for eager, taped in zip(*found, strict=True):
+        assert torch.allclose(taped, eager, rtol=1e-10, atol=1e-11)
+
+
+def test_autocast_is_left_to_the_eager_loop():
+    field = build_field(Conv1dField(channels=3), NARROW)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        solution = solve(
+            field.for_states(NARROW), a_batch(NARROW).float(), SolverSpec(method="euler", steps=2), warn=False
+        )
+    assert (solution.execution.path, solution.execution.reason[:14]) == ("eager", "under autocast")

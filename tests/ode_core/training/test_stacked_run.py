@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 
 from ode_core.datasets.load import load_dataset
 from ode_core.specs import TrainingJobSpec
-from ode_core.training.run import TrainingRun
+from ode_core.training.run import TrainingDiverged, TrainingRun
 from ode_core.training.stacked_run import StackedTrainingRun, require_stackable
 
 CPU = torch.device("cpu")
@@ -31,6 +31,11 @@ def with_seed(base: TrainingJobSpec, seed: int) -> TrainingJobSpec:
 def alone(base: TrainingJobSpec, seed: int, iterations: int) -> tuple[TrainingRun, list[dict[str, float]]]:
     run = TrainingRun(with_seed(base, seed), load_dataset(base.dataset, None), CPU)
     return run, [run.advance() for _ in range(iterations)]
+
+
+def advance_for_ever(run: TrainingRun) -> None:
+    while True:
+        run.advance()
 
 
 MODELS = {
@@ -147,3 +152,22 @@ def test_every_seed_is_given_once(seeds):
     base = spec()
     with pytest.raises(ValueError, match="seed"):
         StackedTrainingRun(base, seeds, load_dataset(base.dataset, None), CPU)
+
+
+@pytest.mark.parametrize("seeds", [(3,), (3, 0)])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_runs_that_all_diverge_end_as_they_do_alone(optimizer, seeds):
+    training = {"iterations": 40, "batch_size": 32, "optimizer": optimizer, "learning_rate": 10.0}
+    base = spec(training=training, solver={"method": "rk4", "steps": 16})
+    dataset = load_dataset(base.dataset, None)
+    stack = StackedTrainingRun(base, seeds, dataset, CPU)
+    while not stack.finished:
+        stack.advance()
+    for number, seed in enumerate(seeds):
+        single = TrainingRun(with_seed(base, seed), dataset, CPU)
+        with pytest.raises(TrainingDiverged) as alone:
+            advance_for_ever(single)
+        assert str(stack.diverged[number])[:25] == str(alone.value)[:25]  # the iteration
+        assert stack.runs[number].iteration == single.iteration
+        weights = stack.checkpoint(number).tensors["model.head.1.weight"]
+        assert torch.allclose(weights, single.model.head[1].weight, rtol=1e-3, atol=1e-3)
