@@ -48,7 +48,7 @@ from ode_core.solvers.solution import (
 )
 from ode_core.solvers.status import SolveStatus
 from ode_core.solvers.step_control import ErrorHistory, StepControl
-from ode_core.solvers.step_history import Pass, StepHistory
+from ode_core.solvers.step_history import StepHistory, pass_of
 from ode_core.solvers.step_polynomial import step_polynomial
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 
@@ -237,7 +237,7 @@ class _AdaptiveWalk:
         with_graph = attempt.z_new.requires_grad
         self.reached = self._reached(walk, new) if with_graph else (new.t, new.z)
         if self.history is not None:
-            self.history.append(Pass(*self.reached, within_step(rule, walk, plan, attempt, new)))
+            self.history.append(pass_of(*self.reached, within_step(rule, walk, plan, attempt, new)))
         # With a graph, ended samples wait where the field is known to be finite; see _attempt_without.
         self.walk = parked(~new.running, walk, new) if with_graph else new
 

@@ -27,7 +27,7 @@ from ode_core.solvers.compilation import KindOfStep, kind_of_step
 from ode_core.solvers.functional_field import FunctionalField, as_functional
 from ode_core.solvers.solution import Field, is_plain
 from ode_core.solvers.status import SolveStatus
-from ode_core.solvers.step_history import Pass, StepHistory
+from ode_core.solvers.step_history import Pass, StepHistory, pass_of
 
 # A graph makes several passes: calling it costs as much as two. With more stages fewer, as compiling takes longer.
 _MOST_PASSES, _MOST_STAGES = 4, 28
@@ -123,7 +123,7 @@ def _some_passes(functional: FunctionalField, rule: PassRule, stages: int, *, re
             if not rule.method.first_same_as_last:
                 new = with_renewed_slope(walk, new, slope_at(field, new), stale_slopes(walk, new, moved, rule))
             if remembered:
-                passes.append(Pass(new.t, new.z, within_step(rule, walk, plan, attempt, new)))
+                passes.append(_kept(pass_of(new.t, new.z, within_step(rule, walk, plan, attempt, new))))
             walk = new
         return _laid_out(walk), walk.running.any(), passes
 
@@ -132,7 +132,12 @@ def _some_passes(functional: FunctionalField, rule: PassRule, stages: int, *, re
 
 
 def _first(step: Pass, batch: int) -> Pass:
-    return Pass(step.t_new[:batch], step.z_new[:batch], [c[:batch] for c in step.coefficients])
+    return Pass(step.t_new[:batch], step.z_new[:, :batch], [c[:, :batch] for c in step.coefficients])
+
+
+def _kept(step: Pass) -> Pass:
+    """Return the pass in memory of its own, in the order in which it will be read."""
+    return Pass(step.t_new, step.z_new.contiguous(), [c.contiguous() for c in step.coefficients])
 
 
 def _select(walk: Walk, samples: Tensor) -> Walk:
