@@ -22,12 +22,14 @@ class KrylovResult:
     Attributes:
         solution: ``(batch, n)``.
         products: ``(batch,)``, products with the matrix that each sample needed.
-        residual: ``(batch,)`` in float64, what is left of the right side, relative to it.
+        left: ``(batch, n)``, what is left of the right side.
+        residual: ``(batch,)`` in float64, its norm relative to that of the right side.
         stopped: ``(batch,)`` of bool, samples that would have gone on with a larger allowance.
     """
 
     solution: Tensor
     products: Tensor
+    left: Tensor
     residual: Tensor
     stopped: Tensor
 
@@ -40,6 +42,7 @@ def gmres(
     tolerance: float,
     wanted: Tensor,
     allowance: Tensor | None = None,
+    directions: int = DIRECTIONS,
 ) -> KrylovResult:
     """Solve ``A x = right`` for each sample by itself.
 
@@ -52,12 +55,13 @@ def gmres(
         tolerance: a sample is done when its residual is at most this share of its right side.
         wanted: ``(batch,)`` of bool, the samples to solve.
         allowance: ``(batch,)``, products a sample may take, or None.
+        directions: between restarts.
     """
-    solver = _Gmres(multiply, right, tolerance, wanted, allowance)
+    solver = _Gmres(multiply, right, tolerance, wanted, allowance, directions)
     for _ in range(RESTARTS):
         if not solver.sweep():
             break
-    return KrylovResult(solver.solution, solver.products, solver.relative_residual(), solver.stopped)
+    return KrylovResult(solver.solution, solver.products, solver.left, solver.relative_residual(), solver.stopped)
 
 
 class _Gmres:
@@ -70,23 +74,24 @@ class _Gmres:
         tolerance: float,
         wanted: Tensor,
         allowance: Tensor | None,
+        directions: int,
     ) -> None:
         self.multiply, self.wanted, self.allowance = multiply, wanted, allowance
         self.solution = torch.zeros_like(right)
         self.products = torch.zeros_like(wanted, dtype=torch.int64)
         self.stopped = torch.zeros_like(wanted)
-        self._right, self._left = right, right  # what is left to be solved for
+        self._right, self.left = right, right
         self._size = _norm(right)
         self._target = tolerance * self._size
-        self._columns = min(DIRECTIONS, right.shape[1])
+        self._columns = min(directions, right.shape[1])
 
     def relative_residual(self) -> Tensor:
         """Return ``(batch,)``: the norm of what is left relative to the right side; 0 where that is 0."""
-        return torch.where(self._size > 0, _norm(self._left) / self._size, 0.0).double()
+        return torch.where(self._size > 0, _norm(self.left) / self._size, 0.0).double()
 
     def sweep(self) -> bool:
         """Do the directions between two restarts; return False when there was nothing to do."""
-        going = self._affordable(self.wanted & (_norm(self._left) > self._target))
+        going = self._affordable(self.wanted & (_norm(self.left) > self._target))
         if not bool(going.any()):
             return False
         basis, triangle, coordinates, used = self._directions(going)
@@ -96,7 +101,7 @@ class _Gmres:
         # Not by the rotations, whose estimate drifts away from what is left by round-off.
         left = self._right - self.multiply(self.solution)
         self.products += going
-        self._left = torch.where(going.unsqueeze(1), left, self._left)
+        self.left = torch.where(going.unsqueeze(1), left, self.left)
         return True
 
     def _affordable(self, going: Tensor) -> Tensor:
@@ -113,12 +118,12 @@ class _Gmres:
         Last, how many columns any sample uses. Columns a sample has no use for are those of the identity, with 0 on
         the right.
         """
-        batch, n = self._left.shape
+        batch, n = self.left.shape
         m = self._columns
-        basis = self._left.new_zeros(batch, m, n)
+        basis = self.left.new_zeros(batch, m, n)
         triangle = torch.eye(m, dtype=basis.dtype, device=basis.device).repeat(batch, 1, 1)
         coordinates, cosines, sines = (basis.new_zeros(batch, m) for _ in range(3))
-        rest, size = self._left, _norm(self._left)
+        rest, size = self.left, _norm(self.left)
         residual = size
         used = 0
         for j in range(m):

@@ -5,23 +5,47 @@ batch, and ``n`` of them, with the unit vectors of the state, are the dense Jaco
 """
 
 import math
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
 from ode_core.solvers.krylov import gmres
-from ode_core.solvers.solution import Field, broadcast_to_state, per_sample
+from ode_core.solvers.solution import Field, SolveFailed, broadcast_to_state, finite_samples, per_sample
 from ode_core.specs.methods import DENSE_JACOBIAN
 
 # Numbers in the states of a block of unit vectors: all at once would take n times the memory of an evaluation.
 _NUMBERS_AT_ONCE = 2**20
 
-# What GMRES leaves of the right side in Newton's iteration, which then contracts by about this factor at best. Of 0.3,
-# 0.1, 0.01, 0.001 and 0.0001 this one took the fewest evaluations on grids, and 16 to 37 % more than 0.1 with
-# tolerances (a convolution and a stiff reaction-diffusion equation).
+# What GMRES leaves of the right side in Newton's iteration, which then contracts by about this factor at best, with
+# tolerances. It took 16 to 37 % more evaluations than 0.1 there (a convolution, a stiff reaction-diffusion equation).
+# Grids go to round-off, and ask for more; see Newton's iteration.
 FORCING = 0.01
+
+
+# The backward pass needs all digits of a gradient at once, for which restarts are useless where a system is stiff: a
+# diffusion on 128 points stagnates with 30 directions, and is solved with as many as it has points.
+_DIRECTIONS_BACKWARDS = 200
+
+# Roundings that a gradient may be off, relative to what comes in.
+_ROUNDINGS = 1e3
+
+
+class Solved(NamedTuple):
+    """Solutions of linear systems, one a sample.
+
+    Attributes:
+        solution: in the state's shape.
+        left: what is left of the right sides, in their shape; None where that is round-off.
+        evaluations: ``(batch,)``, those that they took.
+        stopped: ``(batch,)`` of bool, who lacked some.
+    """
+
+    solution: Tensor
+    left: Tensor | None
+    evaluations: Tensor
+    stopped: Tensor
 
 
 class Linearisation(Protocol):
@@ -41,16 +65,18 @@ class Linearisation(Protocol):
     def renew(self, t: Tensor, z: Tensor, which: Tensor) -> None:
         """Take the Jacobians at ``(t, z)`` for some samples; the others keep theirs."""
 
-    def solve(self, right: Tensor, which: Tensor, allowance: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return solutions for right sides of the state's shape, the evaluations and who lacked some.
-
-        The last two are ``(batch,)``; ``allowance`` is, too.
-        """
+    def solve(self, right: Tensor, which: Tensor, allowance: Tensor | None) -> Solved:
+        """Return solutions for right sides of the state's shape; ``allowance`` is ``(batch,)``."""
 
 
-def linearisation(field: Field, z: Tensor) -> Linearisation:
-    """Return the systems for states like ``z``: factorised up to ``DENSE_JACOBIAN`` numbers, by GMRES beyond."""
-    return DenseLinearisation(field, z) if math.prod(z.shape[1:]) <= DENSE_JACOBIAN else KrylovLinearisation(field, z)
+def linearisation(field: Field, z: Tensor, forcing: float = FORCING) -> Linearisation:
+    """Return the systems for states like ``z``: factorised up to ``DENSE_JACOBIAN`` numbers, by GMRES beyond.
+
+    GMRES leaves ``forcing`` of a right side.
+    """
+    if math.prod(z.shape[1:]) <= DENSE_JACOBIAN:
+        return DenseLinearisation(field, z)
+    return KrylovLinearisation(field, z, forcing)
 
 
 def dense_jacobian(field: Field, t: Tensor, z: Tensor) -> Tensor:
@@ -96,10 +122,10 @@ class DenseLinearisation:
         self._jacobian = torch.where(which.reshape(-1, 1, 1), fresh, self._jacobian)
         self._factors = None
 
-    def solve(self, right: Tensor, which: Tensor, allowance: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def solve(self, right: Tensor, which: Tensor, allowance: Tensor | None) -> Solved:
         """Return the solutions; they take no evaluations."""
         nothing = torch.zeros_like(which)
-        return self._solve(right, adjoint=False), nothing.long(), nothing
+        return Solved(self._solve(right, adjoint=False), None, nothing.long(), nothing)
 
     def solve_transposed(self, right: Tensor) -> Tensor:
         """Return the solutions with the transposed matrices."""
@@ -121,8 +147,8 @@ class KrylovLinearisation:
     follows = True
     cost = 0
 
-    def __init__(self, field: Field, z: Tensor) -> None:
-        self.field = field
+    def __init__(self, field: Field, z: Tensor, forcing: float) -> None:
+        self.field, self.forcing = field, forcing
         self._t, self._z, self._scale = z.new_zeros(()), z, z.new_zeros(z.shape[0])
 
     def use_scale(self, scale: Tensor) -> None:
@@ -133,24 +159,28 @@ class KrylovLinearisation:
         """Linearise at ``(t, z)``, all samples: the next solve is for those that want it."""
         self._t, self._z = t, z
 
-    def solve(self, right: Tensor, which: Tensor, allowance: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return solutions up to ``FORCING``, and a product for each direction."""
+    def solve(self, right: Tensor, which: Tensor, allowance: Tensor | None) -> Solved:
+        """Return solutions that leave ``forcing`` of the right side; a direction takes a product."""
         scale = broadcast_to_state(self._scale, right)
 
         def multiply(v: Tensor) -> Tensor:
             v = v.reshape(right.shape)
             return per_sample(v - scale * _jacobian_product(self.field, self._t, self._z, v))
 
-        result = gmres(multiply, per_sample(right), tolerance=FORCING, wanted=which, allowance=allowance)
-        return result.solution.reshape(right.shape), result.products, result.stopped
+        result = gmres(multiply, per_sample(right), tolerance=self.forcing, wanted=which, allowance=allowance)
+        solution, left = (values.reshape(right.shape) for values in (result.solution, result.left))
+        return Solved(solution, left, result.products, result.stopped)
 
 
 @torch.no_grad()
 def solve_transposed(field: Field, t: Tensor, z: Tensor, scale: Tensor, right: Tensor) -> Tensor:
     """Solve ``(I - s J)^T x = right`` with the Jacobians at ``(t, z)``; ``right`` and the result are like ``z``.
 
-    Not a number where GMRES gets no further than half the digits: a gradient that is wrong must not pass as one.
+    Raises:
+        SolveFailed: where GMRES does not reach round-off: a gradient that is wrong must not pass as one.
     """
+    if right.numel() == 0:
+        return right
     if math.prod(z.shape[1:]) <= DENSE_JACOBIAN:
         system = DenseLinearisation(field, z)
         system.use_scale(scale)
@@ -164,8 +194,15 @@ def solve_transposed(field: Field, t: Tensor, z: Tensor, scale: Tensor, right: T
         return per_sample(v - s * pull_back(v)[0])
 
     eps = torch.finfo(z.dtype).eps
+    # A gradient that is not a number from the start has no solution, and shows as what it is.
+    finite = finite_samples(right)
     # A few roundings are what the sum of many products can be good for.
-    everyone = torch.ones_like(scale, dtype=torch.bool)
-    result = gmres(multiply, per_sample(right), tolerance=10 * eps, wanted=everyone)
-    good = broadcast_to_state(result.residual <= math.sqrt(eps), z)
-    return torch.where(good, result.solution.reshape(z.shape), torch.nan)
+    result = gmres(multiply, per_sample(right), tolerance=10 * eps, wanted=finite, directions=_DIRECTIONS_BACKWARDS)
+    failed = finite & ~(result.residual <= _ROUNDINGS * eps)
+    if bool(failed.any()):
+        raise SolveFailed(
+            f"the linear system of an implicit step's gradient was not solved for {int(failed.sum())} of "
+            f"{failed.shape[0]} samples: use more steps or tighter tolerances, compute in float64, "
+            f"or take an explicit method"
+        )
+    return torch.where(broadcast_to_state(finite, z), result.solution.reshape(z.shape), torch.nan)

@@ -16,13 +16,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ode_core.solvers.linearisation import linearisation, solve_transposed
+from ode_core.solvers.linearisation import FORCING, linearisation, solve_transposed
 from ode_core.solvers.solution import Field, broadcast_to_state, finite_samples, per_sample
 from ode_core.solvers.step_control import sample_rms
 
 # Updates this many times what is asked for that no longer shrink are round-off: a stiff field's Jacobian magnifies
 # the rounding of its argument.
 _NOISE = 100.0
+
+# Iterations with Jacobians of the stage itself that did not shrink the update, after which it counts as hopeless.
+_STALLS = 6
 
 # Iterations to go at which new Jacobians are taken however dear they are.
 _FEW = 8
@@ -32,10 +35,15 @@ Allowed = Callable[[Tensor, Tensor], Tensor]
 
 
 def round_off(base: Tensor, increment: Tensor) -> Tensor:
-    """Return what rounding leaves undecided in ``base + increment``: a few units of each sample's largest number."""
-    largest = (per_sample(base).abs() + per_sample(increment).abs()).amax(dim=1)
+    """Return what rounding leaves undecided in ``base + increment``: a few units of the numbers that go into it.
+
+    They are each component's own, and the largest of the sample's sum. Not the largest that any component adds: a
+    stiff one adds, and takes away again, numbers that are larger than the state by as much as it is stiff.
+    """
+    largest = per_sample(base + increment).abs().amax(dim=1)
     eps, smallest = torch.finfo(base.dtype).eps, torch.finfo(base.dtype).tiny
-    return broadcast_to_state((4 * eps * largest).clamp(min=smallest), base)
+    own = base.abs() + increment.abs()
+    return (4 * eps * torch.maximum(own, broadcast_to_state(largest, base))).clamp(min=smallest)
 
 
 @dataclass(frozen=True)
@@ -45,16 +53,22 @@ class Patience:
     Attributes:
         iterations: iterations of one stage.
         growth: an update this many times as large as the one before, with a Jacobian of this stage, ends it.
+        forcing: what GMRES leaves of a right side, relative to it.
+        every_component: whether each component must be solved as well as is allowed, or their mean square. What GMRES
+            left is held against what is allowed, too: a component that it neglects has no update.
     """
 
     iterations: int
     growth: float
+    forcing: float
+    every_component: bool
 
 
 # A step that can be shortened should be so early: what diverges at first rarely recovers.
-SHORT = Patience(iterations=12, growth=2.0)
-# A fixed step has no other chance, and goes on to round-off.
-LONG = Patience(iterations=50, growth=math.inf)
+SHORT = Patience(iterations=12, growth=2.0, forcing=FORCING, every_component=False)
+# A fixed step has no other chance, and goes on to round-off. What GMRES leaves is small beside the whole right side,
+# of which stiff components make nearly all: by their share the others are solved worse.
+LONG = Patience(iterations=50, growth=math.inf, forcing=1e-5, every_component=True)
 
 
 class StageSolver:
@@ -77,7 +91,7 @@ class StageSolver:
         self.differentiable = False
         self.evaluations = torch.zeros(z.shape[0], dtype=torch.int64, device=z.device)
         self._nobody = torch.zeros_like(self.evaluations, dtype=torch.bool)
-        self._system = linearisation(field, z)
+        self._system = linearisation(field, z, patience.forcing)
         self._linearised = self._nobody  # whose Jacobians are worth keeping
         self.forget_failures()
 
@@ -120,10 +134,13 @@ class StageSolver:
             wanted: ``(batch,)`` of bool, the samples to solve; the others keep their guess.
             allowed: the error allowed in ``base + s k``.
         """
+        if base.numel() == 0:
+            return guess
         s = broadcast_to_state(scale, base)
         self._system.use_scale(scale)
         k, going, own = guess, wanted & ~self.failed, self._nobody
         last = torch.full_like(scale, torch.nan, dtype=torch.float64)  # no comparison with NaN holds
+        stalls = torch.zeros_like(self.evaluations)
         for iteration in range(self.patience.iterations):
             going = self._affordable(going, 1)
             if not bool(going.any()):
@@ -139,16 +156,17 @@ class StageSolver:
             # An update with new Jacobians says nothing beside one with those of an earlier stage.
             last = torch.where(fresh & ~own, torch.nan, last)
             own = own | fresh
-            change, going = self._change(residual, going)
+            change, unsolved, going = self._change(residual, going)
             k = torch.where(broadcast_to_state(going, k), k + change, k)
-            size = sample_rms(s * change / allowed(base, s * k)).double()
+            size = self._size(s * unsolved / allowed(base, s * k))
             rate = size / last
-            done = _converged(rate, size, own)
+            done = _converged(rate, size, own) | (per_sample(residual) == 0).all(dim=1)
             grew = going & ~done & ((rate >= 1) | ~torch.isfinite(size))
             if bool(grew.any()):
-                noise = grew & own & (sample_rms(s * change / round_off(base, s * k)) <= _NOISE)
+                noise = grew & own & (self._size(s * unsolved / round_off(base, s * k)) <= _NOISE)
                 done, grew = done | noise, grew & ~noise
-            hopeless = grew & own & ~(rate <= self.patience.growth)
+            stalls = stalls + (grew & own)
+            hopeless = grew & own & (~(rate <= self.patience.growth) | (stalls >= _STALLS))
             self.diverged = self.diverged | hopeless
             going = going & ~(done | hopeless)
             # With Jacobians of an earlier stage the iterate went astray: it begins again with its own.
@@ -170,13 +188,25 @@ class StageSolver:
             self._linearised = self._linearised | affordable
         return going & (affordable | ~fresh)
 
-    def _change(self, residual: Tensor, going: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the update of the slopes, and the samples of ``going`` that could afford it."""
+    def _change(self, residual: Tensor, going: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the update of the slopes, its error's measure, and the samples of ``going`` that could afford it.
+
+        The measure is the update itself, or what the linear system left where that is more and counts.
+        """
         allowance = None if self.budget is None else self.budget - self.evaluations
-        change, cost, stopped = self._system.solve(residual, going, allowance)
+        change, left, cost, stopped = self._system.solve(residual, going, allowance)
         self.evaluations = self.evaluations + cost
         self.exhausted = self.exhausted | stopped
-        return change, going & ~stopped
+        unsolved = (
+            change if left is None or not self.patience.every_component else torch.maximum(change.abs(), left.abs())
+        )
+        return change, unsolved, going & ~stopped
+
+    def _size(self, values: Tensor) -> Tensor:
+        """Return ``(batch,)`` in float64, in which squares of what float32 holds do not underflow."""
+        if self.patience.every_component:
+            return per_sample(values).abs().amax(dim=1).double()
+        return sample_rms(values.double())
 
     def _slow(self, rate: Tensor, size: Tensor) -> Tensor:
         """``(batch,)`` of bool: whose iterations to go at this rate are more than new Jacobians are worth."""
@@ -203,7 +233,7 @@ def _converged(rate: Tensor, size: Tensor, own: Tensor) -> Tensor:
     after a jump passed for convergence, and the solution left the true one along a straight line.
     """
     contracting = (rate < 1) & (rate * size <= 1 - rate)
-    return torch.where(torch.isnan(rate), own & (size <= 1), contracting) | (size == 0)
+    return torch.where(torch.isnan(rate), own & (size <= 1), contracting)
 
 
 def attach_gradient(field: Field, t: Tensor, base: Tensor, scale: Tensor, k: Tensor) -> Tensor:

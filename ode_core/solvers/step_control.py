@@ -11,8 +11,9 @@ from ode_core.specs.solver import ControllerName
 
 
 def sample_rms(values: Tensor) -> Tensor:
-    """Return the root mean square over each sample, ``(batch,)``."""
-    return per_sample(values).square().mean(dim=1).sqrt()
+    """Return the root mean square over each sample, ``(batch,)``; 0 for samples without numbers."""
+    flat = per_sample(values)
+    return flat.square().mean(dim=1).sqrt() if flat.shape[1] else flat.new_zeros(flat.shape[0])
 
 
 @torch.no_grad()

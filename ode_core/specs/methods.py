@@ -33,8 +33,9 @@ MethodName = Literal[
 
 # Numbers in a state up to which an implicit method computes dense Jacobians. One takes that many evaluations, which
 # several iterations and steps share, and all in one pass. Iterative solves take fresh products in every iteration of
-# every stage: nine times as many for a diffusion on 64 points. Beyond, the passes and factors become large.
-DENSE_JACOBIAN = 64
+# every stage: nine to twenty times as many for a diffusion on 128 points, and they stagnate where rates are spread
+# over many orders. Beyond, the passes and factors become large: a factor of this size takes 256 KiB in float32.
+DENSE_JACOBIAN = 256
 
 # Evaluations Newton's iteration usually takes for a stage, Jacobians apart.
 NEWTON_EVALUATIONS = 3

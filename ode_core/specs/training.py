@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from ode_core.specs.dataset import DatasetSpec
 from ode_core.specs.gradient import GRADIENTS, GradientMode, check_gradient
+from ode_core.specs.methods import METHODS
 from ode_core.specs.model import ClassifierSpec, ModelSpec, expand_preset, model_state_shape
 from ode_core.specs.solver import MAX_FIXED_STEPS, SolverSpec
 from ode_core.specs.spec import Spec
@@ -87,6 +88,13 @@ class TrainingJobSpec(Spec):
             raise ValueError(
                 f"{self.architecture.field_arithmetic} arithmetic of the field is for float32: set precision to "
                 f"float32, or field_arithmetic to full"
+            )
+        implicit = METHODS[self.solver.method].family == "implicit"
+        if self.architecture.field_arithmetic != "full" and implicit and not self.solver.adaptive:
+            raise ValueError(
+                f"{self.solver.method} with a fixed number of steps solves its equations further than "
+                f"{self.architecture.field_arithmetic} arithmetic of the field can tell: set field_arithmetic to full, "
+                f"or take kvaerno3 with rtol and atol, or an explicit method"
             )
         check_gradient(self.gradient, self.solver)
         if not self.solver.adaptive:

@@ -388,7 +388,7 @@ def test_an_implicit_method_is_budgeted_with_its_usual_iterations_and_in_trainin
     facts = METHODS["kvaerno3"]
     assert solve_evaluations(SolverSpec(method="kvaerno3", steps=10), 1.0) == 90 == facts.evaluations(10)
     assert facts.evaluations(10, state_size=8) == 90 + 10 * 4
-    assert facts.evaluations(10, state_size=3072) == 90 + 10 * 32
+    assert facts.evaluations(10, state_size=3072) == 90 + 10 * 128
     # With the default limit on steps it fits the default budget, as dopri5 does.
     check_solve_budget(SolverSpec(method="kvaerno3", rtol=1e-3, atol=1e-3), 1.0, Budget().evaluations_per_solve)
 
@@ -464,3 +464,13 @@ def test_torchdiffeq_and_its_grid_are_differentiated_by_backprop_alone(mode):
         check_gradient("backprop", solver)
         with pytest.raises(ValueError, match="backprop"):
             check_gradient(mode, solver)
+
+
+@pytest.mark.parametrize("arithmetic", ["tf32", "bfloat16"])
+def test_a_field_in_less_than_float32_is_refused_on_an_implicit_grid_only(arithmetic):
+    model = {"kind": "classifier", "field": {"kind": "conv2d"}, "field_arithmetic": arithmetic}
+    for solver in ({"method": "trapezoid", "steps": 4}, {"method": "kvaerno3", "step_size": 0.25}):
+        with pytest.raises(ValidationError, match=f"{arithmetic} arithmetic of the field can tell: set field_arithm"):
+            job(model=model, solver=solver, adaptation=None)
+    for solver in ({"method": "kvaerno3", "rtol": 0.01, "atol": 0.01}, {"method": "rk4", "steps": 4}):
+        assert job(model=model, solver=solver, adaptation=None).architecture.field_arithmetic == arithmetic

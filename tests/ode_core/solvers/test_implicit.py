@@ -484,5 +484,37 @@ def test_large_states_take_products_and_small_ones_jacobians():
     def paths(n: int) -> type:
         return type(linearisation.linearisation(bernoulli, torch.ones(2, n)))
 
-    assert paths(64) is linearisation.DenseLinearisation
-    assert paths(65) is linearisation.KrylovLinearisation
+    assert paths(256) is linearisation.DenseLinearisation
+    assert paths(257) is linearisation.KrylovLinearisation
+
+
+@pytest.mark.parametrize("decades", [3, 4, 5, 6])
+def test_a_slow_component_beside_stiff_ones_is_right_or_the_solve_fails(decades, either_path):
+    rates = torch.logspace(0, decades, 100)
+    solution = solve(lambda t, z: -rates * z, torch.ones(1, 100), SolverSpec(method="trapezoid", steps=4))
+    if not bool(solution.succeeded.all()):
+        assert either_path == "matrix-free"
+        assert decades >= 5
+        assert solution.status.tolist() == [SolveStatus.NEWTON_DIVERGED]
+        return
+    # R(-h lambda) of the trapezoidal rule to the fourth, and a hundred roundings of four steps.
+    assert abs(float(solution.final[0, 0]) - ((1 - 1 / 8) / (1 + 1 / 8)) ** 4) < 100 * 4 * 1.2e-7
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=label)
+def test_states_without_numbers_are_solved(solver):
+    z0 = torch.zeros(3, 0, requires_grad=True)
+    solution = solve(lambda t, z: -z, z0, solver)
+    assert solution.succeeded.all()
+    assert solution.final.shape == (3, 0)
+    solution.final.sum().backward()
+    assert z0.grad.shape == (3, 0)
+
+
+def test_a_step_without_a_solution_is_given_up_early_when_updates_do_not_shrink():
+    # z = z0 + h (1 + z^2) / 1 has no real solution for h = 1: Newton's iteration wanders for ever.
+    n = 300
+    solution = solve(lambda t, z: 1 + z * z, torch.zeros(1, n), SolverSpec(method="implicit_midpoint", steps=1), t1=4.0)
+    assert solution.status.tolist() == [SolveStatus.NEWTON_DIVERGED]
+    # Fifty iterations would take more than fifty for the field alone.
+    assert int(solution.evaluations) < 80

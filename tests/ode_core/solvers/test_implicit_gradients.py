@@ -7,6 +7,7 @@ from ode_core.solvers import linearisation
 from ode_core.solvers.implicit_tableaus import IMPLICIT_TABLEAUS
 from ode_core.solvers.linearisation import dense_jacobian, solve_transposed
 from ode_core.solvers.newton import LONG, StageSolver, attach_gradient, round_off
+from ode_core.solvers.solution import SolveFailed
 from ode_core.solvers.solve import solve
 from ode_core.solvers.status import SolveStatus
 from ode_core.specs import METHODS, Conv1dField, MlpField, SolverSpec
@@ -180,7 +181,7 @@ def test_jacobians_of_many_numbers_are_computed_in_blocks(monkeypatch):
     assert torch.equal(dense_jacobian(bernoulli, torch.tensor(0.5), z), whole)
 
 
-def test_a_transposed_system_that_gmres_cannot_solve_gives_nan_instead_of_a_wrong_gradient():
+def test_a_transposed_system_that_gmres_cannot_solve_raises_and_gives_no_wrong_gradient():
     # The powers of a shift of 300 numbers tell nothing about the right side before the last of them.
     n = 300
     shift = torch.roll(torch.eye(n, dtype=torch.float64), 1, dims=0)
@@ -191,5 +192,20 @@ def test_a_transposed_system_that_gmres_cannot_solve_gives_nan_instead_of_a_wron
     right = torch.zeros(1, n, dtype=torch.float64)
     right[0, 0] = 1.0
     one = torch.ones(1, dtype=torch.float64)
-    found = solve_transposed(field, torch.tensor(0.0), torch.zeros(1, n, dtype=torch.float64), one, right)
-    assert bool(torch.isnan(found).all())
+    with pytest.raises(SolveFailed, match="linear system of an implicit step's gradient was not solved for 1 of 1"):
+        solve_transposed(field, torch.tensor(0.0), torch.zeros(1, n, dtype=torch.float64), one, right)
+
+
+def test_the_gradient_of_a_stiff_diffusion_is_exact_without_jacobians(either_path):
+    n, steps, t1 = 128, 4, 0.1
+    operator = (n + 1) ** 2 * (
+        torch.diag(torch.full((n,), -2.0)) + torch.diag(torch.ones(n - 1), 1) + torch.diag(torch.ones(n - 1), -1)
+    ).double()
+    weights = torch.cos(torch.arange(n, dtype=torch.float64))
+    z0 = torch.linspace(0, 1, n, dtype=torch.float64)[None].requires_grad_()
+    solution = solve(lambda t, z: z @ operator, z0, SolverSpec(method="trapezoid", steps=steps), t1=t1)
+    (solution.final * weights).sum().backward()
+    half, identity = operator * (t1 / steps / 2), torch.eye(n, dtype=torch.float64)
+    step = torch.linalg.solve(identity - half, identity + half)  # symmetric, so its own transpose
+    expected = torch.linalg.matrix_power(step, steps) @ weights
+    assert torch.allclose(z0.grad[0], expected, rtol=0, atol=1e-10)

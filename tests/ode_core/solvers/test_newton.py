@@ -65,3 +65,20 @@ def test_samples_that_are_not_wanted_keep_their_guess_and_take_no_evaluations():
     assert k[1].item() == 5.0
     assert k[0].item() == pytest.approx(-1 / 1.5, rel=1e-6)
     assert int(newton.evaluations[1]) == 0
+
+
+def test_an_update_whose_square_is_no_float32_does_not_pass_for_none():
+    # As above, with a first update of 1e-30: its square underflows, and 0 is no sign of a solution.
+    def field(t: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return torch.where(t < 0.5, -1e30, -1.0) * z
+
+    one, scale = torch.ones(1, 1), torch.ones(1)
+    newton = StageSolver(field, one, SHORT, None)
+
+    def allowed(base: torch.Tensor, increment: torch.Tensor) -> torch.Tensor:
+        return torch.full((1, 1), 1e-3)
+
+    newton.solve(torch.tensor(0.0), one, scale, 0 * one, EVERYONE, allowed)
+    k = newton.solve(torch.tensor(1.0), one, scale, 0 * one, EVERYONE, allowed)
+    assert not bool(newton.failed.any())
+    assert abs(float(k) + 0.5) <= 1e-3
