@@ -370,6 +370,42 @@ def test_evaluation_jobs_are_told_apart_by_kind():
             adapter.validate_python(wrong)
 
 
+@pytest.mark.parametrize(
+    ("rule", "default"),
+    [
+        ({"method": "rk4", "step_size": 0.3}, {"grid": "uniform"}),
+        ({"method": "dopri5", "rtol": 1e-3, "atol": 1e-3}, {"controller": "i"}),
+        ({"method": "heun", "steps": 2}, {"backend": "odeness"}),
+        ({"method": "explicit_adams", "steps": 2}, {"max_order": 4, "backend": "torchdiffeq"}),
+    ],
+)
+def test_a_default_that_is_given_makes_no_other_solver(rule, default):
+    short, long = (SolverSpec.model_validate(given) for given in (rule, {**rule, **default}))
+    assert short == long
+    assert len({short, long}) == 1
+    assert short.label == long.label
+    assert short.model_dump_json() == long.model_dump_json()
+
+
+@pytest.mark.parametrize("method", ["asynchronous_leapfrog", "implicit_midpoint", "trapezoid"])
+def test_a_method_that_takes_equal_steps_refuses_a_grid_with_a_short_one(method):
+    with pytest.raises(ValidationError, match=f"{method} takes equal steps.*use the uniform grid"):
+        SolverSpec(method=method, step_size=0.3, grid="truncate")
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        {"method": "euler", "step_size": 0.3, "grid": "truncate"},
+        {"method": "euler", "steps": 2, "backend": "torchdiffeq"},
+    ],
+)
+def test_step_adaptation_refuses_a_grid_and_a_backend_that_it_would_not_keep(solver):
+    with pytest.raises(ValidationError, match="leave out grid truncate and backend torchdiffeq"):
+        job(solver=solver)
+    job(solver=solver, adaptation=None)
+
+
 # ---------------------------------------------------------------- budgets
 
 

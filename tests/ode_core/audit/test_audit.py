@@ -112,6 +112,19 @@ def test_no_rung_costs_more_than_sixteen_times_the_training() -> None:
     assert by_method["midpoint"] == by_method["rk4"] == [16, 32, 48, 64, 96, 128, 256]
 
 
+@pytest.mark.parametrize(
+    "solver",
+    [
+        SolverSpec(method="euler", step_size=0.3, grid="truncate"),
+        SolverSpec(method="rk4", step_size=0.25),
+        SolverSpec(method="heun", steps=4, backend="torchdiffeq"),
+    ],
+)
+def test_the_rung_at_the_training_s_own_steps_is_the_training_solver(solver: SolverSpec) -> None:
+    rungs = ladder(solver, 1.0)
+    assert [rung for rung in rungs if rung.method == solver.method and rung.fixed_steps() == 4] == [solver]
+
+
 def test_the_ladder_of_a_single_step_is_short() -> None:
     assert {rung.steps for rung in ladder(SolverSpec(method="heun", steps=1), 1.0)} == {1, 2, 4, 16}
 
