@@ -42,10 +42,7 @@ def ladder(train_solver: SolverSpec, end_time: float, *, eps: float = FLOAT64_EP
         return train_solver if count == steps else train_solver.with_steps(count)
 
     return [
-        rung(method, count)
-        for method in methods
-        for count in counts
-        if METHODS[method].evaluations(count) <= dearest
+        rung(method, count) for method in methods for count in counts if METHODS[method].evaluations(count) <= dearest
     ]
 
 

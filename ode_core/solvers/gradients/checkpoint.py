@@ -40,7 +40,7 @@ def solve_with_checkpoints(
 ) -> Solution:
     """Solve with gradients for ``z0`` and ``parameters``; see ``solve`` for the arguments.
 
-    A sample that fails has no gradient and leaves those of the others alone.
+    A sample that fails has gradients by the outputs that it reached, and leaves those of the others alone.
 
     Raises:
         ValueError: an adaptive solve would read its outputs off an interpolant, whose coefficients are not kept.
