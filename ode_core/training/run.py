@@ -75,10 +75,15 @@ class TrainingRun:
         iteration: finished iterations.
         solver: the training solver in use.
         model: the model in training.
+        max_evaluations: bound on the evaluations of the field for one sample in a solve of the training or of the
+            final test, or None. In the training a sample beyond it ends the run; in the test it counts as failed.
     """
 
-    def __init__(self, spec: TrainingJobSpec, dataset: Dataset, device: torch.device) -> None:
+    def __init__(
+        self, spec: TrainingJobSpec, dataset: Dataset, device: torch.device, *, max_evaluations: int | None = None
+    ) -> None:
         self.spec, self.dataset, self.device = spec, dataset, device
+        self.max_evaluations = max_evaluations
         self.model = build_model(spec).to(device)
         # Compiled steps agree to round-off only, and when one is compiled is not known beforehand: a resumed run
         # would not be the same bit for bit.
@@ -115,7 +120,7 @@ class TrainingRun:
         start = time.perf_counter()
         inputs, labels = self.batch()
         metrics = self._adapt(inputs, labels)
-        output = self.model.run(inputs, self.solver, gradient=self.spec.gradient)
+        output = self.model.run(inputs, self.solver, gradient=self.spec.gradient, max_evaluations=self.max_evaluations)
         self.execution = output.solution.execution
         loss = cross_entropy(output.logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
@@ -214,7 +219,9 @@ class TrainingRun:
 
     def trained_model(self, *, on_batch: OnBatch | None = None) -> TrainedModel:
         """Return the weights with the solver they belong to, tested on the whole test split."""
-        predictions = predict(self.model, self.dataset.test_inputs, self.solver, on_batch=on_batch)
+        predictions = predict(
+            self.model, self.dataset.test_inputs, self.solver, on_batch=on_batch, max_evaluations=self.max_evaluations
+        )
         metadata = {
             "test_accuracy": predictions.accuracy(self.dataset.test_labels),
             "test_samples": len(self.dataset.test_labels),

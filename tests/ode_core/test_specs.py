@@ -461,6 +461,24 @@ def test_an_adaptive_solve_costs_at_most_its_steps_and_two_at_the_start():
         check_solve_budget(spec, 1.0, 601)
 
 
+def test_the_default_number_of_steps_of_an_adaptive_solver_is_no_reason_to_refuse_it():
+    solver = {"method": "dopri8", "rtol": 1e-5, "atol": 1e-5}
+    check_training_budget(job(solver=solver, adaptation=None), Budget())
+    check_sweep_budget(SweepJobSpec(model="m", solvers=[solver]), 1.0, Budget())
+    given = {**solver, "max_steps": 10_000}
+    with pytest.raises(BudgetExceeded, match=r"120,002 evaluations in a solve .*: use a smaller max_steps"):
+        check_training_budget(job(solver=given, adaptation=None), Budget())
+    with pytest.raises(BudgetExceeded, match=r"120,002 evaluations of dopri8 .*: use a smaller max_steps"):
+        check_sweep_budget(SweepJobSpec(model="m", solvers=[given]), 1.0, Budget())
+
+
+def test_a_sweep_with_an_implicit_method_is_checked_with_its_jacobians():
+    sweep = SweepJobSpec(model="m", solvers=[SolverSpec(method="kvaerno3", steps=10)])
+    check_sweep_budget(sweep, 1.0, Budget(evaluations_per_solve=130), state_size=8)
+    with pytest.raises(BudgetExceeded, match="130 evaluations of kvaerno3-10"):
+        check_sweep_budget(sweep, 1.0, Budget(evaluations_per_solve=129), state_size=8)
+
+
 @pytest.mark.parametrize(
     ("budget", "message"),
     [

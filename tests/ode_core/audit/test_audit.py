@@ -182,3 +182,14 @@ def test_an_unresolved_audit_claims_nothing() -> None:
     assert "nothing is claimed" in words
     assert "3 of 3 solves end with non_finite" in words
     assert samples_needed("unresolved", 1.0, 0.01) is None
+
+
+def test_an_audit_solves_within_its_evaluations_and_leaves_out_grids_beyond_them() -> None:
+    model, inputs, labels = rotation(2.0), circle(SAMPLES), torch.zeros(SAMPLES, dtype=torch.int64)
+    solver = SolverSpec(method="euler", steps=50)
+    report = audit(model, inputs, labels, solver, max_evaluations=99)
+    assert report.half_step_rule.test_solver is None  # 100 evaluations
+    assert solver in [rung.solver for rung in report.ladder]
+    assert max(rung.nfe for rung in report.ladder) <= 99
+    assert all(rung.failures == 0 for rung in report.ladder)
+    assert "budget_exceeded" in audit(model, inputs, labels, solver, max_evaluations=10).reference.reason

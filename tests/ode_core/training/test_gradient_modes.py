@@ -103,6 +103,6 @@ def test_a_reversible_gradient_that_lost_half_its_digits_ends_the_run_with_a_rem
         run.model.field.network[0].weight.copy_(signs)
         run.model.field.network[2].weight.copy_(-20 * signs.T)
     before = weights(run)
-    with pytest.raises(TrainingDiverged, match="missed the start by .*: use gradient checkpoint with another method"):
+    with pytest.raises(TrainingDiverged, match=r"missed the start by .*: use gradient checkpoint with another method"):
         run.advance()
     assert weights(run) == before
