@@ -57,7 +57,10 @@ def solve_with_adjoint(
         solution = run(field, z0, solver, t0=t0, t1=t1, times=times, outputs=outputs, max_evaluations=max_evaluations)
     backward = _BackwardSolve(run, field, solver, parameters, coupled, t0, t1, times)
     final, trajectory = _Adjoint.apply(backward, solution, z0, *parameters)  # type: ignore[no-untyped-call]
-    return dataclasses.replace(solution, final=final, trajectory=trajectory)
+    execution = dataclasses.replace(
+        solution.execution, reason="solved without a graph: the gradient comes from the adjoint equation"
+    )
+    return dataclasses.replace(solution, final=final, trajectory=trajectory, execution=execution)
 
 
 class _Adjoint(torch.autograd.Function):

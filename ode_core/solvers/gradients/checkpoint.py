@@ -57,7 +57,8 @@ def solve_with_checkpoints(
     assert recorded == int(solution.accepted.sum())
     replay = (_AdaptiveReplay if solver.adaptive else _GridReplay)(run, field, solver, t0, t1, times)
     final, trajectory = _Replayed.apply(replay, solution, steps, z0, *parameters)  # type: ignore[no-untyped-call]
-    return dataclasses.replace(solution, final=final, trajectory=trajectory)
+    execution = dataclasses.replace(solution.execution, reason="the steps are recorded for the gradient")
+    return dataclasses.replace(solution, final=final, trajectory=trajectory, execution=execution)
 
 
 class _Replay(ABC):

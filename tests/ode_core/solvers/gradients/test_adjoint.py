@@ -197,3 +197,12 @@ def test_a_gradient_whose_square_is_too_small_for_the_type_is_solved_for(gradien
     solution = solve(lambda t, z: -z, z0, SolverSpec(method="dopri5", **rule), gradient=gradient, parameters=[])
     (tiny * solution.final).sum().backward()
     assert torch.allclose(z0.grad / tiny, torch.full_like(z0, np.exp(-1)), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("rule", [{"steps": 8}, {"rtol": 1e-5, "atol": 1e-5}])
+@pytest.mark.parametrize("gradient", [*BOTH, "checkpoint"])
+def test_the_execution_says_that_the_gradient_decides_and_not_that_compilation_is_off(gradient, rule):
+    z0 = torch.ones(2, 3, requires_grad=True)
+    solution = solve(lambda t, z: -z, z0, SolverSpec(method="dopri5", **rule), gradient=gradient, parameters=[])
+    assert "gradient" in solution.execution.reason
+    assert "compilation" not in solution.execution.reason
