@@ -1,6 +1,7 @@
 """Accepts jobs: checks what can be checked before any work, stores the job, rings for the workers."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from ode_core.specs import (
     TrainingJobSpec,
     check_solve_budget,
     check_training_budget,
+    model_state_shape,
 )
 from store.errors import IdempotencyConflict
 from store.jobs import Job
@@ -109,9 +111,11 @@ def _submit_evaluation(tx: Transaction, settings: Settings, spec: SweepJobSpec |
     document = spec.model_dump(mode="json") | {"version": version.version}
     total = 0
     if isinstance(spec, SweepJobSpec):
+        end_time, limit = trained.architecture.end_time, settings.budget.evaluations_per_solve
+        state_size = math.prod(model_state_shape(trained.architecture, trained.dataset.input_shape))
         for position, solver in enumerate(spec.solvers):
             with within_budget(f"solvers.{position}"):
-                check_solve_budget(solver, trained.architecture.end_time, settings.budget.evaluations_per_solve)
+                check_solve_budget(solver, end_time, limit, state_size)
         document["solvers"] = [solver_document(solver) for solver in spec.solvers]
         total = len(spec.solvers)
     return tx.jobs.submit(spec.kind, document, model=spec.model, model_version=version.version, total=total)

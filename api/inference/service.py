@@ -5,6 +5,7 @@ This module loads without torch, which enters with the first prediction.
 """
 
 import asyncio
+import math
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from api.budget_problems import within_budget
 from api.inference.prediction_request import PredictionRequest, check_inputs
 from api.problems import Problem
 from api.request_metrics import RequestMetrics
-from ode_core.specs import SolverSpec, TrainingJobSpec, check_solve_budget, model_input_shape
+from ode_core.specs import SolverSpec, TrainingJobSpec, check_solve_budget, model_input_shape, model_state_shape
 from store.models import ModelVersion
 from store.settings import Settings
 from store.unit_of_work import Store
@@ -75,10 +76,9 @@ class Inference:
         spec = TrainingJobSpec.model_validate(version.training_spec)
         budget = self._settings.budget
         solver = request.solver or SolverSpec.model_validate(version.solver)
-        if not solver.adaptive or solver.max_steps is not None:
-            # An adaptive solver's default max_steps is far more than it takes; there the bound below decides.
-            with within_budget("solver"):
-                check_solve_budget(solver, spec.architecture.end_time, budget.inference_evaluations)
+        state_size = math.prod(model_state_shape(spec.architecture, spec.dataset.input_shape))
+        with within_budget("solver"):
+            check_solve_budget(solver, spec.architecture.end_time, budget.inference_evaluations, state_size)
         inputs = check_inputs(
             request,
             model_input_shape(spec.architecture, spec.dataset.input_shape),

@@ -17,6 +17,7 @@ from ode_core.audit.sweep import TestResult, test_result
 from ode_core.audit.verdict import Rule, Verdict, decide, samples_needed, sentence
 from ode_core.models.classifier import Classifier
 from ode_core.models.predictions import Predictions
+from ode_core.specs.budgets import solve_evaluations
 from ode_core.specs.solver import MAX_FIXED_STEPS, SolverSpec
 from ode_core.training.step_adaptation import more_accurate_solver
 
@@ -110,11 +111,22 @@ def audit(
     *,
     epsilon: float = 0.01,
     on_progress: OnProgress | None = None,
+    max_evaluations: int | None = None,
 ) -> AuditReport:
-    """Audit ``model``, trained with ``train_solver``, on held-out ``inputs`` ``(n, *sample_shape)``."""
-    rungs = ladder(train_solver, model.end_time, eps=torch.finfo(model.dtype).eps)
+    """Audit ``model``, trained with ``train_solver``, on held-out ``inputs`` ``(n, *sample_shape)``.
+
+    With ``max_evaluations`` a sample whose solve would take more evaluations of the field fails, and test solvers whose
+    grid is known to take more are left out.
+    """
+
+    def affordable(solver: SolverSpec) -> bool:
+        if max_evaluations is None or solver.adaptive or solver == train_solver:
+            return True
+        return solve_evaluations(solver, model.end_time) <= max_evaluations
+
+    rungs = list(filter(affordable, ladder(train_solver, model.end_time, eps=torch.finfo(model.dtype).eps)))
     progress = _Progress(len(rungs) + 3, on_progress)
-    solves = _Solves(model, inputs, progress)
+    solves = _Solves(model, inputs, progress, max_evaluations)
 
     progress.next_part(f"predictions with {train_solver.label}")
     trained = solves(train_solver)
@@ -125,10 +137,14 @@ def audit(
         on_tolerance=lambda tolerance, left: progress.within(
             f"converged reference: tolerance {tolerance:.0e}, {left:,} samples"
         ),
+        max_evaluations=max_evaluations,
     )
     progress.next_part("simpler rules")
-    paper = _rule(paper_test_solver(train_solver, model.end_time), solves, labels, trained)
-    half_step = _rule(half_step_solver(train_solver, model.end_time), solves, labels, trained)
+    simpler = (paper_test_solver(train_solver, model.end_time), half_step_solver(train_solver, model.end_time))
+    paper, half_step = (
+        _rule(solver if solver is not None and affordable(solver) else None, solves, labels, trained)
+        for solver in simpler
+    )
     results = []
     for solver in rungs:
         progress.next_part(f"ladder: {solver.label}")
@@ -158,8 +174,9 @@ class _Progress:
 class _Solves:
     """The model's predictions by solver, each computed once."""
 
-    def __init__(self, model: Classifier, inputs: Tensor, progress: _Progress) -> None:
+    def __init__(self, model: Classifier, inputs: Tensor, progress: _Progress, max_evaluations: int | None) -> None:
         self._model, self._inputs, self._progress = model, inputs, progress
+        self._max_evaluations = max_evaluations
         self._known: dict[SolverSpec, Measurement] = {}
 
     def __call__(self, solver: SolverSpec) -> Predictions:
@@ -173,6 +190,7 @@ class _Solves:
                 self._inputs,
                 solver,
                 on_batch=lambda left: self._progress.within(f"{solver.label}, {left:,} samples"),
+                max_evaluations=self._max_evaluations,
             )
         return self._known[solver]
 

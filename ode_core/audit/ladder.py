@@ -34,11 +34,15 @@ def ladder(train_solver: SolverSpec, end_time: float, *, eps: float = FLOAT64_EP
     counts = sorted({min(max(1, round(steps * factor)), MAX_FIXED_STEPS) for factor in STEP_FACTORS})
     methods = list(dict.fromkeys((*FIXED_METHODS, train_solver.method)))
     dearest = max(DEAREST_RUNG * train_solver.facts.evaluations(steps), CHEAP_EVALUATIONS)
+
+    def rung(method: MethodName, count: int) -> SolverSpec:
+        if method != train_solver.method:
+            return SolverSpec(method=method, steps=count)
+        # The training's own steps need not be equal ones.
+        return train_solver if count == steps else train_solver.with_steps(count)
+
     return [
-        train_solver.with_steps(count) if method == train_solver.method else SolverSpec(method=method, steps=count)
-        for method in methods
-        for count in counts
-        if METHODS[method].evaluations(count) <= dearest
+        rung(method, count) for method in methods for count in counts if METHODS[method].evaluations(count) <= dearest
     ]
 
 

@@ -20,11 +20,18 @@ class Measurement:
 
 
 def measure(
-    model: Classifier, inputs: Tensor, solver: SolverSpec, *, on_batch: OnBatch | None = None, batch_size: int = BATCH
+    model: Classifier,
+    inputs: Tensor,
+    solver: SolverSpec,
+    *,
+    on_batch: OnBatch | None = None,
+    batch_size: int = BATCH,
+    max_evaluations: int | None = None,
 ) -> Measurement:
     """Return the model's predictions for ``inputs`` ``(n, *sample_shape)`` under ``solver``.
 
-    ``batch_size`` bounds the memory; it does not change a prediction.
+    ``batch_size`` bounds the memory; it does not change a prediction. A sample whose solve would take more than
+    ``max_evaluations`` of the field fails.
     """
     reporting = 0.0
 
@@ -36,5 +43,7 @@ def measure(
         reporting += time.perf_counter() - start
 
     start = time.perf_counter()
-    predictions = predict(model, inputs, solver, batch_size=batch_size, on_batch=report)
+    predictions = predict(
+        model, inputs, solver, batch_size=batch_size, on_batch=report, max_evaluations=max_evaluations
+    )
     return Measurement(solver, predictions, time.perf_counter() - start - reporting)

@@ -68,6 +68,7 @@ def converged_reference(
     *,
     last_tolerance: float = LAST_TOLERANCE,
     on_tolerance: Callable[[float, int], None] | None = None,
+    max_evaluations: int | None = None,
 ) -> Reference:
     """Tighten the tolerance until the predictions on ``inputs`` are settled, and say so, or say that they are not.
 
@@ -80,18 +81,19 @@ def converged_reference(
         inputs: ``(n, *sample_shape)``.
         last_tolerance: the tightest tolerance to try.
         on_tolerance: called before each batch with the tolerance and the number of samples left to solve with it.
+        max_evaluations: bound on the evaluations of the field for one sample in one solve, or None.
     """
     exact = copy.deepcopy(model).double()
     scale = _state_size(exact, inputs)
     tolerance = FIRST_TOLERANCE
-    found = _solve(exact, inputs, tolerance, scale, on_tolerance)
+    found = _solve(exact, inputs, tolerance, scale, on_tolerance, max_evaluations)
     open_samples = torch.arange(len(inputs))
     refinements = 0
     while len(open_samples) > 0 and tolerance > last_tolerance * 1.01:
         refinements += 1
         tolerance = FIRST_TOLERANCE / 10**refinements
         coarse = _select(found, open_samples)
-        fine = _solve(exact, inputs[open_samples.to(inputs.device)], tolerance, scale, on_tolerance)
+        fine = _solve(exact, inputs[open_samples.to(inputs.device)], tolerance, scale, on_tolerance, max_evaluations)
         _replace(found, open_samples, fine)
         # A solve that leaves the floating-point range does so at every tolerance; a tighter one only costs.
         hopeless = fine.status != SolveStatus.SUCCESS
@@ -121,10 +123,11 @@ def _solve(
     tolerance: float,
     scale: float,
     on_tolerance: Callable[[float, int], None] | None,
+    max_evaluations: int | None,
 ) -> Predictions:
     solver = SolverSpec(method=METHOD, rtol=tolerance, atol=min(1.0, tolerance * scale), max_steps=MAX_STEPS)
     report = None if on_tolerance is None else functools.partial(on_tolerance, tolerance)
-    return predict(model, inputs, solver, on_batch=report)
+    return predict(model, inputs, solver, on_batch=report, max_evaluations=max_evaluations)
 
 
 def _settled(coarse: Predictions, fine: Predictions) -> Tensor:

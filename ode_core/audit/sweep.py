@@ -1,5 +1,6 @@
 """One model under many test solvers."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -59,12 +60,17 @@ def sweep(
     *,
     on_result: OnResult | None = None,
     on_batch: OnBatch | None = None,
+    max_evaluations: int | None = None,
 ) -> list[TestResult]:
-    """Test ``model`` on ``inputs`` ``(n, *sample_shape)`` under each of ``solvers``, in their order."""
-    trained = measure(model, inputs, train_solver, on_batch=on_batch)
+    """Test ``model`` on ``inputs`` ``(n, *sample_shape)`` under each of ``solvers``, in their order.
+
+    A sample whose solve would take more than ``max_evaluations`` of the field fails.
+    """
+    tested = functools.partial(measure, model, inputs, on_batch=on_batch, max_evaluations=max_evaluations)
+    trained = tested(train_solver)
     results: list[TestResult] = []
     for number, solver in enumerate(solvers, start=1):
-        measurement = trained if solver == train_solver else measure(model, inputs, solver, on_batch=on_batch)
+        measurement = trained if solver == train_solver else tested(solver)
         result = test_result(measurement, labels, model.end_time, trained.predictions, None)
         results.append(result)
         if on_result is not None:

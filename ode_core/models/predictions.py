@@ -61,17 +61,19 @@ def predict(
     *,
     batch_size: int = BATCH,
     on_batch: OnBatch | None = None,
+    max_evaluations: int | None = None,
 ) -> Predictions:
     """Return the model's predictions for ``inputs`` ``(n, *sample_shape)`` under ``solver``.
 
-    ``batch_size`` bounds the memory; it does not change a prediction.
+    ``batch_size`` bounds the memory; it does not change a prediction. A sample whose solve would take more than
+    ``max_evaluations`` of the field fails.
     """
     device = next(model.parameters()).device
     parts = []
     for number, batch in enumerate(torch.split(inputs, batch_size)):
         if on_batch is not None:
             on_batch(len(inputs) - number * batch_size)
-        parts.append(model.run(batch.to(device), solver))
+        parts.append(model.run(batch.to(device), solver, max_evaluations=max_evaluations))
     logits = torch.cat([part.logits for part in parts]).cpu()
     status = torch.cat([part.solution.status for part in parts]).cpu()
     # A diverged head must not pass as class 0, which is what argmax makes of NaN.

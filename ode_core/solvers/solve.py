@@ -138,9 +138,8 @@ def _with_gradient(
 
     check_gradient(gradient, solver)
     if gradient == "backprop":
-        # With tolerances our walk itself keeps failed samples out of the graph; torchdiffeq goes by the whole batch.
-        by_sample_on_grid = not solver.adaptive and solver.runs_on == "odeness"
-        return solve_with_graph(plain, z0) if by_sample_on_grid else plain(z0)
+        # With tolerances our walk itself keeps failed samples out of the graph; in torchdiffeq's all fail together.
+        return plain(z0) if solver.adaptive else solve_with_graph(plain, z0)
     tensors = gradient_tensors(field, parameters, gradient)
     if not torch.is_grad_enabled() or not (z0.requires_grad or tensors):
         return plain(z0)

@@ -39,14 +39,11 @@ def check_training_budget(spec: TrainingJobSpec, budget: Budget) -> None:
     shape, classes = spec.dataset.input_shape, spec.dataset.classes
     architecture = spec.architecture
     state_size = math.prod(model_state_shape(architecture, shape))
-    evaluations = solve_evaluations(spec.solver, architecture.end_time)
+    evaluations = solve_evaluations(spec.solver, architecture.end_time, state_size)
     if spec.adaptation is not None:
         evaluations = max(evaluations, spec.solver.facts.evaluations(spec.adaptation.max_steps))
     # How many steps an adaptive solver takes is not known beforehand; a usual number is assumed.
-    typical = _adaptive_evaluations(spec.solver, 100) if spec.solver.adaptive else evaluations
-    if spec.solver.facts.family == "implicit":
-        steps = 100 if spec.solver.adaptive else spec.solver.fixed_steps(0.0, architecture.end_time)
-        typical = spec.solver.facts.evaluations(steps, state_size)
+    typical = _adaptive_evaluations(spec.solver, 100, state_size) if spec.solver.adaptive else evaluations
     forward = evaluation_operations(architecture, shape) * typical * spec.training.batch_size
     _refuse_above("parameters", parameter_count(architecture, shape, classes), budget.parameters, "a smaller model")
     _refuse_above("numbers in the state", state_size, budget.state_size, "a smaller stem or data set")
@@ -56,7 +53,8 @@ def check_training_budget(spec: TrainingJobSpec, budget: Budget) -> None:
         budget.batch_states,
         "a smaller batch_size",
     )
-    _refuse_above("evaluations in a solve", evaluations, budget.evaluations_per_solve, "fewer steps")
+    if _is_bounded_beforehand(spec.solver):
+        _refuse_above("evaluations in a solve", evaluations, budget.evaluations_per_solve, _remedy(spec.solver))
     _refuse_above(
         "multiplications in the whole training",
         GRADIENTS[spec.gradient].cost * forward * spec.training.iterations,
@@ -65,36 +63,49 @@ def check_training_budget(spec: TrainingJobSpec, budget: Budget) -> None:
     )
 
 
-def check_sweep_budget(spec: SweepJobSpec, end_time: float, budget: Budget) -> None:
+def check_sweep_budget(spec: SweepJobSpec, end_time: float, budget: Budget, state_size: int = 0) -> None:
     """Raise ``BudgetExceeded`` when one of the sweep's solves is larger than ``budget`` allows."""
     for solver in spec.solvers:
-        check_solve_budget(solver, end_time, budget.evaluations_per_solve)
+        check_solve_budget(solver, end_time, budget.evaluations_per_solve, state_size)
 
 
-def check_solve_budget(solver: SolverSpec, end_time: float, limit: int) -> None:
-    """Raise ``BudgetExceeded`` when a solve on ``[0, end_time]`` may take more evaluations than ``limit``."""
-    remedy = "fewer steps" if not solver.adaptive else "a smaller max_steps"
-    _refuse_above(f"evaluations of {solver.label}", solve_evaluations(solver, end_time), limit, remedy)
+def check_solve_budget(solver: SolverSpec, end_time: float, limit: int, state_size: int = 0) -> None:
+    """Raise ``BudgetExceeded`` when a solve on ``[0, end_time]`` may take more evaluations than ``limit``.
+
+    The default number of steps of an adaptive solver is far more than it takes and refuses nothing: such a solve, and
+    that of an implicit method, whose number is an estimate, gets ``limit`` as its ``max_evaluations``, too.
+    """
+    if _is_bounded_beforehand(solver):
+        evaluations = solve_evaluations(solver, end_time, state_size)
+        _refuse_above(f"evaluations of {solver.label}", evaluations, limit, _remedy(solver))
 
 
-def solve_evaluations(solver: SolverSpec, end_time: float) -> int:
+def solve_evaluations(solver: SolverSpec, end_time: float, state_size: int = 0) -> int:
     """Return the evaluations of the field in one solve: an upper bound, exact for explicit methods on a
     uniform grid.
 
-    For an implicit method it is the usual number for as many steps, without those for its Jacobians: those depend
-    on the size of the state, and are several products in one pass.
+    For an implicit method it is the usual number for as many steps; those for its Jacobians, which depend on
+    ``state_size``, the numbers in a state, are among them only where that is given.
     """
     if solver.adaptive:
         # Two more for the initial step.
-        return _adaptive_evaluations(solver, solver.max_steps or DEFAULT_MAX_STEPS) + 2
+        return _adaptive_evaluations(solver, solver.max_steps or DEFAULT_MAX_STEPS, state_size) + 2
     steps = max(solver.fixed_steps(0.0, end_time, precision) for precision in get_args(Precision))
-    return solver.facts.evaluations(steps)
+    return solver.facts.evaluations(steps, state_size)
 
 
-def _adaptive_evaluations(solver: SolverSpec, steps: int) -> int:
+def _adaptive_evaluations(solver: SolverSpec, steps: int, state_size: int) -> int:
     if solver.runs_on == "torchdiffeq":
         return steps * (TORCHDIFFEQ_METHODS[solver.method].evaluations_per_step or 0)
-    return solver.facts.evaluations(steps)
+    return solver.facts.evaluations(steps, state_size)
+
+
+def _is_bounded_beforehand(solver: SolverSpec) -> bool:
+    return not solver.adaptive or solver.max_steps is not None
+
+
+def _remedy(solver: SolverSpec) -> str:
+    return "a smaller max_steps" if solver.adaptive else "fewer steps"
 
 
 def _refuse_above(what: str, value: float, limit: float, remedy: str) -> None:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from ode_core.specs.methods import METHODS, Backend, MethodFacts, MethodName
 from ode_core.specs.spec import Spec
-from ode_core.specs.torchdiffeq_methods import ADAMS_ORDERS, TORCHDIFFEQ_METHODS
+from ode_core.specs.torchdiffeq_methods import ADAMS_ORDERS, DEFAULT_ADAMS_ORDER, TORCHDIFFEQ_METHODS
 
 MAX_FIXED_STEPS = 100_000
 DEFAULT_MAX_STEPS = 10_000
@@ -97,9 +97,24 @@ class SolverSpec(Spec):
         return self
 
     @model_validator(mode="after")
-    def _implicit_method_has_equal_steps(self) -> Self:
-        if self.facts.family == "implicit" and self.grid == "truncate":
+    def _implicit_and_reversible_methods_have_equal_steps(self) -> Self:
+        if self.facts.family in ("implicit", "reversible") and self.grid == "truncate":
             raise ValueError(f"{self.method} takes equal steps, and truncate makes a short one: use the uniform grid")
+        return self
+
+    @model_validator(mode="after")
+    def _a_default_that_is_given_is_as_one_left_out(self) -> Self:
+        # Last, so that a setting is refused where it does not apply, even with the value of its default. Two ways to
+        # write a solver would otherwise be two solvers: unequal, and with results of their own.
+        defaults = {
+            "grid": "uniform",
+            "controller": "i",
+            "backend": self.facts.backends[0],
+            "max_order": DEFAULT_ADAMS_ORDER,
+        }
+        for name, default in defaults.items():
+            if getattr(self, name) == default:
+                object.__setattr__(self, name, None)
         return self
 
     @property
@@ -151,7 +166,7 @@ class SolverSpec(Spec):
         elif self.step_size is not None:
             label = f"{self.method} h={self.step_size:g}" + (" truncate" if self.grid == "truncate" else "")
         else:
-            controller = "" if self.controller in (None, "i") else f" {self.controller}"
+            controller = "" if self.controller is None else f" {self.controller}"
             label = f"{self.method} rtol={self.rtol:g} atol={self.atol:g}{controller}"
         if self.max_order is not None:
             label += f" order={self.max_order}"

@@ -107,4 +107,9 @@ class TrainingJobSpec(Spec):
                     f"step adaptation knows a more accurate test solver for euler and midpoint, "
                     f"not for {self.solver.method}: train with one of these, or set adaptation to null"
                 )
+            if self.solver.grid == "truncate" or self.solver.runs_on != "odeness":
+                raise ValueError(
+                    "step adaptation chooses equal steps of its own methods: leave out grid truncate and "
+                    "backend torchdiffeq, or set adaptation to null"
+                )
         return self

@@ -2,8 +2,12 @@
 
 import dataclasses
 import hashlib
+import json
 import math
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +19,13 @@ from ode_core.datasets.load import Dataset
 from ode_core.models.classifier import ClassifierOutput, build_model
 from ode_core.models.predictions import OnBatch, predict
 from ode_core.models.weights import weights_to_bytes
+from ode_core.solvers.gradients.reversible import ReconstructionWarning
 from ode_core.solvers.solution import Execution, SolveFailed
 from ode_core.solvers.status import SolveStatus
+from ode_core.specs.gradient import GradientMode
 from ode_core.specs.methods import MethodName
 from ode_core.specs.solver import SolverSpec
+from ode_core.specs.spec import Spec
 from ode_core.specs.training import StepAdaptation, TrainingJobSpec
 from ode_core.training.checkpoint import Checkpoint
 from ode_core.training.optimizers import build_optimizer
@@ -68,10 +75,15 @@ class TrainingRun:
         iteration: finished iterations.
         solver: the training solver in use.
         model: the model in training.
+        max_evaluations: bound on the evaluations of the field for one sample in a solve of the training or of the
+            final test, or None. In the training a sample beyond it ends the run; in the test it counts as failed.
     """
 
-    def __init__(self, spec: TrainingJobSpec, dataset: Dataset, device: torch.device) -> None:
+    def __init__(
+        self, spec: TrainingJobSpec, dataset: Dataset, device: torch.device, *, max_evaluations: int | None = None
+    ) -> None:
         self.spec, self.dataset, self.device = spec, dataset, device
+        self.max_evaluations = max_evaluations
         self.model = build_model(spec).to(device)
         # Compiled steps agree to round-off only, and when one is compiled is not known beforehand: a resumed run
         # would not be the same bit for bit.
@@ -102,13 +114,13 @@ class TrainingRun:
         ``adaptation_evaluations``, those of the very first step included.
 
         Raises:
-            TrainingDiverged: the loss or the gradient is not finite, or the adjoint equation could not be solved; the
-                weights are those before the iteration.
+            TrainingDiverged: the loss or the gradient is not finite, the adjoint equation could not be solved, or the
+                reversible gradient lost half its digits; the weights are those before the iteration.
         """
         start = time.perf_counter()
         inputs, labels = self.batch()
         metrics = self._adapt(inputs, labels)
-        output = self.model.run(inputs, self.solver, gradient=self.spec.gradient)
+        output = self.model.run(inputs, self.solver, gradient=self.spec.gradient, max_evaluations=self.max_evaluations)
         self.execution = output.solution.execution
         loss = cross_entropy(output.logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
@@ -155,9 +167,9 @@ class TrainingRun:
 
     def _backward(self, loss: Tensor) -> None:
         try:
-            with self.model.float32_products():
+            with self.model.float32_products(), _inexact_gradients_refused(self.spec.gradient):
                 loss.backward()  # type: ignore[no-untyped-call]
-        except SolveFailed as failure:
+        except (SolveFailed, ReconstructionWarning) as failure:
             raise TrainingDiverged(self.iteration + 1, self.spec.training.iterations, str(failure)) from failure
 
     def checkpoint(self) -> Checkpoint:
@@ -207,7 +219,9 @@ class TrainingRun:
 
     def trained_model(self, *, on_batch: OnBatch | None = None) -> TrainedModel:
         """Return the weights with the solver they belong to, tested on the whole test split."""
-        predictions = predict(self.model, self.dataset.test_inputs, self.solver, on_batch=on_batch)
+        predictions = predict(
+            self.model, self.dataset.test_inputs, self.solver, on_batch=on_batch, max_evaluations=self.max_evaluations
+        )
         metadata = {
             "test_accuracy": predictions.accuracy(self.dataset.test_labels),
             "test_samples": len(self.dataset.test_labels),
@@ -289,7 +303,31 @@ class TrainingRun:
         return dict(zip(("loss", "train_accuracy", "gradient_norm", "nfe"), values, strict=True))
 
     def _spec_fingerprint(self) -> str:
-        return hashlib.sha256(self.spec.model_dump_json().encode()).hexdigest()
+        return hashlib.sha256(json.dumps(_settings(self.spec), sort_keys=True).encode()).hexdigest()
+
+
+def _settings(spec: Spec) -> dict[str, Any]:
+    """Return the settings that are not defaults, as JSON values: the same after an update that adds one.
+
+    ``kind`` always belongs to them, as it tells specs apart that are otherwise all defaults.
+    """
+    document = spec.model_dump(mode="json")
+    settings: dict[str, Any] = {}
+    for name, field in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        if name == "kind" or value != field.default:
+            settings[name] = _settings(value) if isinstance(value, Spec) else document[name]
+    return settings
+
+
+@contextmanager
+def _inexact_gradients_refused(gradient: GradientMode) -> Iterator[None]:
+    """Raise ``ReconstructionWarning`` instead of warning: nobody reads the warnings of a job."""
+    if gradient != "reversible":
+        yield
+        return
+    with warnings.catch_warnings(action="error", category=ReconstructionWarning):
+        yield
 
 
 def _whole_steps(solver: SolverSpec, end_time: float) -> SolverSpec:

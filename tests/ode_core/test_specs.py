@@ -370,6 +370,42 @@ def test_evaluation_jobs_are_told_apart_by_kind():
             adapter.validate_python(wrong)
 
 
+@pytest.mark.parametrize(
+    ("rule", "default"),
+    [
+        ({"method": "rk4", "step_size": 0.3}, {"grid": "uniform"}),
+        ({"method": "dopri5", "rtol": 1e-3, "atol": 1e-3}, {"controller": "i"}),
+        ({"method": "heun", "steps": 2}, {"backend": "odeness"}),
+        ({"method": "explicit_adams", "steps": 2}, {"max_order": 4, "backend": "torchdiffeq"}),
+    ],
+)
+def test_a_default_that_is_given_makes_no_other_solver(rule, default):
+    short, long = (SolverSpec.model_validate(given) for given in (rule, {**rule, **default}))
+    assert short == long
+    assert len({short, long}) == 1
+    assert short.label == long.label
+    assert short.model_dump_json() == long.model_dump_json()
+
+
+@pytest.mark.parametrize("method", ["asynchronous_leapfrog", "implicit_midpoint", "trapezoid"])
+def test_a_method_that_takes_equal_steps_refuses_a_grid_with_a_short_one(method):
+    with pytest.raises(ValidationError, match=f"{method} takes equal steps.*use the uniform grid"):
+        SolverSpec(method=method, step_size=0.3, grid="truncate")
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        {"method": "euler", "step_size": 0.3, "grid": "truncate"},
+        {"method": "euler", "steps": 2, "backend": "torchdiffeq"},
+    ],
+)
+def test_step_adaptation_refuses_a_grid_and_a_backend_that_it_would_not_keep(solver):
+    with pytest.raises(ValidationError, match="leave out grid truncate and backend torchdiffeq"):
+        job(solver=solver)
+    job(solver=solver, adaptation=None)
+
+
 # ---------------------------------------------------------------- budgets
 
 
@@ -423,6 +459,24 @@ def test_an_adaptive_solve_costs_at_most_its_steps_and_two_at_the_start():
     check_solve_budget(spec, 1.0, 602)
     with pytest.raises(BudgetExceeded, match=r"602 evaluations.*exceed the budget of 601: use a smaller max_steps"):
         check_solve_budget(spec, 1.0, 601)
+
+
+def test_the_default_number_of_steps_of_an_adaptive_solver_is_no_reason_to_refuse_it():
+    solver = {"method": "dopri8", "rtol": 1e-5, "atol": 1e-5}
+    check_training_budget(job(solver=solver, adaptation=None), Budget())
+    check_sweep_budget(SweepJobSpec(model="m", solvers=[solver]), 1.0, Budget())
+    given = {**solver, "max_steps": 10_000}
+    with pytest.raises(BudgetExceeded, match=r"120,002 evaluations in a solve .*: use a smaller max_steps"):
+        check_training_budget(job(solver=given, adaptation=None), Budget())
+    with pytest.raises(BudgetExceeded, match=r"120,002 evaluations of dopri8 .*: use a smaller max_steps"):
+        check_sweep_budget(SweepJobSpec(model="m", solvers=[given]), 1.0, Budget())
+
+
+def test_a_sweep_with_an_implicit_method_is_checked_with_its_jacobians():
+    sweep = SweepJobSpec(model="m", solvers=[SolverSpec(method="kvaerno3", steps=10)])
+    check_sweep_budget(sweep, 1.0, Budget(evaluations_per_solve=130), state_size=8)
+    with pytest.raises(BudgetExceeded, match="130 evaluations of kvaerno3-10"):
+        check_sweep_budget(sweep, 1.0, Budget(evaluations_per_solve=129), state_size=8)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ def run_audit(running: RunningJob) -> FinishJob:
         tested.solver,
         epsilon=spec.epsilon,
         on_progress=running.report,
+        max_evaluations=running.settings.budget.evaluations_per_solve,
     )
 
     def finish(tx: Transaction) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Tests a stored model under a list of solvers."""
 
+import math
 from typing import Any
 
 from ode_core.audit.sweep import TestResult, sweep
@@ -19,7 +20,8 @@ def run_sweep(running: RunningJob) -> FinishJob:
     """
     spec = SweepJobSpec.model_validate(running.job.spec)
     tested = load_stored_model(running, spec.samples)
-    check_sweep_budget(spec, tested.spec.architecture.end_time, running.settings.budget)
+    budget = running.settings.budget
+    check_sweep_budget(spec, tested.model.end_time, budget, math.prod(tested.model.state_shape))
     job, attempt = running.job, running.attempt
     results: list[TestResult] = []
 
@@ -47,6 +49,7 @@ def run_sweep(running: RunningJob) -> FinishJob:
         spec.solvers,
         on_result=store_results,
         on_batch=report,
+        max_evaluations=budget.evaluations_per_solve,
     )
 
     def finish(tx: Transaction) -> dict[str, Any]:

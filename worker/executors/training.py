@@ -77,9 +77,11 @@ def train(running: RunningJob) -> FinishJob:
         TrainingDiverged, DatasetUnavailable, BudgetExceeded: the job fails.
     """
     spec = TrainingJobSpec.model_validate(running.job.spec)
-    check_training_budget(spec, running.settings.budget)
+    budget = running.settings.budget
+    check_training_budget(spec, budget)
     dataset = load_dataset(spec.dataset, running.settings.datasets)
-    run = TrainingRun(spec, dataset, choose_device(running.settings.device))
+    device = choose_device(running.settings.device)
+    run = TrainingRun(spec, dataset, device, max_evaluations=budget.evaluations_per_solve)
     _resume(running, run)
     _iterate(running, spec, run)
     running.check()

@@ -57,7 +57,10 @@ def solve_with_adjoint(
         solution = run(field, z0, solver, t0=t0, t1=t1, times=times, outputs=outputs, max_evaluations=max_evaluations)
     backward = _BackwardSolve(run, field, solver, parameters, coupled, t0, t1, times)
     final, trajectory = _Adjoint.apply(backward, solution, z0, *parameters)  # type: ignore[no-untyped-call]
-    return dataclasses.replace(solution, final=final, trajectory=trajectory)
+    execution = dataclasses.replace(
+        solution.execution, reason="solved without a graph: the gradient comes from the adjoint equation"
+    )
+    return dataclasses.replace(solution, final=final, trajectory=trajectory, execution=execution)
 
 
 class _Adjoint(torch.autograd.Function):
@@ -133,7 +136,7 @@ class _BackwardSolve:
             sums.add([torch.full_like(tensor, torch.nan) for tensor in sums.tensors])
             return z, torch.where(mask, torch.nan, torch.zeros_like(a))
         # The equation is linear in a: scaled to 1, the absolute tolerance means the same for it as for the state.
-        scale = sample_rms(torch.where(mask, a, 0.0))
+        scale = _size(torch.where(mask, a, 0.0))
         scale = scale.max().expand_as(scale) if self.coupled else torch.where(alive, scale, 1.0)
         factor = broadcast_to_state(scale, a).to(a.dtype)
         start = torch.where(mask, z, z[alive][0])
@@ -208,6 +211,16 @@ class _BackwardSolve:
         found = torch.autograd.grad(f, wanted, a, allow_unused=True) if f.requires_grad else [None] * len(wanted)
         gradients = (torch.zeros_like(x) if g is None else g for x, g in zip(wanted, found, strict=True))
         return [f.detach(), *gradients]
+
+
+def _size(a: Tensor) -> Tensor:
+    """Return each sample's root mean square, ``(batch,)``; above 0 also where the squares are too small for the type.
+
+    The adjoint of a sample that the model is sure of is that small.
+    """
+    smallest = torch.finfo(a.dtype).tiny
+    largest = per_sample(a).abs().amax(dim=1).clamp(min=smallest)
+    return (largest * sample_rms(a / broadcast_to_state(largest, a))).clamp(min=smallest)
 
 
 class _Quadrature:

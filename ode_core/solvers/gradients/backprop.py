@@ -17,7 +17,9 @@ def solve_with_graph(solve_from: Callable[[Tensor], Solution], z0: Tensor) -> So
     even by the outputs that it reached.
 
     Args:
-        solve_from: solves from a start on a uniform grid, where no sample changes the steps of another.
+        solve_from: solves from a start on a fixed grid, where no sample changes the steps of another. In
+            ``implicit_adams`` one that fails may change how often the others are corrected; the repeated solve is
+            free of that, too.
         z0: the start.
     """
     solution = solve_from(z0)

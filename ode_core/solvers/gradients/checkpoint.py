@@ -40,7 +40,7 @@ def solve_with_checkpoints(
 ) -> Solution:
     """Solve with gradients for ``z0`` and ``parameters``; see ``solve`` for the arguments.
 
-    A sample that fails has no gradient and leaves those of the others alone.
+    A sample that fails has gradients by the outputs that it reached, and leaves those of the others alone.
 
     Raises:
         ValueError: an adaptive solve would read its outputs off an interpolant, whose coefficients are not kept.
@@ -57,7 +57,8 @@ def solve_with_checkpoints(
     assert recorded == int(solution.accepted.sum())
     replay = (_AdaptiveReplay if solver.adaptive else _GridReplay)(run, field, solver, t0, t1, times)
     final, trajectory = _Replayed.apply(replay, solution, steps, z0, *parameters)  # type: ignore[no-untyped-call]
-    return dataclasses.replace(solution, final=final, trajectory=trajectory)
+    execution = dataclasses.replace(solution.execution, reason="the steps are recorded for the gradient")
+    return dataclasses.replace(solution, final=final, trajectory=trajectory, execution=execution)
 
 
 class _Replay(ABC):

@@ -112,6 +112,19 @@ def test_no_rung_costs_more_than_sixteen_times_the_training() -> None:
     assert by_method["midpoint"] == by_method["rk4"] == [16, 32, 48, 64, 96, 128, 256]
 
 
+@pytest.mark.parametrize(
+    "solver",
+    [
+        SolverSpec(method="euler", step_size=0.3, grid="truncate"),
+        SolverSpec(method="rk4", step_size=0.25),
+        SolverSpec(method="heun", steps=4, backend="torchdiffeq"),
+    ],
+)
+def test_the_rung_at_the_training_s_own_steps_is_the_training_solver(solver: SolverSpec) -> None:
+    rungs = ladder(solver, 1.0)
+    assert [rung for rung in rungs if rung.method == solver.method and rung.fixed_steps() == 4] == [solver]
+
+
 def test_the_ladder_of_a_single_step_is_short() -> None:
     assert {rung.steps for rung in ladder(SolverSpec(method="heun", steps=1), 1.0)} == {1, 2, 4, 16}
 
@@ -169,3 +182,14 @@ def test_an_unresolved_audit_claims_nothing() -> None:
     assert "nothing is claimed" in words
     assert "3 of 3 solves end with non_finite" in words
     assert samples_needed("unresolved", 1.0, 0.01) is None
+
+
+def test_an_audit_solves_within_its_evaluations_and_leaves_out_grids_beyond_them() -> None:
+    model, inputs, labels = rotation(2.0), circle(SAMPLES), torch.zeros(SAMPLES, dtype=torch.int64)
+    solver = SolverSpec(method="euler", steps=50)
+    report = audit(model, inputs, labels, solver, max_evaluations=99)
+    assert report.half_step_rule.test_solver is None  # 100 evaluations
+    assert solver in [rung.solver for rung in report.ladder]
+    assert max(rung.nfe for rung in report.ladder) <= 99
+    assert all(rung.failures == 0 for rung in report.ladder)
+    assert "budget_exceeded" in audit(model, inputs, labels, solver, max_evaluations=10).reference.reason

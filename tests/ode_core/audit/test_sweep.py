@@ -60,3 +60,13 @@ def test_the_json_of_a_result_names_the_solver_as_a_spec() -> None:
     solver = SolverSpec(method="euler", steps=4)
     result = sweep(rotation(1.0), circle(8), torch.zeros(8, dtype=torch.int64), solver, [solver])[0]
     assert result.to_json()["solver"] == {"method": "euler", "steps": 4}
+
+
+def test_a_sample_beyond_the_evaluations_counts_as_failed() -> None:
+    solver = SolverSpec(method="dopri5", rtol=1e-5, atol=1e-5)
+    labels = torch.zeros(10, dtype=torch.int64)
+    train_solver = SolverSpec(method="euler", steps=2)
+    (result,) = sweep(rotation(2.0), circle(10), labels, train_solver, [solver], max_evaluations=20)
+    assert (result.failures, result.flip_rate) == (10, 1.0)
+    (result,) = sweep(rotation(2.0), circle(10), labels, train_solver, [solver], max_evaluations=2000)
+    assert result.failures == 0

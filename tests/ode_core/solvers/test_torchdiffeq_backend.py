@@ -426,3 +426,22 @@ def test_autograd_through_an_adaptive_solve_agrees_with_that_of_the_engine():
         gradients.append(z0.grad)
     # Both are derivatives of solutions with errors of a few tolerances.
     assert torch.allclose(*gradients, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", FIXED)
+def test_on_a_fixed_grid_a_sample_that_fails_leaves_the_others_gradients_alone(method):
+    times = torch.tensor([0.5, 1.0], dtype=torch.float64)
+    results = []
+    for starts in ([[0.5], [1e200], [torch.nan], [0.7]], [[0.5], [0.7]]):
+        factor = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+        z0 = torch.tensor(starts, dtype=torch.float64, requires_grad=True)
+        solver = SolverSpec(method=method, steps=8, backend="torchdiffeq")
+        solution = solve(lambda t, z, f=factor: f * z * z, z0, solver, times=times, warn=False)
+        good = solution.succeeded
+        assert int(good.sum()) == 2
+        (solution.final[good].sum() + solution.trajectory[:, good].sum()).backward()
+        assert bool((z0.grad[~good] == 0).all())
+        results.append((factor.grad, z0.grad[good]))
+    # Sums in another order.
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-12, atol=0)

@@ -91,3 +91,18 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_own_message(gradient: st
     run.model.head[1].bias.data.fill_(torch.nan)
     with pytest.raises(TrainingDiverged, match="the loss is not finite"):
         run.advance()
+
+
+def test_a_reversible_gradient_that_lost_half_its_digits_ends_the_run_with_a_remedy() -> None:
+    field = MlpField(hidden=(4,), activation="relu")
+    solver = {"method": "asynchronous_leapfrog", "steps": 50}
+    run = new_run(spec("reversible", solver, model=ClassifierSpec(field=field)))
+    with torch.no_grad():
+        # The field is -20 z: h lambda is 0.4, and roundings on the way back grow to 3e8 of their size.
+        signs = torch.cat([torch.eye(2), -torch.eye(2)])
+        run.model.field.network[0].weight.copy_(signs)
+        run.model.field.network[2].weight.copy_(-20 * signs.T)
+    before = weights(run)
+    with pytest.raises(TrainingDiverged, match=r"missed the start by .*: use gradient checkpoint with another method"):
+        run.advance()
+    assert weights(run) == before

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from ode_core.datasets.load import load_dataset
-from ode_core.specs import SolverSpec, StepAdaptation
+from ode_core.specs import (
+    ConcentricSpheresSpec,
+    DigitsSpec,
+    MnistSpec,
+    SolverSpec,
+    StepAdaptation,
+    TrainingJobSpec,
+)
 from ode_core.training.checkpoint import Checkpoint
 from tests.ode_core.training.small_jobs import SPHERES, advance, job, new_run, weights
 
@@ -105,6 +112,27 @@ def test_a_checkpoint_of_another_job_is_refused() -> None:
     checkpoint = new_run(job()).checkpoint()
     with pytest.raises(ValueError, match="another training spec"):
         new_run(job(training={"learning_rate": 0.02})).restore(checkpoint)
+
+
+def test_a_checkpoint_is_of_the_same_job_though_a_new_setting_has_a_default() -> None:
+    class Later(TrainingJobSpec):
+        """The spec of a later version of the program."""
+
+        novelty: str | None = None
+
+    checkpoint = new_run(job()).checkpoint()
+    later = Later.model_validate(job().model_dump())
+    new_run(later).restore(checkpoint)
+    with pytest.raises(ValueError, match="another training spec"):
+        new_run(later.model_copy(update={"novelty": "used"})).restore(checkpoint)
+
+
+def test_specs_that_differ_in_a_kind_alone_are_told_apart() -> None:
+    prints = [
+        new_run(job().model_copy(update={"dataset": data}), load_dataset(SPHERES, None)).checkpoint().metadata["spec"]
+        for data in (DigitsSpec(), ConcentricSpheresSpec(), MnistSpec())
+    ]
+    assert len(set(prints)) == 3
 
 
 def test_a_checkpoint_of_other_data_is_refused() -> None:

@@ -280,3 +280,16 @@ def test_a_step_size_is_trained_and_stored_as_the_whole_number_of_steps_it_comes
     run = new_run(job(solver=SolverSpec(method="euler", step_size=0.3)))
     assert run.advance()["steps"] == 4
     assert run.trained_model().solver == SolverSpec(method="euler", steps=4)
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "checkpoint", "adjoint"])
+def test_a_solve_beyond_its_evaluations_ends_the_run_and_fails_in_the_test(gradient: str) -> None:
+    solver = SolverSpec(method="dopri5", rtol=1e-3, atol=1e-3)
+    spec, dataset = job(solver=solver, gradient=gradient), load_dataset(SPHERES, None)
+    enough = TrainingRun(spec, dataset, torch.device("cpu"), max_evaluations=10_000)
+    assert enough.advance()["nfe"] > 4
+    run = TrainingRun(spec, dataset, torch.device("cpu"), max_evaluations=4)
+    with pytest.raises(TrainingDiverged, match="ended with budget_exceeded"):
+        run.advance()
+    metadata = run.trained_model().metadata
+    assert metadata["test_failures"] == metadata["test_samples"]

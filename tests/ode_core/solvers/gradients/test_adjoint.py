@@ -185,3 +185,24 @@ def test_a_loss_that_is_no_number_has_a_gradient_that_is_none(gradient):
     solution = solve(field, z0, SolverSpec(method="dopri5", rtol=1e-3, atol=1e-3), gradient=gradient)
     (solution.final.sum() * torch.nan).backward()
     assert all(bool(torch.isnan(tensor.grad).all()) for tensor in (z0, field.inner, field.outer))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rule", [{"steps": 8}, {"rtol": 1e-5, "atol": 1e-5}])
+@pytest.mark.parametrize("gradient", BOTH)
+def test_a_gradient_whose_square_is_too_small_for_the_type_is_solved_for(gradient, rule, dtype):
+    # The smallest normal numbers: their squares are 0, and so would be those of a smaller scale.
+    tiny = 8 * torch.finfo(dtype).tiny
+    z0 = torch.ones(2, 3, dtype=dtype, requires_grad=True)
+    solution = solve(lambda t, z: -z, z0, SolverSpec(method="dopri5", **rule), gradient=gradient, parameters=[])
+    (tiny * solution.final).sum().backward()
+    assert torch.allclose(z0.grad / tiny, torch.full_like(z0, np.exp(-1)), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("rule", [{"steps": 8}, {"rtol": 1e-5, "atol": 1e-5}])
+@pytest.mark.parametrize("gradient", [*BOTH, "checkpoint"])
+def test_the_execution_says_that_the_gradient_decides_and_not_that_compilation_is_off(gradient, rule):
+    z0 = torch.ones(2, 3, requires_grad=True)
+    solution = solve(lambda t, z: -z, z0, SolverSpec(method="dopri5", **rule), gradient=gradient, parameters=[])
+    assert "gradient" in solution.execution.reason
+    assert "compilation" not in solution.execution.reason
