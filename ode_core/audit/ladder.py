@@ -38,8 +38,9 @@ def ladder(train_solver: SolverSpec, end_time: float, *, eps: float = FLOAT64_EP
     def rung(method: MethodName, count: int) -> SolverSpec:
         if method != train_solver.method:
             return SolverSpec(method=method, steps=count)
-        # The training's own steps need not be equal ones.
-        return train_solver if count == steps else train_solver.with_steps(count)
+        # The training's own steps need not be equal ones, which a number of steps stands for.
+        own = count == steps and train_solver.grid == "truncate"
+        return train_solver if own else train_solver.with_steps(count)
 
     return [
         rung(method, count) for method in methods for count in counts if METHODS[method].evaluations(count) <= dearest

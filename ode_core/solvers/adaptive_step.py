@@ -123,20 +123,22 @@ class Attempt(NamedTuple):
 
 
 class StepMethod(Protocol):
-    """A kind of step with an error estimate.
-
-    Attributes:
-        control_order: order of the error estimate, for the step control.
-        first_same_as_last: whether the last slope is the first of the next step.
-        least_evaluations: fewest evaluations an attempt takes.
-    """
+    """A kind of step with an error estimate."""
 
     @property
-    def control_order(self) -> int: ...  # noqa: D102
+    def control_order(self) -> int:
+        """Order of the error estimate, for the step control."""
+        ...
+
     @property
-    def first_same_as_last(self) -> bool: ...  # noqa: D102
+    def first_same_as_last(self) -> bool:
+        """Whether the last slope is the first of the next step."""
+        ...
+
     @property
-    def least_evaluations(self) -> int: ...  # noqa: D102
+    def least_evaluations(self) -> int:
+        """Fewest evaluations an attempt takes."""
+        ...
 
     def attempt(self, field: Field, walk: Walk, plan: Plan, limits: Limits, direction: float) -> Attempt:
         """Try the planned step of every sample."""

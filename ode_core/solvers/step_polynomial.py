@@ -10,14 +10,12 @@ from ode_core.solvers.tableaus import ButcherTableau
 
 
 class StepPolynomial(Protocol):
-    """Makes the coefficients ``c_j`` of ``z(t + s h) = z(t) + c_1 s + c_2 s^2 + ...`` for ``s`` in ``[0, 1]``.
-
-    Attributes:
-        needs_end_slope: whether the field at the end of the step enters.
-    """
+    """Makes the coefficients ``c_j`` of ``z(t + s h) = z(t) + c_1 s + c_2 s^2 + ...`` for ``s`` in ``[0, 1]``."""
 
     @property
-    def needs_end_slope(self) -> bool: ...  # noqa: D102
+    def needs_end_slope(self) -> bool:
+        """Whether the field at the end of the step enters."""
+        ...
 
     def coefficients(
         self, h: Tensor | float, z: Tensor, slopes: Sequence[Tensor], z_new: Tensor, slope_new: Tensor

@@ -22,27 +22,54 @@ class FieldTape(Protocol):
     of the slots, and then asks for the gradients.
     """
 
-    def pack(self, z: Tensor) -> Tensor: ...  # noqa: D102
-    def unpack(self, values: Tensor) -> Tensor: ...  # noqa: D102
-    def stage(self, slot: int) -> Tensor: ...  # noqa: D102
-    def evaluate(self, slot: int, t: float, out: Tensor) -> None: ...  # noqa: D102
-    def begin_backward(self) -> None: ...  # noqa: D102
-    def cotangent(self, slot: int) -> Tensor: ...  # noqa: D102
-    def pull_back(self, slot: int, out: Tensor, *, add: bool) -> None: ...  # noqa: D102
-    def gradients(self) -> tuple[Tensor, ...]: ...  # noqa: D102
+    def pack(self, z: Tensor) -> Tensor:
+        """Return ``(batch, *state)`` as a copy in the layout of the tape."""
+        ...
+
+    def unpack(self, values: Tensor) -> Tensor:
+        """Return values in the layout of the tape as ``(batch, *state)``, a copy."""
+        ...
+
+    def stage(self, slot: int) -> Tensor:
+        """Return where the state of an evaluation is to be written."""
+        ...
+
+    def evaluate(self, slot: int, t: float, out: Tensor) -> None:
+        """Write the field at time ``t`` and the state of ``slot`` to ``out``."""
+        ...
+
+    def begin_backward(self) -> None:
+        """Begin a backward pass: all gradients are zero."""
+        ...
+
+    def cotangent(self, slot: int) -> Tensor:
+        """Return where the cotangent of an evaluation's slope is to be written."""
+        ...
+
+    def pull_back(self, slot: int, out: Tensor, *, add: bool) -> None:
+        """Write the cotangent of the state of ``slot`` to ``out``, or add it there."""
+        ...
+
+    def gradients(self) -> tuple[Tensor, ...]:
+        """Return the gradients of the field's ``tensors``."""
+        ...
 
 
 class TapedField(Protocol):
-    """A field with a tape.
-
-    Attributes:
-        tensors: what the gradients of ``FieldTape.gradients`` belong to.
-    """
+    """A field with a tape."""
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]: ...  # noqa: D102
-    def tape(self, z: Tensor, slots: int) -> FieldTape: ...  # noqa: D102
-    def functional(self) -> FunctionalField: ...  # noqa: D102
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What the gradients belong to."""
+        ...
+
+    def tape(self, z: Tensor, slots: int) -> FieldTape:
+        """Return a tape for ``slots`` evaluations at states of the shape of ``z``."""
+        ...
+
+    def functional(self) -> FunctionalField:
+        """Return the field as a function of its tensors."""
+        ...
 
 
 def keeps_tape(field: object) -> TypeGuard[TapedField]:
