@@ -116,7 +116,6 @@ def test_no_rung_costs_more_than_sixteen_times_the_training() -> None:
     "solver",
     [
         SolverSpec(method="euler", step_size=0.3, grid="truncate"),
-        SolverSpec(method="rk4", step_size=0.25),
         SolverSpec(method="heun", steps=4, backend="torchdiffeq"),
     ],
 )
