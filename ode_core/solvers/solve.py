@@ -1,5 +1,6 @@
 """The one entry point: a field, a start and a solver make a solution."""
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ from ode_core.solvers.implicit_grid import solve_implicit_grid
 from ode_core.solvers.leapfrog import solve_leapfrog
 from ode_core.solvers.output_times import OutputMode, require_output_times
 from ode_core.solvers.record import Record
-from ode_core.solvers.solution import Field, Solution, broadcast_to_state, finite_samples
+from ode_core.solvers.solution import Execution, Field, Solution, broadcast_to_state, finite_samples
 from ode_core.solvers.status import SolveStatus
 from ode_core.solvers.torchdiffeq_backend import (
     adaptive_with_torchdiffeq,
@@ -145,7 +146,10 @@ def _with_gradient(
         return plain(z0)
     if gradient == "reversible":
         steps = solver.fixed_steps(t0, t1)
-        return solve_reversibly(field, z0, steps, tensors, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)
+        solution = solve_reversibly(
+            field, z0, steps, tensors, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations
+        )
+        return _explained(solution, "a reversible method")
     if gradient == "checkpoint":
         return solve_with_checkpoints(
             _run,
@@ -189,7 +193,8 @@ def _run(
     record: Record | None = None,
 ) -> Solution:
     if solver.runs_on == "torchdiffeq":
-        return _solve_with_torchdiffeq(field, z0, solver, t0, t1, times, outputs, max_evaluations, warn)
+        solution = _solve_with_torchdiffeq(field, z0, solver, t0, t1, times, outputs, max_evaluations, warn)
+        return _explained(solution, "torchdiffeq makes the steps")
     if solver.adaptive:
         return solve_adaptive(
             field,
@@ -205,8 +210,14 @@ def _run(
         )
     if solver.facts.family == "reversible":
         steps = solver.fixed_steps(t0, t1)
-        return solve_leapfrog(field, z0, steps, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)
+        solution = solve_leapfrog(field, z0, steps, t0=t0, t1=t1, times=times, max_evaluations=max_evaluations)
+        return _explained(solution, "a reversible method")
     return _solve_fixed(field, z0, solver, t0, t1, times, max_evaluations, record, compilation)
+
+
+def _explained(solution: Solution, reason: str) -> Solution:
+    """Return a solution of an eager solve with the reason why there is no faster path for it."""
+    return dataclasses.replace(solution, execution=Execution("eager", reason=reason))
 
 
 def _solve_fixed(

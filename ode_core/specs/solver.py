@@ -47,8 +47,10 @@ class SolverSpec(Spec):
         default=None, description="adaptive: how the next step follows from the errors (default i)"
     )
     backend: Backend | None = Field(default=None, description="what runs the method; default the method's first")
-    max_order: Annotated[int, Field(ge=1, le=5)] | None = Field(
-        default=None, description="Adams methods: the order once there is history for it (default 4)"
+    max_order: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        default=None,
+        description="Adams methods: the order once there is history for it, 3 or 4 for explicit_adams, 4 or 5 for "
+        "implicit_adams (default 4)",
     )
 
     @model_validator(mode="after")
