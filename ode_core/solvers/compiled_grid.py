@@ -34,8 +34,7 @@ class CompilableSteps:
         return z_new
 
     def _build(self) -> FunctionType:
-        # A last stage that is the first of the next step is left out: on a grid the next step evaluates it.
-        used = self._tableau.a[:-1] if self._tableau.first_same_as_last else self._tableau.a
+        used = self._tableau.grid_rows
         rows, b = [[float(w) for w in row] for row in used], [float(w) for w in self._tableau.b[: len(used)]]
         evaluate = self._functional.function
 

@@ -47,12 +47,20 @@ class CompilablePasses:
         ran: whether compiled passes were made.
     """
 
-    def __init__(self, functional: FunctionalField, rule: PassRule, limits: Limits, batch: int, size: int) -> None:
-        self.ran = False
+    def __init__(
+        self,
+        functional: FunctionalField,
+        rule: PassRule,
+        limits: Limits,
+        kind: KindOfStep,
+        *,
+        batch: int,
+        size: int,
+        remembered: bool,
+    ) -> None:
+        self.kind, self.ran = kind, False
         self._functional, self._rule, self._limits = functional, rule, limits
-        self._batch, self._size = batch, size
-        self.kind = KindOfStep()
-        self.remembered = False
+        self._batch, self._size, self._remembered = batch, size, remembered
 
     def run(self, walk: Walk, history: StepHistory | None) -> Walk:
         """Make passes until every sample has arrived or failed, or the graph fails; return where they stand."""
@@ -75,7 +83,7 @@ class CompilablePasses:
 
     def _build(self) -> FunctionType:
         stages = self._rule.method.least_evaluations + 1
-        return _some_passes(self._functional, self._rule, stages, remembered=self.remembered)
+        return _some_passes(self._functional, self._rule, stages, remembered=self._remembered)
 
     def _padded(self, walk: Walk) -> Walk:
         standing = torch.arange(self._size, device=walk.z.device)
@@ -99,11 +107,10 @@ def compilable_passes(
     size = len(walk.z)
     if functional.by_sample and walk.z.numel() <= _PADDED_BATCH:
         size = max(_SMALLEST_BATCH, 1 << (size - 1).bit_length())
-    passes = CompilablePasses(functional, rule, _padded_stops(limits), len(walk.z), size)
-    passes.remembered = remembered
-    shape = (walk.z.dtype, walk.z.device, walk.z.shape[1:], size, len(_padded_stops(limits).stops))
-    passes.kind = kind_of_step(("passes", functional.key, rule.key, remembered, *shape), functional.owner)
-    return passes
+    limits = _padded_stops(limits)
+    shape = (walk.z.dtype, walk.z.device, walk.z.shape[1:], size, len(limits.stops))
+    kind = kind_of_step(("passes", functional.key, rule.key, remembered, *shape), functional.owner)
+    return CompilablePasses(functional, rule, limits, kind, batch=len(walk.z), size=size, remembered=remembered)
 
 
 def _some_passes(functional: FunctionalField, rule: PassRule, stages: int, *, remembered: bool) -> FunctionType:

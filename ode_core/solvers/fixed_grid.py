@@ -204,13 +204,8 @@ def _positions_on(grid: Tensor, times: Tensor, t0: float, t1: float) -> list[tup
 
 @lru_cache(maxsize=1024)
 def _scaled(tableau: ButcherTableau, h: float) -> tuple[tuple[Weights, ...], Weights]:
-    """Return the rows of ``h a`` and ``h b`` without their zeros.
-
-    A last stage that is the first of the next step has no weight in ``b``; it is left out here, as the
-    next step evaluates it anyway and the last step has no use for it.
-    """
-    used = tableau.a[:-1] if tableau.first_same_as_last else tableau.a
-    rows = tuple(_nonzero([h * float(w) for w in row]) for row in used)
+    """Return the rows of ``h a`` on a grid and ``h b`` without their zeros."""
+    rows = tuple(_nonzero([h * float(w) for w in row]) for row in tableau.grid_rows)
     return rows, _nonzero([h * float(w) for w in tableau.b])
 
 

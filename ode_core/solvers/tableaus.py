@@ -111,6 +111,15 @@ class ButcherTableau:
         at_end = abs(self.c[-1] - 1) <= self.coefficient_error
         return self.stages > 1 and at_end and (*self.a[-1], Fraction(0)) == self.b
 
+    @property
+    def grid_rows(self) -> tuple[Row, ...]:
+        """Rows of ``a`` of the stages that a step on a grid evaluates.
+
+        A last stage that is the first of the next step has no weight in ``b``; it is left out, as the next step
+        evaluates it anyway and the last step has no use for it.
+        """
+        return self.a[:-1] if self.first_same_as_last else self.a
+
     @cached_property
     def stability_polynomial(self) -> Row:
         """Coefficients of ``R(z)``, constant first: one step of ``y' = lambda y`` multiplies by ``R(h lambda)``.

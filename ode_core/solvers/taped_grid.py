@@ -81,8 +81,7 @@ class GridRule:
     """The numbers of an explicit method on a uniform grid, scaled by the step."""
 
     def __init__(self, tableau: ButcherTableau, steps: int, t0: float, t1: float) -> None:
-        # A last stage that is the next first one has no weight of its own, and after the last step no use.
-        used = tableau.a[:-1] if tableau.first_same_as_last else tableau.a
+        used = tableau.grid_rows
         self.steps, self.h = steps, (t1 - t0) / steps
         self.rows = [[self.h * float(w) for w in row] for row in used]
         self.b = [self.h * float(w) for w in tableau.b[: len(used)]]
