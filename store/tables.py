@@ -67,7 +67,7 @@ job = Table(
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
     PrimaryKeyConstraint("id"),
-    CheckConstraint("kind IN ('training', 'sweep', 'audit')", name="kind"),
+    CheckConstraint("kind IN ('training', 'sweep', 'audit', 'portrait', 'study_run')", name="kind"),
     CheckConstraint("status IN ('queued', 'running', 'cancelling', 'succeeded', 'failed', 'cancelled')", name="status"),
     CheckConstraint(
         "(status IN ('running', 'cancelling')) = (lease_expires_at IS NOT NULL)", name="lease_while_running"
