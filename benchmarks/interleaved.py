@@ -3,12 +3,15 @@
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from benchmarks.one_core import cores
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 def stopwatch(candidate: Callable[[], object]) -> Callable[[], float]:
@@ -24,12 +27,12 @@ def stopwatch(candidate: Callable[[], object]) -> Callable[[], float]:
     return timed
 
 
-def interleave(timed: Mapping[str, Callable[[], float]], *, rounds: int, warm_up: int = 3) -> dict[str, list[float]]:
+def interleave(timed: Mapping[Name, Callable[[], float]], *, rounds: int, warm_up: int = 3) -> dict[Name, list[float]]:
     """Return the seconds of each candidate in each round, as it tells them itself; one call of each per round."""
     for candidate in timed.values():
         for _ in range(warm_up):
             candidate()
-    seconds: dict[str, list[float]] = {name: [] for name in timed}
+    seconds: dict[Name, list[float]] = {name: [] for name in timed}
     for _ in range(rounds):
         for name, candidate in timed.items():
             seconds[name].append(candidate())

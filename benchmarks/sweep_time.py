@@ -18,6 +18,7 @@ from benchmarks.tables import Table, ratio_text, verdict
 from ode_core.audit.sweep import sweep
 from ode_core.datasets.load import load_dataset
 from ode_core.models.classifier import Classifier, build_classifier
+from ode_core.models.predictions import predict
 from ode_core.specs import PRESETS, ConcentricSpheresSpec, MethodName, SolverSpec
 
 TARGET = 1 / 4
@@ -26,9 +27,11 @@ METHODS: tuple[MethodName, ...] = ("euler", "midpoint", "rk4")
 
 @dataclass(frozen=True)
 class SweptModel:
-    """The Sphere2 model with its initial weights, on the test samples; ``steps`` are the powers of 2 from 1."""
+    """The Sphere2 model with its initial weights, on the test samples and on a few of them, for which the solves of a
+    method are stacked; ``steps`` are the powers of 2 from 1."""
 
     samples: int = 1000
+    few: int = 100
     steps: int = 8
 
     @property
@@ -56,6 +59,12 @@ def through_torchdiffeq(model: Classifier, inputs: Tensor, labels: Tensor, solve
     return accuracies
 
 
+def one_by_one(model: Classifier, inputs: Tensor, solvers: list[SolverSpec]) -> None:
+    """Do the solves of a sweep without stacking them."""
+    for solver in solvers:
+        predict(model, inputs, solver)
+
+
 def table(what: SweptModel, rounds: int, device: torch.device, rates: MachineRates) -> Table:
     """Measure and return table (e)."""
     dataset = ConcentricSpheresSpec(dimension=2, test_samples=what.samples)
@@ -66,16 +75,22 @@ def table(what: SweptModel, rounds: int, device: torch.device, rates: MachineRat
     ours = [result.accuracy for result in sweep(model, inputs, labels.cpu(), solvers[0], solvers)]
     peers = through_torchdiffeq(model, inputs, labels, solvers)
     apart = max(abs(a - b) for a, b in zip(ours, peers, strict=True))
+    some, their_labels = inputs[: what.few], labels[: what.few]
     timed = interleave(
         {
-            "odeness": stopwatch(lambda: sweep(model, inputs, labels.cpu(), solvers[0], solvers)),
-            "torchdiffeq": stopwatch(lambda: through_torchdiffeq(model, inputs, labels, solvers)),
+            (what.samples, "odeness"): stopwatch(lambda: sweep(model, inputs, labels.cpu(), solvers[0], solvers)),
+            (what.samples, "torchdiffeq"): stopwatch(lambda: through_torchdiffeq(model, inputs, labels, solvers)),
+            (what.few, "odeness, stacked"): stopwatch(
+                lambda: sweep(model, some, their_labels.cpu(), solvers[0], solvers)
+            ),
+            (what.few, "odeness, one by one"): stopwatch(lambda: one_by_one(model, some, solvers)),
+            (what.few, "torchdiffeq"): stopwatch(lambda: through_torchdiffeq(model, some, their_labels, solvers)),
         },
         rounds=rounds,
         warm_up=1,
     )
     seconds = {name: statistics.median(values) for name, values in timed.items()}
-    ratio = seconds["odeness"] / seconds["torchdiffeq"]
+    ratio = seconds[what.samples, "odeness"] / seconds[what.samples, "torchdiffeq"]
     cost = field_cost(PRESETS["sphere2"], (2,))
     work = what.samples * what.evaluations
     return Table(
@@ -83,12 +98,13 @@ def table(what: SweptModel, rounds: int, device: torch.device, rates: MachineRat
         what=f"One Sphere2 model, {what.samples} samples, {', '.join(METHODS)} with {what.steps} step counts "
         f"(1 to {2 ** (what.steps - 1)}), {what.evaluations} evaluations a sample, float32, on {device}. Medians of "
         f"{rounds} interleaved rounds. The accuracies of the two are at most {apart:.2g} apart.",
-        header=("", "sweep ms", "of torchdiffeq's"),
+        header=("samples", "", "sweep ms", "of torchdiffeq's"),
         rows=[
-            [name, f"{value * 1e3:.1f}", ratio_text(value / seconds["torchdiffeq"])] for name, value in seconds.items()
+            [str(samples), name, f"{value * 1e3:.1f}", ratio_text(value / seconds[samples, "torchdiffeq"])]
+            for (samples, name), value in seconds.items()
         ],
         below=[
-            verdict("odeness / torchdiffeq", ratio, TARGET),
+            verdict(f"odeness / torchdiffeq, {what.samples} samples", ratio, TARGET),
             f"Floor: {rates.floors(work * cost.multiply_adds, 2 * 4 * work * cost.values)}; the bytes go at the speed "
             "of memory, and what stays in the cache is faster.",
         ],

@@ -1,12 +1,13 @@
 """Predictions with the time they took, batch by batch so that a long solve can report and be stopped."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ode_core.models.classifier import Classifier
-from ode_core.models.predictions import BATCH, OnBatch, Predictions, predict
+from ode_core.models.predictions import OnBatch, Predictions, predict_together
 from ode_core.specs.solver import SolverSpec
 
 
@@ -25,13 +26,32 @@ def measure(
     solver: SolverSpec,
     *,
     on_batch: OnBatch | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     max_evaluations: int | None = None,
 ) -> Measurement:
     """Return the model's predictions for ``inputs`` ``(n, *sample_shape)`` under ``solver``.
 
     ``batch_size`` bounds the memory; it does not change a prediction. A sample whose solve would take more than
     ``max_evaluations`` of the field fails.
+    """
+    (found,) = measure_together(
+        model, inputs, [solver], on_batch=on_batch, batch_size=batch_size, max_evaluations=max_evaluations
+    )
+    return found
+
+
+def measure_together(
+    model: Classifier,
+    inputs: Tensor,
+    solvers: Sequence[SolverSpec],
+    *,
+    on_batch: OnBatch | None = None,
+    batch_size: int | None = None,
+    max_evaluations: int | None = None,
+) -> list[Measurement]:
+    """Return the same for several solvers, whose solves are stacked where that can be done.
+
+    Of the time they took together, each gets the share of its evaluations.
     """
     reporting = 0.0
 
@@ -43,7 +63,14 @@ def measure(
         reporting += time.perf_counter() - start
 
     start = time.perf_counter()
-    predictions = predict(
-        model, inputs, solver, batch_size=batch_size, on_batch=report, max_evaluations=max_evaluations
+    found = predict_together(
+        model, inputs, solvers, batch_size=batch_size, on_batch=report, max_evaluations=max_evaluations
     )
-    return Measurement(solver, predictions, time.perf_counter() - start - reporting)
+    seconds = time.perf_counter() - start - reporting
+    evaluations = [float(predictions.evaluations.sum()) for predictions in found]
+    whole = sum(evaluations)
+    shares = [own / whole if whole else 1 / len(found) for own in evaluations]
+    return [
+        Measurement(solver, predictions, seconds * share)
+        for solver, predictions, share in zip(solvers, found, shares, strict=True)
+    ]

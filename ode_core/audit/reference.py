@@ -141,6 +141,7 @@ def _select(predictions: Predictions, samples: Tensor) -> Predictions:
         predictions.labels[samples],
         predictions.status[samples],
         predictions.evaluations[samples],
+        predictions.execution,
     )
 
 

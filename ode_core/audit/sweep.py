@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ode_core.audit.measurement import Measurement, measure
+from ode_core.audit.measurement import Measurement, measure_together
 from ode_core.models.classifier import Classifier
-from ode_core.models.predictions import OnBatch, Predictions
+from ode_core.models.predictions import OnBatch, Predictions, batch_size_for
+from ode_core.solvers.solution import Execution
+from ode_core.solvers.stacked_grids import stacks
 from ode_core.solvers.truncated_grid import precision_of
 from ode_core.specs.solver import SolverSpec
 
@@ -27,7 +29,9 @@ class TestResult:
         reference_flip_rate: the same against the converged reference, where there is one.
         samples: number of samples.
         failures: samples whose solve failed.
-        seconds: wall time of the solves.
+        failure_reasons: how many of them ended with which status.
+        seconds: wall time of the solves; of solves that were stacked, the share of its evaluations.
+        execution: how the numbers were computed.
     """
 
     __test__ = False  # pytest: not a test class
@@ -39,7 +43,9 @@ class TestResult:
     flip_rate: float
     samples: int
     failures: int
+    failure_reasons: dict[str, int]
     seconds: float
+    execution: Execution
     reference_flip_rate: float | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -48,7 +54,7 @@ class TestResult:
 
 
 OnResult = Callable[[int, int, TestResult], None]
-"""Called after each solver with its number (from 1), the number of solvers, and the result."""
+"""Called for each solver with how many are done, how many there are, and the result."""
 
 
 def sweep(
@@ -62,20 +68,27 @@ def sweep(
     on_batch: OnBatch | None = None,
     max_evaluations: int | None = None,
 ) -> list[TestResult]:
-    """Test ``model`` on ``inputs`` ``(n, *sample_shape)`` under each of ``solvers``, in their order.
+    """Test ``model`` on ``inputs`` ``(n, *sample_shape)`` under each of ``solvers``; return results in their order.
 
-    A sample whose solve would take more than ``max_evaluations`` of the field fails.
+    Solvers whose solves are stacked are done together. A sample whose solve would take more than ``max_evaluations``
+    of the field fails.
     """
-    tested = functools.partial(measure, model, inputs, on_batch=on_batch, max_evaluations=max_evaluations)
-    trained = tested(train_solver)
-    results: list[TestResult] = []
-    for number, solver in enumerate(solvers, start=1):
-        measurement = trained if solver == train_solver else tested(solver)
-        result = test_result(measurement, labels, model.end_time, trained.predictions, None)
-        results.append(result)
-        if on_result is not None:
-            on_result(number, len(solvers), result)
-    return results
+    tested = functools.partial(measure_together, model, inputs, on_batch=on_batch, max_evaluations=max_evaluations)
+    # The training solver is tested in any case: its predictions are what the others are held against.
+    distinct = list(dict.fromkeys([train_solver, *solvers]))
+    measured: dict[SolverSpec, Measurement] = {}
+    results: dict[int, TestResult] = {}
+    rows = min(len(inputs), batch_size_for(model))
+    groups = [[distinct[position] for position in group] for group in stacks(distinct, rows, model.device)]
+    for group in sorted(groups, key=lambda group: train_solver not in group):
+        measured |= dict(zip(group, tested(group), strict=True))
+        trained = measured[train_solver].predictions
+        for position in [p for p, solver in enumerate(solvers) if solver in group]:
+            result = test_result(measured[solvers[position]], labels, model.end_time, trained, None)
+            results[position] = result
+            if on_result is not None:
+                on_result(len(results), len(solvers), result)
+    return [results[position] for position in range(len(solvers))]
 
 
 def test_result(
@@ -96,6 +109,8 @@ def test_result(
         flip_rate=float(predictions.flips(trained).double().mean()),
         samples=len(labels),
         failures=predictions.failures,
+        failure_reasons=predictions.failure_reasons,
+        execution=predictions.execution,
         seconds=measurement.seconds,
         reference_flip_rate=None if reference is None else float(predictions.flips(reference).double().mean()),
     )

@@ -131,14 +131,26 @@ class ChainTape:
         """Return where the state of an evaluation is to be written."""
         return self._stages[slot]
 
-    def evaluate(self, slot: int, t: float, out: Tensor) -> None:
-        """Write the field at time ``t`` and the state of ``slot`` to ``out``."""
+    def spread(self, values: Tensor) -> Tensor:
+        """Return ``(batch,)`` values in a shape that multiplies states in the tape's layout."""
+        by_network = values.reshape(*self._lead, self._batch)
+        return by_network.unsqueeze(-2) if self._narrow else by_network.unsqueeze(-1)
+
+    def evaluate(self, slot: int, t: float | Tensor, out: Tensor) -> None:
+        """Write the field at time ``t`` and the state of ``slot`` to ``out``.
+
+        ``t`` may be one time for each sample, as ``spread`` returns them; such an evaluation has no derivative.
+        """
         if self._chain.before_evaluation is not None:
             self._chain.before_evaluation()
-        self._times[slot] = t
         bias = self._biases[0]
-        if self._time_weight is not None:
-            bias = torch.add(bias, self._time_weight, alpha=t)
+        if isinstance(t, Tensor):
+            if self._time_weight is not None:
+                bias = bias + (t.mT if self._narrow else t) * self._time_weight
+        else:
+            self._times[slot] = t
+            if self._time_weight is not None:
+                bias = torch.add(bias, self._time_weight, alpha=t)
         values = self._inputs[slot]
         for i in range(len(self._hidden)):
             before, after = self._before[i][slot], self._hidden[i][slot]

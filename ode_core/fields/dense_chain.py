@@ -188,31 +188,3 @@ def chain_of(
         weights[0], channel = weights[0][..., :-length, :], weights[0][..., -length:, :]
         time_weight = channel.sum(dim=-2)
     return DenseChain(tuple(weights), tuple(biases), time_weight, layers[1], stacked)
-
-
-def stack_chains(chains: Sequence[DenseChain]) -> DenseChain:
-    """Return chains of one shape as one field over their states, one chain's batch after the other's.
-
-    Raises:
-        ValueError: the chains differ in shape or activation.
-    """
-    first = chains[0]
-    if any(
-        [w.shape for w in chain.tensors] != [w.shape for w in first.tensors]
-        or type(chain.activation) is not type(first.activation)
-        for chain in chains
-    ):
-        raise ValueError("only fields of one architecture can be stacked")
-
-    def stack(tensors: Sequence[Tensor | None]) -> Tensor:
-        return torch.stack([tensor for tensor in tensors if tensor is not None])
-
-    return DenseChain(
-        tuple(stack(layer) for layer in zip(*(chain.weights for chain in chains), strict=True)),
-        tuple(stack(layer) for layer in zip(*(chain.biases for chain in chains), strict=True)),
-        None if first.time_weight is None else stack([chain.time_weight for chain in chains]),
-        first.activation,
-        stacked=len(chains),
-        before_evaluation=first.before_evaluation,
-        pool=first.pool,
-    )

@@ -1,6 +1,7 @@
 """The neural ODE classifier ``head . ODESolve(field, [0, end_time]) . (stem)``."""
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from ode_core.fields.arithmetic import float32_products
 from ode_core.fields.vector_fields import build_field, initialise
 from ode_core.solvers.compilation import Compilation
 from ode_core.solvers.solution import Solution
-from ode_core.solvers.solve import solve
+from ode_core.solvers.solve import solve, solve_together
 from ode_core.specs.dataset import DatasetSpec
 from ode_core.specs.gradient import GradientMode
 from ode_core.specs.model import ClassifierSpec, model_input_shape, model_state_shape
@@ -131,6 +132,23 @@ class Classifier(nn.Module):
                 warn=False,  # a job's or a request's solver was chosen by its user, not by the code that calls this
             )
         return ClassifierOutput(self.head(solution.final), solution)
+
+    @torch.no_grad()
+    def run_together(
+        self, inputs: Tensor, solvers: Sequence[SolverSpec], *, max_evaluations: int | None = None
+    ) -> list[ClassifierOutput]:
+        """Return logits and solution for ``inputs`` under each of ``solvers``, without gradients."""
+        z0 = self.initial_state(inputs)
+        with self.float32_products():
+            solutions = solve_together(
+                self.field.for_states(self.state_shape),
+                z0,
+                solvers,
+                t1=self.end_time,
+                max_evaluations=max_evaluations,
+                compilation=self.compilation,
+            )
+        return [ClassifierOutput(self.head(solution.final), solution) for solution in solutions]
 
     def forward(self, inputs: Tensor, solver: SolverSpec) -> Tensor:
         """Return the logits ``(batch, classes)``."""

@@ -1,17 +1,20 @@
 """Predictions of a classifier over many inputs, batch by batch, with exact denominators."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ode_core.models.classifier import Classifier
+from ode_core.models.classifier import Classifier, ClassifierOutput
+from ode_core.solvers.solution import Execution
 from ode_core.solvers.status import SolveStatus
 from ode_core.specs.solver import SolverSpec
 
-BATCH = 512
 NO_LABEL = -1
+# Numbers in a batch of states. More would leave the cache, or for images the memory.
+_BATCH_NUMBERS, _SMALLEST_BATCH, _LARGEST_BATCH = 2**19, 64, 1024
 
 
 @dataclass(frozen=True)
@@ -23,17 +26,26 @@ class Predictions:
         labels: ``(n,)`` int64, the predicted class; ``NO_LABEL`` where the solve failed.
         status: ``(n,)``, values of ``SolveStatus``.
         evaluations: ``(n,)``, evaluations of the field.
+        execution: how the numbers were computed; of several batches, the last.
     """
 
     logits: Tensor
     labels: Tensor
     status: Tensor
     evaluations: Tensor
+    execution: Execution
 
     @property
     def failures(self) -> int:
         """Number of inputs whose solve failed."""
         return int((self.status != SolveStatus.SUCCESS).sum())
+
+    @property
+    def failure_reasons(self) -> dict[str, int]:
+        """How many solves failed with which status, by the status's name."""
+        failed = self.status[self.status != SolveStatus.SUCCESS]
+        kinds, counts = torch.unique(failed, return_counts=True)
+        return {SolveStatus(kind).text: count for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True)}
 
     @property
     def mean_evaluations(self) -> float:
@@ -53,13 +65,17 @@ OnBatch = Callable[[int], None]
 """Called before each batch with the number of samples left to solve; an exception it raises ends the solves."""
 
 
-@torch.no_grad()
+def batch_size_for(model: Classifier) -> int:
+    """Return how many inputs are solved at once where nobody says: as many as a few large products are worth."""
+    return max(_SMALLEST_BATCH, min(_LARGEST_BATCH, _BATCH_NUMBERS // math.prod(model.state_shape)))
+
+
 def predict(
     model: Classifier,
     inputs: Tensor,
     solver: SolverSpec,
     *,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     on_batch: OnBatch | None = None,
     max_evaluations: int | None = None,
 ) -> Predictions:
@@ -68,12 +84,35 @@ def predict(
     ``batch_size`` bounds the memory; it does not change a prediction. A sample whose solve would take more than
     ``max_evaluations`` of the field fails.
     """
-    device = next(model.parameters()).device
-    parts = []
-    for number, batch in enumerate(torch.split(inputs, batch_size)):
+    (found,) = predict_together(
+        model, inputs, [solver], batch_size=batch_size, on_batch=on_batch, max_evaluations=max_evaluations
+    )
+    return found
+
+
+def predict_together(
+    model: Classifier,
+    inputs: Tensor,
+    solvers: Sequence[SolverSpec],
+    *,
+    batch_size: int | None = None,
+    on_batch: OnBatch | None = None,
+    max_evaluations: int | None = None,
+) -> list[Predictions]:
+    """Return the model's predictions under each of ``solvers``; their solves are stacked where that can be done."""
+    device = model.device
+    size = batch_size_for(model) if batch_size is None else batch_size
+    parts: list[list[ClassifierOutput]] = [[] for _ in solvers]
+    for number, batch in enumerate(torch.split(inputs, size)):
         if on_batch is not None:
-            on_batch(len(inputs) - number * batch_size)
-        parts.append(model.run(batch.to(device), solver, max_evaluations=max_evaluations))
+            on_batch(len(inputs) - number * size)
+        outputs = model.run_together(batch.to(device), solvers, max_evaluations=max_evaluations)
+        for own, output in zip(parts, outputs, strict=True):
+            own.append(output)
+    return [_joined(own) for own in parts]
+
+
+def _joined(parts: Sequence[ClassifierOutput]) -> Predictions:
     logits = torch.cat([part.logits for part in parts]).cpu()
     status = torch.cat([part.solution.status for part in parts]).cpu()
     # A diverged head must not pass as class 0, which is what argmax makes of NaN.
@@ -86,4 +125,5 @@ def predict(
         labels=torch.where(readable, logits.argmax(dim=1), NO_LABEL),
         status=status,
         evaluations=torch.cat([part.solution.evaluations for part in parts]).cpu(),
+        execution=parts[-1].solution.execution,
     )

@@ -3,14 +3,14 @@
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from ode_core.solvers.adaptive import solve_adaptive
 from ode_core.solvers.compilation import Compilation
-from ode_core.solvers.fixed_grid import solve_fixed_grid
+from ode_core.solvers.fixed_grid import nothing_done, solve_fixed_grid
 from ode_core.solvers.gradients.adjoint import solve_with_adjoint
 from ode_core.solvers.gradients.backprop import solve_with_graph
 from ode_core.solvers.gradients.checkpoint import solve_with_checkpoints
@@ -21,6 +21,7 @@ from ode_core.solvers.leapfrog import solve_leapfrog
 from ode_core.solvers.output_times import OutputMode, require_output_times
 from ode_core.solvers.record import Record
 from ode_core.solvers.solution import Execution, Field, Solution, broadcast_to_state, finite_samples
+from ode_core.solvers.stacked_grids import can_be_lane, keeps_lanes, solve_stacked_grids
 from ode_core.solvers.status import SolveStatus
 from ode_core.solvers.torchdiffeq_backend import (
     adaptive_with_torchdiffeq,
@@ -29,6 +30,7 @@ from ode_core.solvers.torchdiffeq_backend import (
 )
 from ode_core.solvers.truncated_grid import precision_of, truncated_grid
 from ode_core.specs.gradient import GradientMode, check_gradient
+from ode_core.specs.methods import MethodName
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 
 # Below this many rounding errors of the state's type the error estimate is noise.
@@ -107,6 +109,58 @@ def solve(
     if throw:
         solution.raise_on_failure()
     return solution
+
+
+def solve_together(
+    field: Field,
+    z0: Tensor,
+    solvers: Sequence[SolverSpec],
+    *,
+    t0: float = 0.0,
+    t1: float = 1.0,
+    max_evaluations: int | None = None,
+    compilation: Compilation = "auto",
+) -> list[Solution]:
+    """Solve from the same start with each of ``solvers``; the same as ``solve`` with each, to round-off.
+
+    Solvers of one method on uniform grids are stacked: each evaluation of the field is one for all of them. That is
+    for fields that keep a tape and without gradients; where it cannot be done the solves are made one after another,
+    as each solution's ``execution`` says.
+
+    Args:
+        field: ``f(t, z)``.
+        z0: ``(batch, *state)``.
+        solvers: methods and step rules.
+        t0: start time.
+        t1: end time.
+        max_evaluations: bound on the evaluations of the field for one sample in each solve, or None.
+        compilation: as in ``solve``, for the solves that are not stacked.
+
+    Returns:
+        A solution for each solver, in their order.
+    """
+    found: dict[int, Solution] = {}
+    if t0 != t1 and keeps_lanes(field, z0):
+        lanes: dict[MethodName, dict[int, int]] = {}
+        for position, solver in enumerate(solvers):
+            if can_be_lane(solver):
+                steps = solver.fixed_steps(t0, t1)
+                if max_evaluations is not None and solver.facts.evaluations(steps) > max_evaluations:
+                    found[position] = nothing_done(z0, None, SolveStatus.BUDGET_EXCEEDED)
+                else:
+                    lanes.setdefault(solver.method, {})[position] = steps
+        for method, steps_of in lanes.items():
+            if len(steps_of) > 1:
+                stack = solve_stacked_grids(field, z0, method, list(steps_of.values()), t0=t0, t1=t1)
+                found |= dict(zip(steps_of, stack, strict=True))
+    return [
+        found[position]
+        if position in found
+        else solve(
+            field, z0, solver, t0=t0, t1=t1, max_evaluations=max_evaluations, compilation=compilation, warn=False
+        )
+        for position, solver in enumerate(solvers)
+    ]
 
 
 def _with_gradient(

@@ -34,8 +34,15 @@ class FieldTape(Protocol):
         """Return where the state of an evaluation is to be written."""
         ...
 
-    def evaluate(self, slot: int, t: float, out: Tensor) -> None:
-        """Write the field at time ``t`` and the state of ``slot`` to ``out``."""
+    def spread(self, values: Tensor) -> Tensor:
+        """Return ``(batch,)`` values in a shape that multiplies states in the layout of ``pack``."""
+        ...
+
+    def evaluate(self, slot: int, t: float | Tensor, out: Tensor) -> None:
+        """Write the field at time ``t`` and the state of ``slot`` to ``out``.
+
+        ``t`` may be one time for each sample, as ``spread`` returns them; such an evaluation has no derivative.
+        """
         ...
 
     def begin_backward(self) -> None:

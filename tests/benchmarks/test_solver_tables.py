@@ -44,7 +44,7 @@ def test_the_tables_are_made_without_peers(monkeypatch: pytest.MonkeyPatch) -> N
     _require_whole(adaptive_loop.table(FEW, 1, None))
     _require_whole(sphere2_iteration.table(1, CPU, RATES))
     _require_whole(image_field.table(small, 1, CPU, RATES))
-    _require_whole(sweep_time.table(SweptModel(samples=8, steps=2), 1, CPU, RATES))
+    _require_whole(sweep_time.table(SweptModel(samples=8, few=4, steps=2), 1, CPU, RATES))
 
 
 def test_the_outputs_compared_are_those_of_the_problem() -> None:

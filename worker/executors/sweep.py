@@ -1,6 +1,7 @@
 """Tests a stored model under a list of solvers."""
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 from ode_core.audit.sweep import TestResult, sweep
@@ -41,7 +42,7 @@ def run_sweep(running: RunningJob) -> FinishJob:
     def report(left: int) -> None:
         running.report(len(results), len(spec.solvers), f"{left:,} samples left under the next solver")
 
-    sweep(
+    in_order = sweep(
         tested.model,
         tested.inputs,
         tested.labels,
@@ -53,7 +54,7 @@ def run_sweep(running: RunningJob) -> FinishJob:
     )
 
     def finish(tx: Transaction) -> dict[str, Any]:
-        rows = result_rows(tested, results)
+        rows = result_rows(tested, in_order)
         tx.results.replace_for_job(job.id, attempt, rows)
         return {
             "model": tested.version.model,
@@ -69,8 +70,10 @@ def run_sweep(running: RunningJob) -> FinishJob:
                     "flip_rate": row.flip_rate,
                     "samples": row.samples,
                     "failures": row.failures,
+                    "failure_reasons": result.failure_reasons,
+                    "execution": asdict(result.execution),
                 }
-                for row in rows
+                for row, result in zip(rows, in_order, strict=True)
             ],
         }
 

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from ode_core.audit.sweep import TestResult, sweep
-from ode_core.specs import SolverSpec
+from ode_core.datasets.load import load_dataset
+from ode_core.models.classifier import build_classifier
+from ode_core.specs import PRESETS, ConcentricSpheresSpec, SolverSpec
 from tests.ode_core.audit.linear_models import circle, flipped_share, rotation
 
 SAMPLES = 200
@@ -70,3 +72,25 @@ def test_a_sample_beyond_the_evaluations_counts_as_failed() -> None:
     assert (result.failures, result.flip_rate) == (10, 1.0)
     (result,) = sweep(rotation(2.0), circle(10), labels, train_solver, [solver], max_evaluations=2000)
     assert result.failures == 0
+
+
+def test_a_stacked_sweep_finds_what_one_solver_after_another_finds() -> None:
+    dataset = ConcentricSpheresSpec(test_samples=SAMPLES)
+    model, data = build_classifier(PRESETS["sphere2"], dataset), load_dataset(dataset, None)
+    solvers = [SolverSpec(method=method, steps=2**k) for k in range(5) for method in ("rk4", "euler", "midpoint")]
+    arguments = (model, data.test_inputs, data.test_labels)
+    done: list[int] = []
+    stacked = sweep(*arguments, solvers[4], solvers, on_result=lambda number, total, result: done.append(number))
+    for solver, result in zip(solvers, stacked, strict=True):
+        (alone,) = sweep(*arguments, solver, [solver])
+        assert (result.solver, result.accuracy, result.nfe, result.failures) == (solver, alone.accuracy, alone.nfe, 0)
+        assert (result.execution.stacked, alone.execution.stacked) == (5, 1)
+    assert done == list(range(1, 16))
+    assert stacked[4].flip_rate == 0.0
+
+
+def test_a_failed_solve_is_told_with_its_status() -> None:
+    solver = SolverSpec(method="dopri5", rtol=1e-5, atol=1e-5, max_steps=1)
+    labels = torch.zeros(10, dtype=torch.int64)
+    (result,) = sweep(rotation(20.0), circle(10), labels, solver, [solver])
+    assert result.failure_reasons == {"max_steps_reached": 10}

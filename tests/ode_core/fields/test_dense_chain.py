@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from ode_core.fields.buffer_pool import BufferPool
-from ode_core.fields.dense_chain import LONGEST, dense_matrix, stack_chains
+from ode_core.fields.dense_chain import LONGEST, dense_matrix
 from ode_core.fields.vector_fields import ACTIVATIONS, VectorField, build_field
 from ode_core.solvers.solve import solve
 from ode_core.specs import Conv1dField, Conv2dField, MlpField, SolverSpec
+from tests.ode_core.fields.stacked_chains import stack_of
 
 T = torch.tensor(0.3)
 
@@ -81,20 +82,12 @@ def test_every_sample_may_have_its_own_time(time_dependent):
 def test_a_stack_of_fields_gives_each_network_its_part_of_the_batch(time_dependent):
     spec = Conv1dField(channels=3, time_dependent=time_dependent)
     fields = [build_field(spec, (1, 2)).double() for _ in range(3)]
-    stack = stack_chains([field.for_states((1, 2)) for field in fields])
+    stack = stack_of(fields, (1, 2))
     z, t = torch.randn(12, 1, 2, dtype=torch.float64), torch.rand(12, 1, 1, dtype=torch.float64)
     for times in (T.double(), t):
         parts = [times[4 * i : 4 * i + 4] if times.ndim else times for i in range(3)]
         each = [field(part, z[4 * i : 4 * i + 4]) for i, (field, part) in enumerate(zip(fields, parts, strict=True))]
         assert torch.allclose(stack(times, z), torch.cat(each), rtol=0, atol=1e-14)
-
-
-def test_fields_of_different_shape_or_activation_are_not_stacked():
-    relu, tanh = (build_field(MlpField(hidden=(4,), activation=a), (3,)).for_states((3,)) for a in ("relu", "tanh"))
-    wider = build_field(MlpField(hidden=(5,), activation="relu"), (3,)).for_states((3,))
-    for other in (tanh, wider):
-        with pytest.raises(ValueError, match="one architecture"):
-            stack_chains([relu, other])
 
 
 def test_a_buffer_is_given_out_to_one_user_at_a_time():

@@ -3,11 +3,11 @@ import functools
 import pytest
 import torch
 
-from ode_core.fields.dense_chain import stack_chains
 from ode_core.fields.vector_fields import ACTIVATIONS, VectorField, build_field, initialise
 from ode_core.solvers.solve import solve
 from ode_core.specs import METHODS, Conv1dField, MlpField, SolverSpec
 from ode_core.specs.model import FieldSpec
+from tests.ode_core.fields.stacked_chains import stack_of
 
 EXPLICIT = [name for name, facts in METHODS.items() if facts.family == "explicit"]
 NARROW, WIDE = (1, 2), (12,)
@@ -115,7 +115,7 @@ def test_a_stack_of_networks_is_solved_as_one_with_each_networks_gradients():
     spec, solver = Conv1dField(channels=4, time_dependent=True), SolverSpec(method="rk4", steps=5)
     fields = [build_field(spec, NARROW).double() for _ in range(3)]
     z0 = a_batch(NARROW, 12)
-    stack = stack_chains([field.for_states(NARROW) for field in fields])
+    stack = stack_of(fields, NARROW)
     solution = solve(stack, z0, solver)
     assert (solution.execution.path, solution.execution.stacked) == ("taped", 3)
     parameters = [p for field in fields for p in field.parameters()]
