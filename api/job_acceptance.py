@@ -9,7 +9,7 @@ import orjson
 
 from api.budget_problems import within_budget
 from api.identifiers import find_version
-from api.problems import Problem
+from api.problems import Problem, invalid
 from api.schemas.jobs import JobAnswer
 from api.schemas.solvers import solver_document
 from api.services import Services
@@ -17,9 +17,11 @@ from ode_core.datasets.files import DatasetUnavailable, check_dataset_files
 from ode_core.specs import (
     AuditJobSpec,
     DatasetSpec,
+    StartFrom,
     SweepJobSpec,
     TrainingJobSpec,
     check_solve_budget,
+    check_start,
     check_training_budget,
     model_state_shape,
 )
@@ -101,7 +103,19 @@ def _submit_training(tx: Transaction, settings: Settings, spec: TrainingJobSpec)
         check_training_budget(spec, settings.budget)
     _require_dataset(spec.dataset, settings)
     document = spec.model_dump(mode="json") | {"solver": solver_document(spec.solver)}
+    if spec.start_from is not None:
+        document["start_from"] = _resolve_start(tx, spec, spec.start_from)
     return tx.jobs.submit("training", document, name=spec.name, model=spec.name, total=spec.training.iterations)
+
+
+def _resolve_start(tx: Transaction, spec: TrainingJobSpec, start: StartFrom) -> dict[str, Any]:
+    """Return the version to start from by its number, if its weights fit the training."""
+    version = find_version(tx, start.model, start.version)
+    try:
+        check_start(spec, TrainingJobSpec.model_validate(version.training_spec))
+    except ValueError as error:
+        raise invalid("start_from", str(error)) from error
+    return {"model": version.model, "version": version.version}
 
 
 def _submit_evaluation(tx: Transaction, settings: Settings, spec: SweepJobSpec | AuditJobSpec) -> Job:

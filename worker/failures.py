@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ode_core.datasets.files import DatasetUnavailable
-from ode_core.specs import BudgetExceeded
+from ode_core.specs import AuditBatchTooLarge, BudgetExceeded
 
 
 class ModelUnavailable(Exception):
@@ -20,8 +20,10 @@ def describe_failure(error: Exception) -> dict[str, Any]:
         return _described("dataset_unavailable", str(error))
     if type(error).__name__ == "DeviceUnavailable":
         return _described("device_unavailable", str(error))
-    if isinstance(error, ModelUnavailable):
+    if isinstance(error, ModelUnavailable) or type(error).__name__ == "WeightsMismatch":
         return _described("model_unavailable", str(error))
+    if isinstance(error, AuditBatchTooLarge):
+        return _described("invalid_spec", f"adaptation: {error}")
     if isinstance(error, BudgetExceeded):
         return _described("budget_exceeded", str(error))
     if isinstance(error, ValidationError):

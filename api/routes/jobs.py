@@ -59,7 +59,7 @@ _ACCEPTED: dict[int | str, dict[str, Any]] = {
     "/training-jobs",
     status_code=202,
     response_model=JobAnswer,
-    responses=_ACCEPTED | problem_responses(409, *POSTED),
+    responses=_ACCEPTED | problem_responses(404, 409, *POSTED),
     summary="Train a model",
 )
 async def create_training_job(
@@ -69,7 +69,10 @@ async def create_training_job(
     idempotency_key: IdempotencyKey = None,
     prefer: Prefer = None,
 ) -> Response:
-    """Train a model; when the job has succeeded, the model named has one version more."""
+    """Train a model, from the beginning or from a stored version's weights.
+
+    When the job has succeeded, the model named has one version more.
+    """
     return await _accept(request, services, spec, idempotency_key, prefer)
 
 

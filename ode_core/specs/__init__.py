@@ -1,5 +1,12 @@
 """Specs: what a job, a model and a solver are made of. Importable without torch."""
 
+from ode_core.specs.adaptation import (
+    AdaptationSpec,
+    AuditBatchTooLarge,
+    CertifiedAdaptation,
+    StepAdaptation,
+    ToleranceAdaptation,
+)
 from ode_core.specs.budgets import (
     Budget,
     BudgetExceeded,
@@ -31,7 +38,7 @@ from ode_core.specs.model import (
 )
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 from ode_core.specs.spec import Spec
-from ode_core.specs.training import NAME_PATTERN, ModelName, StepAdaptation, TrainingJobSpec, TrainingSpec
+from ode_core.specs.training import NAME_PATTERN, ModelName, StartFrom, TrainingJobSpec, TrainingSpec, check_start
 
 __all__ = [
     "DEFAULT_MAX_STEPS",
@@ -39,9 +46,12 @@ __all__ = [
     "METHODS",
     "NAME_PATTERN",
     "PRESETS",
+    "AdaptationSpec",
+    "AuditBatchTooLarge",
     "AuditJobSpec",
     "Budget",
     "BudgetExceeded",
+    "CertifiedAdaptation",
     "Cifar10Spec",
     "ClassifierSpec",
     "ConcentricSpheresSpec",
@@ -64,13 +74,16 @@ __all__ = [
     "PresetSpec",
     "SolverSpec",
     "Spec",
+    "StartFrom",
     "StemSpec",
     "StepAdaptation",
     "SweepJobSpec",
+    "ToleranceAdaptation",
     "TrainingJobSpec",
     "TrainingSpec",
     "check_gradient",
     "check_solve_budget",
+    "check_start",
     "check_sweep_budget",
     "check_training_budget",
     "expand_preset",

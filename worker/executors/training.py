@@ -9,6 +9,7 @@ from ode_core.specs import TrainingJobSpec, check_training_budget
 from ode_core.training.checkpoint import Checkpoint
 from ode_core.training.run import TrainedModel, TrainingRun
 from store.unit_of_work import Transaction
+from worker.executors.stored_model import read_start_weights
 from worker.lease import WorkerDraining
 from worker.running_job import FinishJob, RunningJob
 from worker.torch_runtime import choose_device
@@ -74,14 +75,20 @@ def train(running: RunningJob) -> FinishJob:
     Raises:
         LeaseLost, JobCancelled: at once; the points so far and the last checkpoint stay.
         WorkerDraining: after a checkpoint.
-        TrainingDiverged, DatasetUnavailable, BudgetExceeded: the job fails.
+        TrainingDiverged, DatasetUnavailable, ModelUnavailable, BudgetExceeded: the job fails.
     """
     spec = TrainingJobSpec.model_validate(running.job.spec)
     budget = running.settings.budget
     check_training_budget(spec, budget)
     dataset = load_dataset(spec.dataset, running.settings.datasets)
     device = choose_device(running.settings.device)
-    run = TrainingRun(spec, dataset, device, max_evaluations=budget.evaluations_per_solve)
+    run = TrainingRun(
+        spec,
+        dataset,
+        device,
+        max_evaluations=budget.evaluations_per_solve,
+        initial_weights=None if spec.start_from is None else read_start_weights(running, spec.start_from),
+    )
     _resume(running, run)
     _iterate(running, spec, run)
     running.check()
