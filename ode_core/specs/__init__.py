@@ -8,6 +8,7 @@ from ode_core.specs.budgets import (
     check_training_budget,
     solve_evaluations,
 )
+from ode_core.specs.critical_step import Bracket, Violation, bracket, next_steps, violations
 from ode_core.specs.dataset import Cifar10Spec, ConcentricSpheresSpec, DatasetSpec, DigitsSpec, MnistSpec
 from ode_core.specs.evaluation import AuditJobSpec, EvaluationJobSpec, SweepJobSpec
 from ode_core.specs.gradient import GRADIENTS, GradientFacts, GradientMode, check_gradient
@@ -31,6 +32,18 @@ from ode_core.specs.model import (
 )
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 from ode_core.specs.spec import Spec
+from ode_core.specs.stacking import is_stackable, require_stackable
+from ode_core.specs.study import (
+    STUDY_NAME_PATTERN,
+    CriticalStepSearch,
+    SolverGrid,
+    StudyBase,
+    StudyRunSpec,
+    StudySpec,
+    StudySweep,
+    check_study_budget,
+    check_study_run_budget,
+)
 from ode_core.specs.training import NAME_PATTERN, ModelName, StepAdaptation, TrainingJobSpec, TrainingSpec
 
 __all__ = [
@@ -39,7 +52,9 @@ __all__ = [
     "METHODS",
     "NAME_PATTERN",
     "PRESETS",
+    "STUDY_NAME_PATTERN",
     "AuditJobSpec",
+    "Bracket",
     "Budget",
     "BudgetExceeded",
     "Cifar10Spec",
@@ -48,6 +63,7 @@ __all__ = [
     "Conv1dField",
     "Conv2dField",
     "ConvStem",
+    "CriticalStepSearch",
     "DatasetSpec",
     "DigitsSpec",
     "EvaluationJobSpec",
@@ -62,20 +78,33 @@ __all__ = [
     "ModelName",
     "ModelSpec",
     "PresetSpec",
+    "SolverGrid",
     "SolverSpec",
     "Spec",
     "StemSpec",
     "StepAdaptation",
+    "StudyBase",
+    "StudyRunSpec",
+    "StudySpec",
+    "StudySweep",
     "SweepJobSpec",
     "TrainingJobSpec",
     "TrainingSpec",
+    "Violation",
+    "bracket",
     "check_gradient",
     "check_solve_budget",
+    "check_study_budget",
+    "check_study_run_budget",
     "check_sweep_budget",
     "check_training_budget",
     "expand_preset",
+    "is_stackable",
     "model_input_shape",
     "model_state_shape",
+    "next_steps",
     "parameter_count",
+    "require_stackable",
     "solve_evaluations",
+    "violations",
 ]
