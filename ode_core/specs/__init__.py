@@ -1,5 +1,12 @@
 """Specs: what a job, a model and a solver are made of. Importable without torch."""
 
+from ode_core.specs.adaptation import (
+    AdaptationSpec,
+    AuditBatchTooLarge,
+    CertifiedAdaptation,
+    StepAdaptation,
+    ToleranceAdaptation,
+)
 from ode_core.specs.budgets import (
     Budget,
     BudgetExceeded,
@@ -44,7 +51,7 @@ from ode_core.specs.study import (
     check_study_budget,
     check_study_run_budget,
 )
-from ode_core.specs.training import NAME_PATTERN, ModelName, StepAdaptation, TrainingJobSpec, TrainingSpec
+from ode_core.specs.training import NAME_PATTERN, ModelName, StartFrom, TrainingJobSpec, TrainingSpec, check_start
 
 __all__ = [
     "DEFAULT_MAX_STEPS",
@@ -53,10 +60,13 @@ __all__ = [
     "NAME_PATTERN",
     "PRESETS",
     "STUDY_NAME_PATTERN",
+    "AdaptationSpec",
+    "AuditBatchTooLarge",
     "AuditJobSpec",
     "Bracket",
     "Budget",
     "BudgetExceeded",
+    "CertifiedAdaptation",
     "Cifar10Spec",
     "ClassifierSpec",
     "ConcentricSpheresSpec",
@@ -81,6 +91,7 @@ __all__ = [
     "SolverGrid",
     "SolverSpec",
     "Spec",
+    "StartFrom",
     "StemSpec",
     "StepAdaptation",
     "StudyBase",
@@ -88,12 +99,14 @@ __all__ = [
     "StudySpec",
     "StudySweep",
     "SweepJobSpec",
+    "ToleranceAdaptation",
     "TrainingJobSpec",
     "TrainingSpec",
     "Violation",
     "bracket",
     "check_gradient",
     "check_solve_budget",
+    "check_start",
     "check_study_budget",
     "check_study_run_budget",
     "check_sweep_budget",

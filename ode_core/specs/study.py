@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
 
+from ode_core.specs.adaptation import AdaptationSpec
 from ode_core.specs.budgets import Budget, BudgetExceeded, check_solve_budget, check_training_budget, solve_evaluations
 from ode_core.specs.critical_step import powers_of_two
 from ode_core.specs.dataset import DatasetSpec
@@ -17,7 +18,7 @@ from ode_core.specs.model import ModelSpec, model_state_shape
 from ode_core.specs.solver import SolverSpec, Steps, Tolerance
 from ode_core.specs.spec import Spec
 from ode_core.specs.stacking import is_stackable
-from ode_core.specs.training import AdaptationSpec, TrainingJobSpec, TrainingSpec
+from ode_core.specs.training import TrainingJobSpec, TrainingSpec
 
 MAX_RUNS = 1000
 MAX_TESTS = 50_000
