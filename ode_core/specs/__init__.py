@@ -8,7 +8,15 @@ from ode_core.specs.budgets import (
     check_training_budget,
     solve_evaluations,
 )
-from ode_core.specs.dataset import Cifar10Spec, ConcentricSpheresSpec, DatasetSpec, DigitsSpec, MnistSpec
+from ode_core.specs.dataset import (
+    Cifar10Spec,
+    ConcentricSpheresSpec,
+    DatasetSpec,
+    DigitsSpec,
+    MnistSpec,
+    ThreeMinimaSpec,
+    XorSpec,
+)
 from ode_core.specs.evaluation import AuditJobSpec, EvaluationJobSpec, SweepJobSpec
 from ode_core.specs.gradient import GRADIENTS, GradientFacts, GradientMode, check_gradient
 from ode_core.specs.methods import METHODS, MethodFacts, MethodName
@@ -19,6 +27,7 @@ from ode_core.specs.model import (
     Conv2dField,
     ConvStem,
     FieldSpec,
+    GrowingEllipsesField,
     LinearStem,
     MlpField,
     ModelSpec,
@@ -54,6 +63,7 @@ __all__ = [
     "FieldSpec",
     "GradientFacts",
     "GradientMode",
+    "GrowingEllipsesField",
     "LinearStem",
     "MethodFacts",
     "MethodName",
@@ -67,8 +77,10 @@ __all__ = [
     "StemSpec",
     "StepAdaptation",
     "SweepJobSpec",
+    "ThreeMinimaSpec",
     "TrainingJobSpec",
     "TrainingSpec",
+    "XorSpec",
     "check_gradient",
     "check_solve_budget",
     "check_sweep_budget",

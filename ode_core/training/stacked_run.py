@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from ode_core.datasets.load import Dataset
 from ode_core.fields.buffer_pool import BufferPool
 from ode_core.fields.dense_chain import LONGEST, chain_of, is_chain
+from ode_core.fields.vector_fields import VectorField
 from ode_core.solvers.solve import solve
 from ode_core.specs.training import TrainingJobSpec
 from ode_core.training.checkpoint import Checkpoint
@@ -33,6 +34,8 @@ def require_stackable(spec: TrainingJobSpec) -> None:
         raise ValueError(f"stacked runs use gradient backprop, not {spec.gradient}: train these runs one by one")
     if model.stem is not None or model.field_arithmetic != "full":
         raise ValueError("a model with a stem, or with its field in reduced arithmetic, is trained by itself")
+    if model.field.kind == "growing_ellipses":
+        raise ValueError("a field without weights leaves only the head to be trained: train its runs one by one")
     if model.field.kind == "conv2d":
         raise ValueError("a field of image convolutions keeps the processor busy by itself: train its runs one by one")
 
@@ -60,6 +63,7 @@ class StackedTrainingRun:
         self.runs = [TrainingRun(one, dataset, device) for one in specs]
         self.diverged: list[TrainingDiverged | None] = [None] * len(seeds)
         self._model = copy.deepcopy(self.runs[0].model)
+        assert isinstance(self._model.field, VectorField)
         if not is_chain(list(self._model.field.network), self._model.state_shape):
             raise ValueError(f"a convolution over more than {LONGEST} points is trained by itself")
         self._weights = _stacked([run.model for run in self.runs])
@@ -116,6 +120,7 @@ class StackedTrainingRun:
         runs, batch = inputs.shape[:2]
         z0 = self._model.initial_state(inputs.flatten(0, 1))
         field = self._model.field
+        assert isinstance(field, VectorField)
         names = [f"field.network.{i}" for i in range(0, len(field.network), 2)]
         chain = chain_of(
             [(self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]) for name in names],
