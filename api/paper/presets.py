@@ -6,11 +6,9 @@ Times are for two cores with one worker process; they come from the cost of an i
 Sphere2 about 0.2 ms a step of Euler's method and seed in a stack of five, on CIFAR-10 0.55 s a step and batch of 64.
 """
 
-import math
 from typing import Any
 
-from api.paper.preset import FollowUp, Options, PaperNumbers, Preset, find_preset
-from ode_core.specs import StudySpec
+from api.paper.preset import FollowUp, PaperNumbers, Preset
 
 CONVERGED_STEPS = 512
 FAN_END_TIME = 4.0
@@ -49,9 +47,7 @@ def _sphere2_grid(method: str, last: int, **words: Any) -> Preset:
     return Preset(
         name=f"{method}-grid",
         table="grid",
-        full=(
-            _sphere2(PAPER_TRAINING, LADDER, 5, train={"methods": [method], "steps": _powers_of_two(last)}),
-        ),
+        full=(_sphere2(PAPER_TRAINING, LADDER, 5, train={"methods": [method], "steps": _powers_of_two(last)}),),
         quick=(_sphere2(QUICK_TRAINING, QUICK_LADDER, 2, train={"methods": [method], "steps": [2, 8, 32]}),),
         charts=("accuracy-against-steps",),
         **words,
@@ -387,7 +383,13 @@ MNIST = Preset(
 
 
 def _cifar10(
-    limits: dict[str, int], training: dict[str, Any], steps: list[int], adaptation: dict[str, Any], *, finest: int, seeds: int
+    limits: dict[str, int],
+    training: dict[str, Any],
+    steps: list[int],
+    adaptation: dict[str, Any],
+    *,
+    finest: int,
+    seeds: int,
 ) -> tuple[dict[str, Any], ...]:
     base = {
         "dataset": {"kind": "cifar10"} | limits,

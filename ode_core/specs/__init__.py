@@ -16,7 +16,15 @@ from ode_core.specs.budgets import (
     solve_evaluations,
 )
 from ode_core.specs.critical_step import Bracket, Violation, bracket, next_steps, violations
-from ode_core.specs.dataset import Cifar10Spec, ConcentricSpheresSpec, DatasetSpec, DigitsSpec, MnistSpec
+from ode_core.specs.dataset import (
+    Cifar10Spec,
+    ConcentricSpheresSpec,
+    DatasetSpec,
+    DigitsSpec,
+    MnistSpec,
+    ThreeMinimaSpec,
+    XorSpec,
+)
 from ode_core.specs.evaluation import AuditJobSpec, EvaluationJobSpec, SweepJobSpec
 from ode_core.specs.gradient import GRADIENTS, GradientFacts, GradientMode, check_gradient
 from ode_core.specs.methods import METHODS, MethodFacts, MethodName
@@ -27,6 +35,7 @@ from ode_core.specs.model import (
     Conv2dField,
     ConvStem,
     FieldSpec,
+    GrowingEllipsesField,
     LinearStem,
     MlpField,
     ModelSpec,
@@ -80,6 +89,7 @@ __all__ = [
     "FieldSpec",
     "GradientFacts",
     "GradientMode",
+    "GrowingEllipsesField",
     "LinearStem",
     "MethodFacts",
     "MethodName",
@@ -99,10 +109,12 @@ __all__ = [
     "StudySpec",
     "StudySweep",
     "SweepJobSpec",
+    "ThreeMinimaSpec",
     "ToleranceAdaptation",
     "TrainingJobSpec",
     "TrainingSpec",
     "Violation",
+    "XorSpec",
     "bracket",
     "check_gradient",
     "check_solve_budget",

@@ -19,6 +19,8 @@ def require_stackable(spec: TrainingJobSpec) -> None:
         raise ValueError(f"stacked runs use gradient backprop, not {spec.gradient}: train these runs one by one")
     if model.stem is not None or model.field_arithmetic != "full":
         raise ValueError("a model with a stem, or with its field in reduced arithmetic, is trained by itself")
+    if model.field.kind == "growing_ellipses":
+        raise ValueError("a field without weights leaves only the head to be trained: train its runs one by one")
     if model.field.kind == "conv2d":
         raise ValueError("a field of image convolutions keeps the processor busy by itself: train its runs one by one")
     if model.field.kind == "conv1d" and model_state_shape(model, spec.dataset.input_shape)[-1] > LONGEST_SIGNAL:

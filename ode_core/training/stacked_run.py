@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from ode_core.datasets.load import Dataset
 from ode_core.fields.buffer_pool import BufferPool
 from ode_core.fields.dense_chain import LONGEST, chain_of, is_chain
+from ode_core.fields.vector_fields import VectorField
 from ode_core.models.predictions import OnBatch
 from ode_core.solvers.solve import solve
 from ode_core.specs.stacking import require_stackable
@@ -47,6 +48,7 @@ class StackedTrainingRun:
         self.runs = [TrainingRun(one, dataset, device) for one in specs]
         self.diverged: list[TrainingDiverged | None] = [None] * len(seeds)
         self._model = copy.deepcopy(self.runs[0].model)
+        assert isinstance(self._model.field, VectorField)
         if not is_chain(list(self._model.field.network), self._model.state_shape):
             raise ValueError(f"a convolution over more than {LONGEST} points is trained by itself")
         self._weights = _stacked([run.model for run in self.runs])
@@ -135,6 +137,7 @@ class StackedTrainingRun:
         runs, batch = inputs.shape[:2]
         z0 = self._model.initial_state(inputs.flatten(0, 1))
         field = self._model.field
+        assert isinstance(field, VectorField)
         names = [f"field.network.{i}" for i in range(0, len(field.network), 2)]
         chain = chain_of(
             [(self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]) for name in names],
