@@ -43,6 +43,7 @@ from ode_core.specs.study import (
     StudySweep,
     check_study_budget,
     check_study_run_budget,
+    training_document,
 )
 from ode_core.specs.training import NAME_PATTERN, ModelName, StepAdaptation, TrainingJobSpec, TrainingSpec
 
@@ -106,5 +107,6 @@ __all__ = [
     "parameter_count",
     "require_stackable",
     "solve_evaluations",
+    "training_document",
     "violations",
 ]
