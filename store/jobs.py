@@ -30,6 +30,8 @@ class Job:
         rung_at: when a message about it was last sent to the workers.
         result: of a succeeded job.
         error: ``{"code", "message", ...}`` of a failed one.
+        study_id: the study it belongs to, if any.
+        study_cell: its place among the study's jobs, from 0; None once another job has taken it over.
     """
 
     id: str
@@ -56,6 +58,8 @@ class Job:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    study_id: str | None
+    study_cell: int | None
 
     @property
     def finished(self) -> bool:
@@ -102,6 +106,7 @@ class JobQueries:
         status: JobStatus | Sequence[JobStatus] | None = None,
         model: str | None = None,
         name: str | None = None,
+        study: str | None = None,
         limit: int = 50,
         after: str | None = None,
     ) -> Page[Job]:
@@ -112,6 +117,7 @@ class JobQueries:
             status: only with this status, or one of these.
             model: only about this model.
             name: only with this name.
+            study: only of the study with this id.
             limit: at most so many, 1 to 1000.
             after: the previous page's ``next_cursor``.
 
@@ -119,7 +125,8 @@ class JobQueries:
             InvalidCursor: ``after`` is malformed.
         """
         query = select(*PUBLIC_COLUMNS)
-        for column, value in ((job.c.kind, kind), (job.c.model, model), (job.c.name, name)):
+        equal = ((job.c.kind, kind), (job.c.model, model), (job.c.name, name), (job.c.study_id, study))
+        for column, value in equal:
             if value is not None:
                 query = query.where(column == value)
         if status is not None:

@@ -59,6 +59,7 @@ from ode_core.specs.study import (
     StudySweep,
     check_study_budget,
     check_study_run_budget,
+    training_document,
 )
 from ode_core.specs.training import NAME_PATTERN, ModelName, StartFrom, TrainingJobSpec, TrainingSpec, check_start
 
@@ -131,5 +132,6 @@ __all__ = [
     "parameter_count",
     "require_stackable",
     "solve_evaluations",
+    "training_document",
     "violations",
 ]
