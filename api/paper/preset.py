@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ode_core.specs import StudySpec
 
-TableKind = Literal["grid", "search", "adaptation", "gradients", "trajectories", "fan", "audits"]
+TableKind = Literal["studies", "gradients", "trajectories", "fan", "audits"]
 Document = Mapping[str, Any]
 
 
@@ -46,11 +46,11 @@ class FollowUp:
 
     Attributes:
         job: an evaluation job without model and version.
-        every_seed: whether all models get one; otherwise the first seed's of each training configuration.
+        of: which models get one: all, those of each configuration's first seed, or the very first only.
     """
 
     job: Document
-    every_seed: bool = True
+    of: Literal["every seed", "first seeds", "first model"]
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,11 @@ class Preset:
         return studies
 
     def follow_up_jobs(self, options: Options) -> list[FollowUp]:
-        """Return the jobs on trained models, with the options' number of samples."""
+        """Return the jobs on trained models; audits with the options' number of samples."""
         samples = {} if options.samples is None else {"samples": options.samples}
-        return [FollowUp(dict(one.job) | samples, one.every_seed) for one in self.follow_ups]
+        return [
+            FollowUp({**one.job, **samples}, one.of) if one.job["kind"] == "audit" else one for one in self.follow_ups
+        ]
 
 
 def find_preset(presets: Sequence[Preset], name: str) -> Preset:

@@ -46,7 +46,7 @@ def _sphere2(training: dict[str, Any], sweep: dict[str, Any], seeds: int, **rest
 def _sphere2_grid(method: str, last: int, **words: Any) -> Preset:
     return Preset(
         name=f"{method}-grid",
-        table="grid",
+        table="studies",
         full=(_sphere2(PAPER_TRAINING, LADDER, 5, train={"methods": [method], "steps": _powers_of_two(last)}),),
         quick=(_sphere2(QUICK_TRAINING, QUICK_LADDER, 2, train={"methods": [method], "steps": [2, 8, 32]}),),
         charts=("accuracy-against-steps",),
@@ -84,12 +84,13 @@ MIDPOINT_GRID = _sphere2_grid(
 
 CRITICAL_STEP = Preset(
     name="critical-step",
-    shows="the critical number of Euler steps on Sphere2 found by bisection instead of the whole grid, and the runs saved",
+    shows="the critical number of Euler steps on Sphere2, found by bisection instead of the whole grid, and the runs "
+    "that saves",
     paper_says="between 65 and 129 function evaluations an iteration",
     numbers=SPHERE2_NUMBERS,
     time="30 min",
     quick_time="40 s",
-    table="search",
+    table="studies",
     full=(
         _sphere2(
             PAPER_TRAINING,
@@ -125,7 +126,7 @@ STEP_ADAPTATION = Preset(
     numbers=SPHERE2_NUMBERS,
     time="40 min",
     quick_time="60 s",
-    table="adaptation",
+    table="studies",
     full=(
         _sphere2(
             PAPER_TRAINING,
@@ -160,7 +161,7 @@ TOLERANCE_ADAPTATION = Preset(
     paper_says="the tolerance adapted during training, without a critical value to look for; no number",
     time="80 min",
     quick_time="60 s",
-    table="adaptation",
+    table="studies",
     full=(
         _sphere2(
             PAPER_TRAINING,
@@ -220,7 +221,7 @@ TRAJECTORIES = Preset(
     table="trajectories",
     full=(_sphere2(PAPER_TRAINING, LADDER, 1, train={"methods": ["euler"], "steps": [2, 256]}),),
     quick=(_sphere2(QUICK_TRAINING, QUICK_LADDER, 1, train={"methods": ["euler"], "steps": [2, 64]}),),
-    follow_ups=(FollowUp({"kind": "portrait"}, every_seed=False),),
+    follow_ups=(FollowUp({"kind": "portrait"}, of="first seeds"),),
     charts=("accuracy-against-steps",),
     portrait_charts=("trajectories", "vector-field", "clusters"),
 )
@@ -256,7 +257,9 @@ XOR_FAN = Preset(
     table="fan",
     full=(_fan_study(300, 0.1),),
     quick=(_fan_study(30, 0.3),),
-    follow_ups=(FollowUp({"kind": "portrait"}, every_seed=False),),
+    follow_ups=(
+        FollowUp({"kind": "portrait", "finer": {"method": "euler", "steps": FAN_FINE}, "samples": 4}, of="first model"),
+    ),
     portrait_charts=("fan",),
 )
 
@@ -284,7 +287,7 @@ THREE_MINIMA = Preset(
     table="audits",
     full=(_three_minima(PAPER_TRAINING | {"learning_rate": 1e-3}, 3, 32, LADDER),),
     quick=(_three_minima(QUICK_TRAINING, 1, 16, QUICK_LADDER),),
-    follow_ups=(FollowUp({"kind": "audit", "epsilon": 0.01}),),
+    follow_ups=(FollowUp({"kind": "audit", "epsilon": 0.01}, of="every seed"),),
     charts=("accuracy-against-steps",),
 )
 
@@ -299,7 +302,7 @@ def _images(
     adaptations: list[dict[str, Any]],
     start: int,
 ) -> tuple[dict[str, Any], ...]:
-    """Return a search for the critical step up to ``highest`` steps, and trainings with adaptation from ``start`` on."""
+    """Return a search for the critical step up to ``highest`` steps, and adapted ones from ``start`` on."""
     base = {"dataset": dataset, "model": model, "training": training}
     sweep = {"methods": ["euler", "rk4"], "steps": _powers_of_two(2 * highest)}
     search = {"lowest": 1, "highest": highest, "test": {"method": "rk4", "steps": 2 * highest}}
@@ -326,7 +329,7 @@ DIGITS = Preset(
     paper_says="not in the paper",
     time="25 min",
     quick_time="60 s",
-    table="search",
+    table="studies",
     full=_images(
         {"kind": "digits"},
         _conv2d(32),
@@ -359,7 +362,7 @@ MNIST = Preset(
     paper_says="not in the paper",
     time="25 min",
     quick_time="80 s",
-    table="search",
+    table="studies",
     full=_images(
         {"kind": "mnist", "train_limit": 4000, "test_limit": 500},
         _conv2d(16),
@@ -418,14 +421,14 @@ def _cifar10(
 
 CIFAR10 = Preset(
     name="cifar10",
-    shows="CIFAR-10 at a size for CPUs: the paper's model with all its 128 channels, 2,000 images, 150 iterations of 64, "
-    "one seed. The server needs its files (ODENESS_DATASETS_DIR)",
+    shows="CIFAR-10 at a size for CPUs: the paper's model with all its 128 channels, 2,000 images, 150 iterations of "
+    "64, one seed. The server needs its files (ODENESS_DATASETS_DIR)",
     paper_says="in full size: critical between 17 and 33 function evaluations, 54.7 ± 0.3 %; adaptation 21.9 and "
     "55.0 ± 0.8 %",
     numbers=CIFAR10_NUMBERS,
     time="40 min",
     quick_time="80 s",
-    table="grid",
+    table="studies",
     full=_cifar10(
         {"train_limit": 2000, "test_limit": 200},
         {"iterations": 150, "batch_size": 64, "learning_rate": 1e-3},
@@ -457,7 +460,7 @@ CIFAR10_FULL = Preset(
     numbers=CIFAR10_NUMBERS,
     time="months (a GPU: a day)",
     quick_time="80 s",
-    table="grid",
+    table="studies",
     full=_cifar10(
         {},
         {"iterations": 7800, "batch_size": 256, "learning_rate": 1e-3},
