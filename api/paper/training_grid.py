@@ -147,7 +147,7 @@ def training_grid_table(study: StudyFindings) -> Table:
         ),
         tuple(rows),
         (
-            f"Mean ± standard deviation (n - 1) over the seeds; drop and changes are from the training solver to {fine}.",
+            f"Mean ± standard deviation (n - 1) over the seeds; drop and changes: from the training solver to {fine}.",
             "The last two columns say yes if every seed's model stays within the threshold.",
         ),
     )
@@ -175,8 +175,8 @@ def critical_table(trained: Sequence[TrainedSteps], numbers: PaperNumbers) -> Ta
         ("", "measured", "paper"),
         tuple(rows),
         (
-            "The paper counts one evaluation more an iteration than Euler's method has steps, and holds a model against "
-            "a little finer solver; here it is a converged one, and every seed has to pass.",
+            "The paper counts one evaluation more an iteration than Euler's method has steps, and compares with a "
+            "little finer solver; here it is a converged one, and every seed has to pass.",
         ),
     )
 
