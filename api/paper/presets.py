@@ -68,16 +68,16 @@ EULER_GRID = _sphere2_grid(
 RK4_GRID = _sphere2_grid(
     "rk4",
     32,
-    shows="the same trained with rk4, 1 to 32 steps",
-    paper_says="a higher order moves the critical step, but there still is one",
+    shows="Sphere2 trained with rk4, 1 to 32 steps, tested like euler-grid",
+    paper_says="a figure without numbers in the text",
     time="30 min",
     quick_time="80 s",
 )
 MIDPOINT_GRID = _sphere2_grid(
     "midpoint",
     32,
-    shows="the same trained with midpoint, 1 to 32 steps",
-    paper_says="a higher order moves the critical step, but there still is one",
+    shows="Sphere2 trained with midpoint, 1 to 32 steps, tested like euler-grid",
+    paper_says="a figure without numbers in the text",
     time="15 min",
     quick_time="60 s",
 )
@@ -158,7 +158,7 @@ _TOLERANCE_LADDER = LADDER | {
 TOLERANCE_ADAPTATION = Preset(
     name="tolerance-adaptation",
     shows="Sphere2 trained with Fehlberg 2(1) and dopri5 from tolerance 1e-6 on, the tolerance adapted",
-    paper_says="the tolerance adapted during training, without a critical value to look for; no number",
+    paper_says="a figure without numbers in the text",
     time="80 min",
     quick_time="60 s",
     table="studies",
@@ -202,7 +202,7 @@ GRADIENTS = Preset(
     name="gradients",
     shows="Sphere2 trained with backpropagation, checkpoints and the adjoint equation, with Euler-64 and dopri5: "
     "accuracy and time",
-    paper_says="the adjoint trains models that depend on the solver just the same; no number",
+    paper_says="the run with the adjoint is a figure without numbers in the text",
     time="40 min",
     quick_time="60 s",
     table="gradients",
@@ -215,7 +215,7 @@ TRAJECTORIES = Preset(
     name="trajectories",
     shows="Sphere2 trained with 2 and with 256 Euler steps: trajectories with their crossings, vector field, clusters "
     "and decision regions at h and h/2",
-    paper_says="trajectories of the model trained with 2 steps cross, those of 256 do not; no number",
+    paper_says="two pictures",
     time="20 min",
     quick_time="50 s",
     table="trajectories",
@@ -281,7 +281,7 @@ THREE_MINIMA = Preset(
     name="three-minima",
     shows="the positive control: labels that come from a flow, learned with rk4-32, pass the audit; learned with "
     "Euler-2 they do not",
-    paper_says="trained finely, the model keeps its accuracy under finer solvers; no number",
+    paper_says="the data set whose labels a flow can give; no numbers in the text",
     time="20 min",
     quick_time="50 s",
     table="audits",
