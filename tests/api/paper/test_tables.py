@@ -209,12 +209,6 @@ def test_a_search_is_shown_with_its_bracket_and_the_runs_it_saved() -> None:
     ]
 
 
-def Options() -> Any:
-    from api.paper.preset import Options
-
-    return Options()
-
-
 def portrait(label: str, result: dict[str, Any]) -> JobFindings:
     return JobFindings({"kind": "portrait", "id": "a-job"}, label, 0, result)
 
