@@ -289,25 +289,6 @@ class Client:
                 return events
             after = events[-1]["sequence"]
 
-    # Studies
-
-    def submit_study(self, spec: Spec, *, idempotency_key: str | None = None) -> dict[str, Any]:
-        """Submit a study: a ``StudySpec`` or the same as a mapping."""
-        return cast(dict[str, Any], self._submit("/v1/studies", spec, idempotency_key))
-
-    def study(self, study_id: str) -> dict[str, Any]:
-        """Return a study with its jobs."""
-        return cast(dict[str, Any], self._get(f"/v1/studies/{quote(study_id)}"))
-
-    def studies(self, **filters: Any) -> Iterator[dict[str, Any]]:
-        """Yield studies, newest first; filters are ``status`` and ``name``."""
-        return self._pages("/v1/studies", filters)
-
-    def resume_study(self, study_id: str) -> dict[str, Any]:
-        """Submit the failed and cancelled jobs of an ended study again; return it as it is then."""
-        path = f"/v1/studies/{quote(study_id)}/resume"
-        return cast(dict[str, Any], self._request("POST", path, repeatable=False).json())
-
     # Models and results
 
     def models(self) -> Iterator[dict[str, Any]]:
