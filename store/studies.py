@@ -24,6 +24,7 @@ from store.study_progress import (
     submit_run,
     submit_runs,
 )
+from store.study_results import StudyResult, study_results
 from store.tables import study
 
 
@@ -132,6 +133,10 @@ class Studies:
         )
         rows = self._scope.connection.execute(query)
         return {study_id: StudyProgress(int(step), int(total), n, ended) for study_id, step, total, n, ended in rows}
+
+    def results(self, study_id: str) -> Sequence[StudyResult]:
+        """Return the study's test results over its seeds."""
+        return study_results(self._scope, study_id, self.jobs(study_id))
 
     def hold_of_job(self, job_id: str) -> None:
         """Lock the job's study; to be called first in a transaction that ends the job after other writes about it."""
