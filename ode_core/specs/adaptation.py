@@ -74,8 +74,9 @@ class CertifiedAdaptation(Spec):
     ``audit_samples`` of the training split are held out. A check counts on them the predictions that differ between
     the training solver and a converged reference. A rate above ``epsilon`` makes the solver finer. It gets coarser
     only where the upper end of the rate's 95 % interval is at most ``climb_threshold`` and the coarser solver would
-    be certified, too; in the last ``certify_fraction`` of the training it never does. Weights whose interval ends at
-    or below ``epsilon`` are certified; the last such weights, with their solver, are the model.
+    be certified, too; in the last ``certify_fraction`` of the training it never does, and gets finer until certified.
+    Weights whose interval ends at or below ``epsilon`` are certified; the last such weights, with their solver, are
+    the model.
     """
 
     kind: Literal["certified"] = "certified"

@@ -277,7 +277,7 @@ class TrainingRun:
             "mean_training_evaluations": self._training_evaluations / max(self.iteration, 1),
             "mean_steps": None if self.solver.adaptive else self._training_steps / max(self.iteration, 1),
             "adaptation_evaluations": 0.0 if adaptation is None else adaptation.evaluations,
-            "adaptation": None if adaptation is None else adaptation.summary(self.spec.adaptation, self.iteration),
+            "adaptation": self._told_of_adaptation(on_batch),
             "started_from": None if start is None else start.model_dump(mode="json"),
             "training_seconds": round(self._seconds, 3),
             "parameters": sum(p.numel() for p in self.model.parameters()),
@@ -307,6 +307,19 @@ class TrainingRun:
         self.solver = adaptation.solver
         return metrics
 
+    def _told_of_adaptation(self, on_batch: OnBatch | None) -> dict[str, Any] | None:
+        """Return what the metadata tell of the adaptation, with the test of the last weights where others are given."""
+        if self._adaptation is None:
+            return None
+        told = self._adaptation.summary(self.spec.adaptation, self.iteration)
+        kept = self._adaptation.kept
+        if kept is None or kept.iteration == self.iteration:
+            return told
+        last = predict(
+            self.model, self.dataset.test_inputs, self.solver, on_batch=on_batch, max_evaluations=self.max_evaluations
+        )
+        return told | {"final_test_accuracy": last.accuracy(self.dataset.test_labels)}
+
     def _exported(self) -> tuple[Classifier, SolverSpec]:
         """Return the model to be given away with its solver: the last certified one, or the present one."""
         kept = None if self._adaptation is None else self._adaptation.kept
@@ -314,7 +327,7 @@ class TrainingRun:
             return self.model, self.solver
         model = copy.deepcopy(self.model)
         model.load_state_dict(kept.tensors)
-        return model, kept.solver
+        return model, kept.certificate.solver
 
     def _read(self, output: ClassifierOutput, loss: Tensor, norm: Tensor, labels: Tensor) -> dict[str, float]:
         right = (output.logits.detach().argmax(dim=1) == labels).sum()

@@ -49,6 +49,11 @@ class Flips:
         _, high = clopper_pearson(self.most, self.samples, CONFIDENCE)
         return low, high
 
+    @property
+    def upper_if_settled(self) -> float:
+        """The upper end of the interval if none of the unsettled samples flips."""
+        return clopper_pearson(self.fewest, self.samples, CONFIDENCE)[1]
+
 
 class Probe(Protocol):
     """What a rule may ask of the model as it is now. Nothing of it changes the training, and no graph is kept."""
@@ -68,18 +73,26 @@ class Probe(Protocol):
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """A solver together with which the weights may be relied on, and the flips that show it."""
+
+    solver: SolverSpec
+    flips: Flips
+
+
+@dataclass(frozen=True)
 class Decision:
     """The outcome of one check.
 
     Attributes:
-        tested: the solver the weights were checked with.
+        tested: the training solver that was checked.
         solver: the solver to go on with.
         action: whether it is finer (-1), the same (0) or coarser (1).
         accepted: whether the check passed.
         evaluations: evaluations of the field the check took, for one sample.
         measures: the rule's own numbers, by the name of their metric.
-        flips: what a certifying rule saw, else None.
-        certified: of a certifying rule: whether the weights may be relied on together with ``tested``; else None.
+        flips: what a certifying rule saw under ``tested``; None with a rule that does not certify.
+        certificate: of a certifying rule, where the weights earned one.
     """
 
     tested: SolverSpec
@@ -89,7 +102,7 @@ class Decision:
     evaluations: float
     measures: dict[str, float] = field(default_factory=dict)
     flips: Flips | None = None
-    certified: bool | None = None
+    certificate: Certificate | None = None
 
 
 class AdaptationRule(Protocol):

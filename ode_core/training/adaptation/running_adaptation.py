@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ode_core.specs.adaptation import CONFIDENCE, CertifiedAdaptation
 from ode_core.specs.solver import SolverSpec
-from ode_core.training.adaptation.rule import AdaptationRule, Decision, Flips, Probe
+from ode_core.training.adaptation.rule import AdaptationRule, Certificate, Decision, Flips, Probe
 
 _KEPT = "certified."
 
@@ -18,14 +18,12 @@ class CertifiedWeights:
 
     Attributes:
         iteration: finished iterations of the training then.
-        solver: what they were checked with, which belongs to them.
-        flips: what the check saw.
+        certificate: the solver that belongs to them, and what the check saw under it.
         tensors: the model's state.
     """
 
     iteration: int
-    solver: SolverSpec
-    flips: Flips
+    certificate: Certificate
     tensors: dict[str, Tensor]
 
 
@@ -61,10 +59,9 @@ class RunningAdaptation:
         self.evaluations += decision.evaluations
         self._last_flips = decision.flips
         # Weights that nothing was trained on yet may well pass; they are not what a training is for.
-        if decision.certified and iteration > 0:
-            assert decision.flips is not None
+        if decision.certificate is not None and iteration > 0:
             tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-            self.kept = CertifiedWeights(iteration, decision.tested, decision.flips, tensors)
+            self.kept = CertifiedWeights(iteration, decision.certificate, tensors)
         return _metrics(decision)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -85,8 +82,8 @@ class RunningAdaptation:
             if kept is None
             else {
                 "iteration": kept.iteration,
-                "solver": kept.solver.model_dump(mode="json", exclude_none=True),
-                "flips": _flips_state(kept.flips),
+                "solver": kept.certificate.solver.model_dump(mode="json", exclude_none=True),
+                "flips": _flips_state(kept.certificate.flips),
             },
         }
 
@@ -101,8 +98,8 @@ class RunningAdaptation:
             weights = {
                 name.removeprefix(_KEPT): tensor.clone() for name, tensor in tensors.items() if name.startswith(_KEPT)
             }
-            solver = SolverSpec.model_validate(kept["solver"])
-            self.kept = CertifiedWeights(kept["iteration"], solver, Flips(**kept["flips"]), weights)
+            certificate = Certificate(SolverSpec.model_validate(kept["solver"]), Flips(**kept["flips"]))
+            self.kept = CertifiedWeights(kept["iteration"], certificate, weights)
 
     def summary(self, spec: object, iterations: int) -> dict[str, Any]:
         """Return what a model's metadata tell of the adaptation after ``iterations``, as JSON values."""
@@ -114,7 +111,7 @@ class RunningAdaptation:
         }
         if not isinstance(spec, CertifiedAdaptation):
             return told
-        flips = self._last_flips if self.kept is None else self.kept.flips
+        flips = self._last_flips if self.kept is None else self.kept.certificate.flips
         return told | {
             "certified": self.kept is not None,
             "certified_iteration": None if self.kept is None else self.kept.iteration,
@@ -149,8 +146,8 @@ def _metrics(decision: Decision) -> dict[str, float]:
         "adaptation_evaluations": decision.evaluations,
         "adaptation_action": float(decision.action),
     }
-    if decision.certified is not None:
-        metrics["certified"] = float(decision.certified)
+    if decision.flips is not None:
+        metrics["certified"] = float(decision.certificate is not None)
     return metrics
 
 

@@ -7,6 +7,7 @@ from ode_core.specs.adaptation import CertifiedAdaptation
 from ode_core.specs.solver import SolverSpec
 
 ROUNDING_ERRORS = 50  # below this many an error estimate is noise
+_NO_CHANGE = 1e-9  # a tolerance that is this close to its bound has reached it
 
 
 class SolverLadder(Protocol):
@@ -48,17 +49,19 @@ class ToleranceLadder:
         """Return the solver with half the tolerances."""
         assert solver.rtol is not None
         factor = max(0.5, self._floor / solver.rtol)
-        return _scaled(solver, factor) if factor < 1 else None
+        return self._scaled(solver, factor) if factor < 1 - _NO_CHANGE else None
 
     def coarser(self, solver: SolverSpec) -> SolverSpec | None:
         """Return the solver with ``growth`` times the tolerances."""
         assert solver.rtol is not None
         assert solver.atol is not None
         factor = min(self._spec.growth, self._spec.max_tolerance / max(solver.rtol, solver.atol))
-        return _scaled(solver, factor) if factor > 1 else None
+        return self._scaled(solver, factor) if factor > 1 + _NO_CHANGE else None
 
-
-def _scaled(solver: SolverSpec, factor: float) -> SolverSpec:
-    assert solver.rtol is not None
-    assert solver.atol is not None
-    return solver.model_copy(update={"rtol": solver.rtol * factor, "atol": solver.atol * factor})
+    def _scaled(self, solver: SolverSpec, factor: float) -> SolverSpec:
+        assert solver.rtol is not None
+        assert solver.atol is not None
+        most = self._spec.max_tolerance
+        return solver.model_copy(
+            update={"rtol": min(solver.rtol * factor, most), "atol": min(solver.atol * factor, most)}
+        )
