@@ -9,7 +9,7 @@ from ode_core.specs.budgets import (
     solve_evaluations,
 )
 from ode_core.specs.dataset import Cifar10Spec, ConcentricSpheresSpec, DatasetSpec, DigitsSpec, MnistSpec
-from ode_core.specs.evaluation import AuditJobSpec, EvaluationJobSpec, SweepJobSpec
+from ode_core.specs.evaluation import AuditJobSpec, EvaluationJobSpec, PortraitJobSpec, SweepJobSpec
 from ode_core.specs.gradient import GRADIENTS, GradientFacts, GradientMode, check_gradient
 from ode_core.specs.methods import METHODS, MethodFacts, MethodName
 from ode_core.specs.model import (
@@ -29,6 +29,7 @@ from ode_core.specs.model import (
     model_state_shape,
     parameter_count,
 )
+from ode_core.specs.portrait import PortraitImpossible, check_portrait_budget, portrait_solvers
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 from ode_core.specs.spec import Spec
 from ode_core.specs.training import NAME_PATTERN, ModelName, StepAdaptation, TrainingJobSpec, TrainingSpec
@@ -61,6 +62,8 @@ __all__ = [
     "MnistSpec",
     "ModelName",
     "ModelSpec",
+    "PortraitImpossible",
+    "PortraitJobSpec",
     "PresetSpec",
     "SolverSpec",
     "Spec",
@@ -70,6 +73,7 @@ __all__ = [
     "TrainingJobSpec",
     "TrainingSpec",
     "check_gradient",
+    "check_portrait_budget",
     "check_solve_budget",
     "check_sweep_budget",
     "check_training_budget",
@@ -77,5 +81,6 @@ __all__ = [
     "model_input_shape",
     "model_state_shape",
     "parameter_count",
+    "portrait_solvers",
     "solve_evaluations",
 ]
