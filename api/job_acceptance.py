@@ -19,21 +19,26 @@ from ode_core.datasets.files import DatasetUnavailable, check_dataset_files
 from ode_core.specs import (
     AuditJobSpec,
     DatasetSpec,
+    PortraitImpossible,
+    PortraitJobSpec,
+    SolverSpec,
     Spec,
     StudySpec,
     SweepJobSpec,
     TrainingJobSpec,
+    check_portrait_budget,
     check_solve_budget,
     check_study_budget,
     check_training_budget,
     model_state_shape,
+    portrait_solvers,
 )
 from store.errors import IdempotencyConflict
 from store.jobs import Job
 from store.settings import Settings
 from store.unit_of_work import Transaction
 
-JobSpec = TrainingJobSpec | SweepJobSpec | AuditJobSpec
+JobSpec = TrainingJobSpec | SweepJobSpec | AuditJobSpec | PortraitJobSpec
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,7 @@ def _submit_training(tx: Transaction, settings: Settings, spec: TrainingJobSpec)
     return tx.jobs.submit("training", document, name=spec.name, model=spec.name, total=spec.training.iterations)
 
 
-def _submit_evaluation(tx: Transaction, settings: Settings, spec: SweepJobSpec | AuditJobSpec) -> Job:
+def _submit_evaluation(tx: Transaction, settings: Settings, spec: SweepJobSpec | AuditJobSpec | PortraitJobSpec) -> Job:
     version = find_version(tx, spec.model, spec.version)
     trained = TrainingJobSpec.model_validate(version.training_spec)
     _require_dataset(trained.dataset, settings)
@@ -161,7 +166,24 @@ def _submit_evaluation(tx: Transaction, settings: Settings, spec: SweepJobSpec |
                 check_solve_budget(solver, end_time, limit, state_size)
         document["solvers"] = [solver_document(solver) for solver in spec.solvers]
         total = len(spec.solvers)
+    if isinstance(spec, PortraitJobSpec):
+        document |= _portrait_solvers(spec, trained, SolverSpec.model_validate(version.solver), settings)
     return tx.jobs.submit(spec.kind, document, model=spec.model, model_version=version.version, total=total)
+
+
+def _portrait_solvers(
+    spec: PortraitJobSpec, trained: TrainingJobSpec, solver: SolverSpec, settings: Settings
+) -> dict[str, Any]:
+    try:
+        solvers = dict(zip(("solver", "finer"), portrait_solvers(spec, trained, solver), strict=True))
+    except PortraitImpossible as error:
+        raise Problem(
+            422, "portrait_impossible", str(error), errors=[{"path": error.part, "message": str(error)}]
+        ) from error
+    for part, each in solvers.items():
+        with within_budget(part):
+            check_portrait_budget(spec, part, each, trained.architecture.end_time, settings.budget)
+    return {part: solver_document(each) for part, each in solvers.items()}
 
 
 def _require_dataset(dataset: DatasetSpec, settings: Settings) -> None:

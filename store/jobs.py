@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from sqlalchemy import RowMapping, func, select
+from sqlalchemy import RowMapping, case, func, null, select
 
 from store.errors import NotFound
 from store.pagination import KeysetOrder, Page
@@ -68,6 +68,10 @@ class Job:
 
 
 PUBLIC_COLUMNS = [column for column in job.c if column.name != "rings"]
+_LISTED_COLUMNS = [
+    case((job.c.kind == "portrait", null()), else_=column).label("result") if column is job.c.result else column
+    for column in PUBLIC_COLUMNS
+]
 NEWEST_FIRST = KeysetOrder("-created_at", None, job.c.id, descending=True)
 
 
@@ -112,6 +116,8 @@ class JobQueries:
     ) -> Page[Job]:
         """Return jobs, newest first.
 
+        The result of a portrait, which may be a megabyte, is left out (None): ``get`` has it.
+
         Args:
             kind: only of this kind.
             status: only with this status, or one of these.
@@ -124,7 +130,7 @@ class JobQueries:
         Raises:
             InvalidCursor: ``after`` is malformed.
         """
-        query = select(*PUBLIC_COLUMNS)
+        query = select(*_LISTED_COLUMNS)
         equal = ((job.c.kind, kind), (job.c.model, model), (job.c.name, name), (job.c.study_id, study))
         for column, value in equal:
             if value is not None:

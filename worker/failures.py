@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ode_core.datasets.files import DatasetUnavailable
-from ode_core.specs import BudgetExceeded
+from ode_core.specs import BudgetExceeded, PortraitImpossible
 
 
 class ModelUnavailable(Exception):
@@ -37,6 +37,8 @@ def describe_failure(error: Exception) -> dict[str, Any]:
         return _described("device_unavailable", str(error))
     if isinstance(error, ModelUnavailable):
         return _described("model_unavailable", str(error))
+    if isinstance(error, PortraitImpossible):
+        return _described("portrait_impossible", str(error))
     if isinstance(error, BudgetExceeded):
         return _described("budget_exceeded", str(error))
     if isinstance(error, ValidationError):

@@ -25,7 +25,7 @@ from ode_core.specs.dataset import (
     ThreeMinimaSpec,
     XorSpec,
 )
-from ode_core.specs.evaluation import AuditJobSpec, EvaluationJobSpec, SweepJobSpec
+from ode_core.specs.evaluation import AuditJobSpec, EvaluationJobSpec, PortraitJobSpec, SweepJobSpec
 from ode_core.specs.gradient import GRADIENTS, GradientFacts, GradientMode, check_gradient
 from ode_core.specs.methods import METHODS, MethodFacts, MethodName
 from ode_core.specs.model import (
@@ -46,6 +46,7 @@ from ode_core.specs.model import (
     model_state_shape,
     parameter_count,
 )
+from ode_core.specs.portrait import PortraitImpossible, check_portrait_budget, portrait_solvers
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 from ode_core.specs.spec import Spec
 from ode_core.specs.stacking import is_stackable, require_stackable
@@ -98,6 +99,8 @@ __all__ = [
     "MnistSpec",
     "ModelName",
     "ModelSpec",
+    "PortraitImpossible",
+    "PortraitJobSpec",
     "PresetSpec",
     "SolverGrid",
     "SolverSpec",
@@ -118,6 +121,7 @@ __all__ = [
     "XorSpec",
     "bracket",
     "check_gradient",
+    "check_portrait_budget",
     "check_solve_budget",
     "check_start",
     "check_study_budget",
@@ -130,6 +134,7 @@ __all__ = [
     "model_state_shape",
     "next_steps",
     "parameter_count",
+    "portrait_solvers",
     "require_stackable",
     "solve_evaluations",
     "training_document",
