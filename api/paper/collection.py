@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from api.client import Client
+from api.client import Client, Study
 from api.paper.findings import Configuration, FailedSeed, Row, StudyFindings, TrainedSeed
 
 
-def collect_study(client: Client, study: dict[str, Any]) -> StudyFindings:
+def collect_study(client: Client, study: Study) -> StudyFindings:
     """Return the findings of a study that has ended.
 
     Args:
@@ -24,7 +24,7 @@ def collect_study(client: Client, study: dict[str, Any]) -> StudyFindings:
 
 
 def _configuration(
-    client: Client, study: dict[str, Any], label: str, cells: Sequence[dict[str, Any]], rows: Iterable[Row]
+    client: Client, study: Study, label: str, cells: Sequence[dict[str, Any]], rows: Iterable[Row]
 ) -> Configuration:
     first = cells[0]
     trained = [

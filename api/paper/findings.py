@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from api.client import Study
 from ode_core.specs import SolverSpec
 
 Row = dict[str, Any]
@@ -74,7 +75,7 @@ class Configuration:
 class StudyFindings:
     """A study that has ended."""
 
-    study: dict[str, Any]
+    study: Study
     configurations: tuple[Configuration, ...]
 
     @property

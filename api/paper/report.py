@@ -6,8 +6,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+from api.client import Study
 from api.paper.findings import Findings
 from api.paper.preset import Options, Preset
 from api.paper.table import Table
@@ -55,6 +55,6 @@ def _when(findings: Findings) -> str:
     return f"odeness {version('odeness')}; " + "; ".join(parts) + "."
 
 
-def _seconds(study: dict[str, Any]) -> float:
-    begin, end = (datetime.fromisoformat(study[name]) for name in ("created_at", "finished_at"))
-    return (end - begin).total_seconds()
+def _seconds(study: Study) -> float:
+    assert study["finished_at"] is not None
+    return (datetime.fromisoformat(study["finished_at"]) - datetime.fromisoformat(study["created_at"])).total_seconds()

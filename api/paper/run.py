@@ -4,14 +4,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from api.client import FINISHED, Client, Job, JobNotSucceeded, ProblemError, Progress, ServerUnreachable
+from api.client import FINISHED, Client, Job, JobNotSucceeded, ProblemError, Progress, ServerUnreachable, Study
 from api.paper.collection import collect_study
 from api.paper.figures import fetch_figures
 from api.paper.findings import Findings, JobFindings, TrainedSeed
@@ -110,9 +109,9 @@ class _PresetRun:
         self._write(findings)
         _require_complete(findings)
 
-    def _follow(self, ids: Mapping[str, str]) -> list[dict[str, Any]]:
+    def _follow(self, ids: Mapping[str, str]) -> list[Study]:
         """Show how far the studies are until all have ended; return them."""
-        ended: dict[str, dict[str, Any]] = {}
+        ended: dict[str, Study] = {}
         with progress_display(self._console, list(ids)) as display:
             while True:
                 for name, study_id in ids.items():
@@ -170,7 +169,7 @@ class _PresetRun:
         for path in files:
             self._say(f"  {path.absolute()}")
 
-    def _how_to_come_back(self, studies: Sequence[dict[str, Any]]) -> str:
+    def _how_to_come_back(self, studies: Sequence[Study]) -> str:
         cancel = "".join(f"\n  curl -X POST {self._url}/v1/studies/{study['id']}/cancel" for study in studies)
         return (
             f"stopped looking; the server goes on. To come back:\n  {self._command()}\n"

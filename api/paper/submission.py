@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-from api.client import Client
+from api.client import Client, Study
 from ode_core.specs import StudySpec
 
 _LOOKED_AT = 20  # newest studies of the name
 
 
-def submit_study(client: Client, spec: StudySpec, *, again: bool = False) -> dict[str, Any]:
+def submit_study(client: Client, spec: StudySpec, *, again: bool = False) -> Study:
     """Return the server's study of this spec: the newest there is, or a new one.
 
     One that has failed or was cancelled is resumed. The idempotency key is derived from the content, so that of two
@@ -47,7 +47,7 @@ def idempotency_key(document: Mapping[str, Any]) -> str:
     return f"odeness-paper-{hashlib.sha256(content.encode()).hexdigest()}"
 
 
-def _find(client: Client, spec: StudySpec) -> dict[str, Any] | None:
+def _find(client: Client, spec: StudySpec) -> Study | None:
     for summary in islice(client.studies(name=spec.name), _LOOKED_AT):
         study = client.study(summary["id"])
         if StudySpec.model_validate(study["spec"]) == spec:
