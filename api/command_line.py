@@ -155,7 +155,8 @@ def paper_command(
     from rich.console import Console  # noqa: PLC0415
 
     # Loads all specs, which nothing else here uses.
-    from api.paper.preset import Options  # noqa: PLC0415
+    from api.paper.preset import Options, UnknownPreset, find_preset  # noqa: PLC0415
+    from api.paper.presets import PRESETS  # noqa: PLC0415
     from api.paper.run import PaperFailed, list_presets, run_preset  # noqa: PLC0415
 
     console = Console()
@@ -166,8 +167,9 @@ def paper_command(
         return
     options = Options(quick=quick, seeds=seeds, iterations=iterations, samples=samples)
     try:
-        run_preset(preset, options, url=url.rstrip("/"), output=output, again=again, console=console)
-    except PaperFailed as error:
+        found = find_preset(PRESETS, preset)
+        run_preset(found, options, url=url.rstrip("/"), output=output, again=again, console=console)
+    except (UnknownPreset, PaperFailed) as error:
         _fail(str(error))
 
 

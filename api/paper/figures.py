@@ -2,24 +2,38 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from api.client import Client
+from api.client import Client, ProblemError
 from api.paper.findings import Findings
 from api.paper.preset import Preset
 
 FORMATS = ("svg", "png", "html")
 
 
-def fetch_figures(client: Client, preset: Preset, findings: Findings, folder: Path) -> list[Path]:
-    """Write every figure of the preset in every format into ``folder``; return the files."""
-    written = []
+@dataclass(frozen=True)
+class Figures:
+    """The files of a preset's figures, and why others are missing."""
+
+    files: list[Path]
+    missing: list[str]
+
+
+def fetch_figures(client: Client, preset: Preset, findings: Findings, folder: Path) -> Figures:
+    """Write every figure of the preset in every format into ``folder``; a figure that is refused spoils no other."""
+    figures = Figures([], [])
     for place, chart, name in _charts(preset, findings):
-        for kind in FORMATS:
+        try:
+            pictures = {kind: client.chart(place, chart, kind) for kind in FORMATS}
+        except ProblemError as refused:
+            figures.missing.append(f"{name}: {refused.detail}")
+            continue
+        for kind, picture in pictures.items():
             path = folder / f"{name}.{kind}"
-            path.write_bytes(client.chart(place, chart, kind))
-            written.append(path)
-    return written
+            path.write_bytes(picture)
+            figures.files.append(path)
+    return figures
 
 
 def _charts(preset: Preset, findings: Findings) -> Iterator[tuple[str, str, str]]:

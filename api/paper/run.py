@@ -14,7 +14,7 @@ from api.client import FINISHED, Client, Job, JobNotSucceeded, ProblemError, Pro
 from api.paper.collection import collect_study
 from api.paper.figures import fetch_figures
 from api.paper.findings import Findings, JobFindings, TrainedSeed
-from api.paper.preset import FollowUp, Options, OptionsDoNotFit, Preset, UnknownPreset, find_preset
+from api.paper.preset import FollowUp, Options, OptionsDoNotFit, Preset
 from api.paper.presets import PRESETS
 from api.paper.report import QUICK_WARNING, write_results, write_tables
 from api.paper.submission import submit_job, submit_study
@@ -49,11 +49,11 @@ def list_presets(console: Console) -> None:
     )
 
 
-def run_preset(name: str, options: Options, *, url: str, output: Path, again: bool, console: Console) -> None:
+def run_preset(preset: Preset, options: Options, *, url: str, output: Path, again: bool, console: Console) -> None:
     """Submit a preset's studies, wait for them, and leave tables and figures in ``output``.
 
     Args:
-        name: of the preset, or an alias.
+        preset: what to reproduce.
         options: what is to be other than the preset has it.
         url: of the server.
         output: folder in which a folder of the preset's name is made.
@@ -64,7 +64,6 @@ def run_preset(name: str, options: Options, *, url: str, output: Path, again: bo
         PaperFailed: it did not come to its end.
     """
     try:
-        preset = find_preset(PRESETS, name)
         specs = preset.studies(options)
         key = Settings.load().api_key
         secret = None if key is None else key.get_secret_value()
@@ -72,10 +71,10 @@ def run_preset(name: str, options: Options, *, url: str, output: Path, again: bo
             client.ready()
         with Client(url, secret) as client:
             _PresetRun(client, console, preset, options, url, output / preset.name).run(specs, again=again)
-    except (UnknownPreset, JobNotSucceeded, ServerUnreachable) as error:
+    except (JobNotSucceeded, ServerUnreachable) as error:
         raise PaperFailed(str(error)) from error
     except OptionsDoNotFit as error:
-        raise PaperFailed(f"these options do not fit {name}: {error}") from error
+        raise PaperFailed(f"these options do not fit {preset.name}: {error}") from error
     except ProblemError as error:
         reasons = "".join(f"; {one['path']}: {one['message']}" for one in error.errors)
         raise PaperFailed(f"the server refused it: {error.detail}{reasons}") from error
@@ -106,8 +105,10 @@ class _PresetRun:
             findings = replace(findings, jobs=tuple(self._follow_up(findings)))
         except KeyboardInterrupt:
             raise PaperFailed(self._how_to_come_back(list(submitted.values()))) from None
-        self._write(findings)
+        missing = self._write(findings)
         _require_complete(findings)
+        if missing:
+            raise PaperFailed(f"figures are missing. {'; '.join(missing)}")
 
     def _follow(self, ids: Mapping[str, str]) -> list[Study]:
         """Show how far the studies are until all have ended; return them."""
@@ -153,7 +154,8 @@ class _PresetRun:
             for label, (job_id, seed) in jobs.items()
         ]
 
-    def _write(self, findings: Findings) -> None:
+    def _write(self, findings: Findings) -> list[str]:
+        """Write and print everything; return why figures are missing."""
         tables = tables_of(self._preset, findings)
         arguments = (self._folder, self._preset, self._options, self._command(), findings, tables)
         files = [write_tables(*arguments), write_results(*arguments)]
@@ -164,10 +166,11 @@ class _PresetRun:
                 self._say(f"  {note}")
             self._console.print()
         self._say(f"The paper: {self._preset.paper_says}.")
-        files += fetch_figures(self._client, self._preset, findings, self._folder)
+        figures = fetch_figures(self._client, self._preset, findings, self._folder)
         self._say("Look at")
-        for path in files:
+        for path in [*files, *figures.files]:
             self._say(f"  {path.absolute()}")
+        return figures.missing
 
     def _how_to_come_back(self, studies: Sequence[Study]) -> str:
         cancel = "".join(f"\n  curl -X POST {self._url}/v1/studies/{study['id']}/cancel" for study in studies)

@@ -14,7 +14,8 @@ def search_tables(study: StudyFindings, numbers: PaperNumbers) -> list[Table]:
     """Return a table of the step counts measured, and one of the bracket beside the paper's."""
     spec = StudySpec.model_validate(study.study["spec"]).search
     found = study.study["search"]
-    assert spec is not None and found is not None  # noqa: PT018
+    assert spec is not None
+    assert found is not None
     criterion = "accuracy drops by" if spec.criterion == "accuracy" else "share of predictions that change is"
     checked = Table(
         f"{study.name}: step counts measured",
