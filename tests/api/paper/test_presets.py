@@ -1,5 +1,7 @@
 """Every preset is a set of studies that the server accepts, whatever variant is asked for."""
 
+from pathlib import Path
+
 import pytest
 
 from api.paper.preset import Options, OptionsDoNotFit, Preset, UnknownPreset, find_preset
@@ -112,3 +114,9 @@ def test_a_name_that_is_almost_right_is_answered_with_those_that_are() -> None:
 def test_names_and_aliases_are_unique() -> None:
     names = [name for preset in PRESETS for name in (preset.name, *preset.aliases)]
     assert len(set(names)) == len(names)
+
+
+@every_preset
+def test_the_documentation_has_every_presets_command(preset: Preset) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "paper.md").read_text(encoding="utf-8")
+    assert f"    odeness paper {preset.name}" in text
