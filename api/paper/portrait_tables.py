@@ -25,9 +25,8 @@ def crossings_table(findings: Findings) -> Table:
         tuple(row for portrait in _portraits(findings) for row in _crossing_rows(portrait)),
         (
             "Changes are from the solver of the training. Crossings: pairs of trajectories whose straight lines cross "
-            "within a step; in the last column, lines between the points of the exact flow at the same times.",
-            "The exact flow of an autonomous field in the plane cannot cross; straight lines between its points can, "
-            "where steps are long.",
+            "within a step; in the last column, such lines between the points of the exact flow at the same times.",
+            "Exact trajectories do not cross; straight lines between their points can, where steps are long.",
         ),
     )
 
@@ -41,8 +40,8 @@ def _crossing_rows(portrait: JobFindings) -> list[tuple[str, ...]]:
             view["label"],
             f"{100 * view['accuracy']:.1f}",
             _changed(own, view["final"]["predictions"]),
-            str(view["crossings"]["within_steps"]),
-            _count(view["crossings"].get("of_exact_points")),
+            str(view["crossings"]["count"]),
+            _count(view["crossings"]["of_exact_points"]),
         )
         for view in result["views"]
     ]
@@ -54,7 +53,7 @@ def _crossing_rows(portrait: JobFindings) -> list[tuple[str, ...]]:
             "exact flow",
             f"{100 * exact['accuracy']:.1f}",
             _changed(own, exact["final"]["predictions"]),
-            str(exact["crossings"]["within_steps"]),
+            NOT_MEASURED,
             NOT_MEASURED,
         ),
     ]
