@@ -14,7 +14,7 @@ def collect_study(client: Client, study: Study) -> StudyFindings:
         client: of its server.
         study: as ``GET /v1/studies/{id}`` describes it.
     """
-    rows: list[Row] = [dict(row) for row in client.results(study=study["id"])]
+    rows: list[Row] = [dict(row) for row in client.results(study=study["id"], sort="created_at")]
     by_label: dict[str, list[dict[str, Any]]] = {}
     for cell in study["cells"]:
         by_label.setdefault(cell["label"], []).append(cell)
