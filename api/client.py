@@ -63,7 +63,61 @@ class Job(TypedDict):
     spec: dict[str, Any]
     model: str | None
     version: int | None
+    study: str | None
     links: dict[str, str | None]
+
+
+class StudyProgress(TypedDict):
+    """How far the jobs of a study are, together."""
+
+    step: int
+    total: int
+    jobs: int
+    finished_jobs: int
+
+
+class Study(TypedDict):
+    """A study, as ``GET /v1/studies/{id}`` describes it; ``cells`` are its jobs."""
+
+    id: str
+    name: str
+    status: Literal["running", "cancelling", "succeeded", "failed", "cancelled"]
+    progress: StudyProgress
+    created_at: str
+    finished_at: str | None
+    cancel_requested_at: str | None
+    spec: dict[str, Any]
+    cells: list[dict[str, Any]]
+    search: dict[str, Any] | None
+    links: dict[str, str]
+
+
+class OverSeeds(TypedDict):
+    """One number of every seed; ``sd`` is the sample standard deviation."""
+
+    mean: float | None
+    sd: float | None
+    n: int
+    by_seed: dict[str, float]
+
+
+class StudyResultRow(TypedDict):
+    """One training configuration of a study under one test solver, over its seeds."""
+
+    label: str
+    model: str
+    train_solver: dict[str, Any]
+    train_method: str
+    train_steps: int | None
+    final_steps: OverSeeds
+    adaptation: dict[str, Any] | None
+    test_solver: dict[str, Any]
+    test_method: str
+    test_steps: int | None
+    nfe: float | None
+    accuracy: OverSeeds
+    flip_rate: OverSeeds
+    failed_seeds: list[int]
 
 
 class Event(TypedDict):
@@ -130,6 +184,8 @@ class ResultRow(TypedDict):
     samples: int
     failures: int
     seconds: float
+    study: str | None
+    seed: int | None
     created_at: str
 
 
@@ -167,6 +223,19 @@ class JobNotSucceeded(Exception):
         reason = f": {error['message']}" if error else ""
         super().__init__(f"the {job['kind']} job {job['name'] or job['model'] or job['id']} {job['status']}{reason}")
         self.job = job
+
+
+class StudyNotSucceeded(Exception):
+    """A study that was waited for failed or was cancelled; ``study`` has all of it, its results stay."""
+
+    def __init__(self, study: Study) -> None:
+        undone = [
+            f"{cell['label']}: {(cell['error'] or {}).get('message', cell['status'])}"
+            for cell in study["cells"]
+            if cell["status"] != "succeeded"
+        ]
+        super().__init__(f"the study {study['name']} {study['status']}; {'; '.join(undone)}")
+        self.study = study
 
 
 class Client:
@@ -224,7 +293,7 @@ class Client:
         return cast(Job, self._get(f"/v1/jobs/{quote(job_id)}"))
 
     def jobs(self, **filters: Any) -> Iterator[Job]:
-        """Yield jobs, newest first; filters are ``kind``, ``status``, ``model`` and ``name``."""
+        """Yield jobs, newest first; filters are ``kind``, ``status``, ``model``, ``name`` and ``study``."""
         return cast(Iterator[Job], self._pages("/v1/jobs", filters))
 
     def cancel(self, job_id: str) -> Job:
@@ -289,6 +358,63 @@ class Client:
                 return events
             after = events[-1]["sequence"]
 
+    # Studies
+
+    def submit_study(self, spec: Spec, *, idempotency_key: str | None = None) -> Study:
+        """Submit a study: a ``StudySpec`` or the same as a mapping."""
+        return cast(Study, self._submit("/v1/studies", spec, idempotency_key))
+
+    def study(self, study_id: str) -> Study:
+        """Return a study."""
+        return cast(Study, self._get(f"/v1/studies/{quote(study_id)}"))
+
+    def studies(self, **filters: Any) -> Iterator[dict[str, Any]]:
+        """Yield studies, newest first, without their cells; filters are ``status`` and ``name``."""
+        return self._pages("/v1/studies", filters)
+
+    def wait_for_study(
+        self,
+        study_id: str,
+        on_progress: Callable[[Study], None] | None = None,
+        *,
+        timeout: float | None = None,
+        poll_seconds: float = 2.0,
+    ) -> Study:
+        """Wait for a study to succeed and return it; arguments are those of ``wait``.
+
+        Raises:
+            StudyNotSucceeded: a job of it failed or was cancelled; ``resume_study`` runs these again.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            study = self.study(study_id)
+            if on_progress is not None:
+                on_progress(study)
+            if study["status"] == "succeeded":
+                return study
+            if study["status"] in FINISHED:
+                raise StudyNotSucceeded(study)
+            if deadline is not None and time.monotonic() >= deadline:
+                progress = study["progress"]
+                raise TimeoutError(
+                    f"study {study_id} is still {study['status']} after {timeout:g} seconds, "
+                    f"with {progress['finished_jobs']} of {progress['jobs']} jobs done"
+                )
+            time.sleep(poll_seconds)
+
+    def study_results(self, study_id: str) -> list[StudyResultRow]:
+        """Return a study's test results over its seeds, a row for each configuration and test solver."""
+        return cast(list[StudyResultRow], self._get(f"/v1/studies/{quote(study_id)}/results")["data"])
+
+    def cancel_study(self, study_id: str) -> Study:
+        """Ask every job of a study to stop and return the study as it is now."""
+        return cast(Study, self._request("POST", f"/v1/studies/{quote(study_id)}/cancel", repeatable=True).json())
+
+    def resume_study(self, study_id: str) -> Study:
+        """Submit the failed and cancelled jobs of an ended study again; return the study as it is now."""
+        # Not repeated: a second one is refused, and an answer lost on the way would read as a refusal.
+        return cast(Study, self._request("POST", f"/v1/studies/{quote(study_id)}/resume", repeatable=False).json())
+
     # Models and results
 
     def models(self) -> Iterator[dict[str, Any]]:
@@ -329,10 +455,21 @@ class Client:
     def results(self, **filters: Any) -> Iterator[ResultRow]:
         """Yield test results.
 
-        Filters are ``model``, ``version``, ``dataset``, ``train_method``, ``test_method`` and ``job``;
+        Filters are ``model``, ``version``, ``dataset``, ``train_method``, ``test_method``, ``job`` and ``study``;
         ``sort`` is a column, with a minus for the largest first.
         """
         return cast(Iterator[ResultRow], self._pages("/v1/results", filters))
+
+    def chart(self, place: str, name: str, format: str) -> bytes:
+        """Return a figure drawn from stored results.
+
+        Args:
+            place: path of what it is drawn of, for example ``/v1/studies/ID``.
+            name: of the figure.
+            format: ``svg``, ``png``, ``html`` or ``json``.
+        """
+        path = f"{place}/charts/{quote(name)}"
+        return self._request("GET", path, params={"format": format}, repeatable=True).content
 
     # The server
 

@@ -47,6 +47,23 @@ def described(status: int, description: str, *media_types: str) -> Responses:
     return {status: answer}
 
 
+def accepted_response(what: str) -> Responses:
+    """Return the declaration of the answer to a request that made a job or a study."""
+    return {
+        202: {
+            "description": f"The {what} is accepted",
+            "headers": {
+                "Location": {"description": f"the {what}", "schema": {"type": "string"}},
+                "Retry-After": {"description": "seconds until it is worth asking", "schema": {"type": "integer"}},
+                "Idempotency-Replayed": {
+                    "description": "`true`: the answer to an earlier request with this key",
+                    "schema": {"type": "string"},
+                },
+            },
+        }
+    }
+
+
 POSTED = (400, 413, 415)
 """The problems of every request with a body."""
 

@@ -19,6 +19,7 @@ from store.metrics import Metrics
 from store.models import Models
 from store.results import Results
 from store.scope import Clock, Scope
+from store.studies import Studies
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class Transaction:
         scope = Scope(connection, clock)
         self.now = scope.now
         self.jobs = Jobs(scope)
+        self.studies = Studies(scope, self.jobs)
         self.events = Events(scope)
         self.metrics = Metrics(scope)
         self.blobs = Blobs(scope)

@@ -9,12 +9,27 @@ from api.query_parameters import refuse_unknown_query
 from api.schemas.catalogue import DatasetKind, DatasetKinds
 from api.services import ServicesOfApp
 from ode_core.datasets.files import DatasetUnavailable, check_dataset_files
-from ode_core.specs import Cifar10Spec, ConcentricSpheresSpec, DatasetSpec, DigitsSpec, MnistSpec
+from ode_core.specs import (
+    Cifar10Spec,
+    ConcentricSpheresSpec,
+    DatasetSpec,
+    DigitsSpec,
+    MnistSpec,
+    ThreeMinimaSpec,
+    XorSpec,
+)
 from store.settings import Settings
 
 router = APIRouter(prefix="/v1", tags=["catalogue"], dependencies=[Depends(refuse_unknown_query)])
 
-_EXAMPLES: tuple[DatasetSpec, ...] = (DigitsSpec(), ConcentricSpheresSpec(), MnistSpec(), Cifar10Spec())
+_EXAMPLES: tuple[DatasetSpec, ...] = (
+    DigitsSpec(),
+    ConcentricSpheresSpec(),
+    ThreeMinimaSpec(),
+    XorSpec(),
+    MnistSpec(),
+    Cifar10Spec(),
+)
 
 
 @router.get("/datasets", responses=problem_responses(), summary="List the data sets")

@@ -1,24 +1,26 @@
 """Jobs: accept them, read them, cancel them."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from api.event_stream import event_stream
+from api.idempotency_header import IdempotencyKey
 from api.identifiers import JobId, find_job
 from api.job_acceptance import JobSpec, accept_job
 from api.json_answers import json_response
-from api.openapi import POSTED, described, problem_responses
+from api.openapi import POSTED, accepted_response, described, problem_responses
 from api.problems import Problem, invalid
-from api.query_parameters import After, Limit, NameFilter, refuse_unknown_query
+from api.query_parameters import After, Limit, NameFilter, StudyFilter, refuse_unknown_query
 from api.schemas.answer import ListOf
 from api.schemas.jobs import EventAnswer, JobAnswer, JobResult, MetricSeriesList
 from api.services import Services, ServicesOfApp, StoreOfApp
 from api.waiting import preferred_wait, wait_for_job
 from ode_core.specs import EvaluationJobSpec, TrainingJobSpec
+from store.ids import is_id
 from store.jobs import JobKind, JobStatus
 
 router = APIRouter(prefix="/v1", tags=["jobs"], dependencies=[Depends(refuse_unknown_query)])
@@ -26,33 +28,11 @@ router = APIRouter(prefix="/v1", tags=["jobs"], dependencies=[Depends(refuse_unk
 RETRY_AFTER_SECONDS = 1
 _METRIC_NAME = r"^[A-Za-z0-9_.:-]{1,100}$"
 
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=255,
-        pattern=r"^[\x21-\x7e]+$",
-        description="makes a retry safe: the same key and body give the stored answer",
-    ),
-]
 Prefer = Annotated[
     str | None, Header(description="`wait=N`: wait up to N seconds, at most 60, for the job to end", max_length=1000)
 ]
 
-_ACCEPTED: dict[int | str, dict[str, Any]] = {
-    202: {
-        "description": "The job is accepted",
-        "headers": {
-            "Location": {"description": "the job", "schema": {"type": "string"}},
-            "Retry-After": {"description": "seconds until it is worth asking", "schema": {"type": "integer"}},
-            "Idempotency-Replayed": {
-                "description": "`true`: the answer to an earlier request with this key",
-                "schema": {"type": "string"},
-            },
-        },
-    }
-}
+_ACCEPTED = accepted_response("job")
 
 
 @router.post(
@@ -98,14 +78,14 @@ async def _accept(
     request: Request, services: Services, spec: JobSpec, idempotency_key: str | None, prefer: str | None
 ) -> Response:
     accepted = await run_in_threadpool(accept_job, services, spec, idempotency_key)
-    headers = {"Location": f"/v1/jobs/{accepted.job_id}"}
+    headers = {"Location": f"/v1/jobs/{accepted.id}"}
     if accepted.replayed:
         headers["Idempotency-Replayed"] = "true"
     body = accepted.body
     seconds = preferred_wait(prefer)
     finished = False
     if seconds:
-        job = await wait_for_job(request, services, accepted.job_id, seconds)
+        job = await wait_for_job(request, services, accepted.id, seconds)
         headers["Preference-Applied"] = f"wait={seconds}"
         body, finished = JobAnswer.of(job).model_dump(mode="json"), job.finished
     if not finished:
@@ -120,12 +100,15 @@ def list_jobs(
     status: Annotated[list[JobStatus] | None, Query(max_length=10, description="may be repeated")] = None,
     model: NameFilter = None,
     name: NameFilter = None,
+    study: StudyFilter = None,
     limit: Limit = 50,
     after: After = None,
 ) -> ListOf[JobAnswer]:
     """List jobs, newest first."""
+    if study is not None and not is_id(study):
+        return ListOf[JobAnswer](data=[], has_more=False, next_cursor=None)
     with store.reading() as tx:
-        page = tx.jobs.list(kind=kind, status=status, model=model, name=name, limit=limit, after=after)
+        page = tx.jobs.list(kind=kind, status=status, model=model, name=name, study=study, limit=limit, after=after)
     return ListOf[JobAnswer](
         data=[JobAnswer.of(job) for job in page.items], has_more=page.has_more, next_cursor=page.next_cursor
     )

@@ -36,6 +36,7 @@ class JobLinks(Answer):
     events: str
     cancel: str
     model: str | None = Field(description="the model trained or tested")
+    study: str | None = Field(description="the study it is part of")
 
 
 class JobAnswer(Answer):
@@ -55,6 +56,7 @@ class JobAnswer(Answer):
     spec: JsonObject = Field(description="the request, with its defaults filled in")
     model: str | None = Field(description="the model trained or tested")
     version: int | None = Field(description="of the model; of a training job, once it has succeeded")
+    study: str | None = Field(description="id of the study it is part of")
     links: JobLinks
 
     @classmethod
@@ -76,6 +78,7 @@ class JobAnswer(Answer):
             spec=job.spec,
             model=job.model,
             version=_version(job),
+            study=job.study_id,
             links=JobLinks(
                 self=own,
                 result=f"{own}/result",
@@ -83,6 +86,7 @@ class JobAnswer(Answer):
                 events=f"{own}/events",
                 cancel=f"{own}/cancel",
                 model=None if job.model is None else f"/v1/models/{job.model}",
+                study=None if job.study_id is None else f"/v1/studies/{job.study_id}",
             ),
         )
 
@@ -98,7 +102,8 @@ class JobResult(Answer):
     """What a job found; the fields depend on its kind.
 
     Training: `model`, `version`, the final `solver`, `accuracy` on the test split and more. Sweep:
-    `results`, a row for each solver. Audit: `verdict`, `sentence` and the evidence.
+    `results`, a row for each solver. Audit: `verdict`, `sentence` and the evidence. Run of a study:
+    `runs`, one for each seed with its `version`, and `failed_seeds`; `version` is the last of them.
     """
 
     model_config = ConfigDict(extra="allow")

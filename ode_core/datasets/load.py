@@ -24,7 +24,16 @@ from ode_core.datasets.files import (
     find_file,
     read_start,
 )
-from ode_core.specs.dataset import Cifar10Spec, ConcentricSpheresSpec, DatasetSpec, DigitsSpec, MnistSpec
+from ode_core.datasets.three_minima import resting_minimum
+from ode_core.specs.dataset import (
+    Cifar10Spec,
+    ConcentricSpheresSpec,
+    DatasetSpec,
+    DigitsSpec,
+    MnistSpec,
+    ThreeMinimaSpec,
+    XorSpec,
+)
 
 IDX_UNSIGNED_BYTE = 0x08
 CIFAR10_ROW = 1 + 3 * 32 * 32
@@ -62,6 +71,10 @@ def load_dataset(spec: DatasetSpec, directory: Path | None) -> Dataset:
             return _digits(spec)
         case ConcentricSpheresSpec():
             return _concentric_spheres(spec)
+        case ThreeMinimaSpec():
+            return _three_minima(spec)
+        case XorSpec():
+            return _xor()
         case MnistSpec():
             return _mnist(spec, directory)
         case Cifar10Spec():
@@ -99,6 +112,23 @@ def _spheres(rng: np.random.Generator, samples: int, dimension: int) -> tuple[Te
     points = directions * np.concatenate(radii)[:, None]
     order = rng.permutation(samples)
     return torch.from_numpy(points[order].astype(np.float32)), torch.from_numpy(labels[order].astype(np.int64))
+
+
+def _three_minima(spec: ThreeMinimaSpec) -> Dataset:
+    rng = np.random.default_rng(spec.seed)
+    parts = []
+    for samples in (spec.train_samples, spec.test_samples):
+        # Rounded before they are followed: the labels are those of the very points that a model is given.
+        points = rng.uniform((-1.0, -2.0), (2.0, 2.0), (samples, 2)).astype(np.float32)
+        labels = resting_minimum(points.astype(np.float64))
+        parts += [torch.from_numpy(points), torch.from_numpy(labels)]
+    return Dataset(*parts)
+
+
+def _xor() -> Dataset:
+    points = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    labels = torch.tensor([0, 1, 1, 0])
+    return Dataset(points, labels, points, labels)
 
 
 def _mnist(spec: MnistSpec, directory: Path | None) -> Dataset:

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from ode_core.fields.arithmetic import CastChain, CastNetwork, network_type
 from ode_core.fields.buffer_pool import BufferPool
 from ode_core.fields.dense_chain import lower
-from ode_core.specs.model import Activation, Conv1dField, Conv2dField, FieldArithmetic, FieldSpec, MlpField
+from ode_core.fields.growing_ellipses import GrowingEllipses
+from ode_core.specs.model import (
+    Activation,
+    Conv1dField,
+    Conv2dField,
+    FieldArithmetic,
+    FieldSpec,
+    GrowingEllipsesField,
+    MlpField,
+)
 
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -102,8 +111,12 @@ class VectorField(nn.Module):
         return torch.cat([z, channel], dim=1)
 
 
-def build_field(spec: FieldSpec, state_shape: tuple[int, ...], arithmetic: FieldArithmetic = "full") -> VectorField:
-    """Return the field for states of ``state_shape`` (without the batch), with torch's own initial weights."""
+def build_field(
+    spec: FieldSpec, state_shape: tuple[int, ...], arithmetic: FieldArithmetic = "full"
+) -> VectorField | GrowingEllipses:
+    """Return the field for states of ``state_shape`` (without the batch), with torch's own initial weights if any."""
+    if isinstance(spec, GrowingEllipsesField):
+        return GrowingEllipses(spec)
     width_in = state_shape[0] + int(spec.time_dependent)
     layers: list[nn.Module]
     if isinstance(spec, MlpField):

@@ -1,4 +1,9 @@
-"""Data sets, and what can be known of them without loading them."""
+"""Data sets, and what can be known of them without loading them.
+
+Generated sets have a ``version``, that of the rule that makes their numbers: the order of the draws from
+``numpy.random.default_rng(seed)`` and what is computed from them. A change that would give a stored spec other numbers,
+here or in a new numpy, is a new version beside the old one; a version the program does not know is refused.
+"""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -46,6 +51,7 @@ class ConcentricSpheresSpec(LabelledData):
     input_scale: ClassVar[float] = 1.0
 
     kind: Literal["concentric_spheres"] = "concentric_spheres"
+    version: Literal[1] = Field(default=1, description="of the rule that makes the points")
     dimension: Annotated[int, Field(ge=2, le=4096)] = 2
     train_samples: Annotated[int, Field(ge=4, le=1_000_000)] = 2000
     test_samples: Annotated[int, Field(ge=4, le=1_000_000)] = 1000
@@ -55,6 +61,48 @@ class ConcentricSpheresSpec(LabelledData):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input."""
         return (self.dimension,)
+
+
+class ThreeMinimaSpec(LabelledData):
+    """Start points of a damped particle in a potential with three minima; the label is the minimum it comes to rest in.
+
+    An input is ``(x, v)``, uniform in [-1, 2] x [-2, 2]. Labels 0, 1, 2 are the minima from left to right. As the
+    labels come from a known flow, a model with a fine solver can learn them as an ODE: the positive control.
+    Source: Ott et al., ResNet After All, ICLR 2021.
+    """
+
+    classes: ClassVar[int] = 3
+    input_scale: ClassVar[float] = 1.0
+
+    kind: Literal["three_minima"] = "three_minima"
+    version: Literal[1] = Field(default=1, description="of the rule that makes the points")
+    train_samples: Annotated[int, Field(ge=4, le=50_000)] = 2000
+    test_samples: Annotated[int, Field(ge=4, le=50_000)] = 1000
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return (2,)
+
+
+class XorSpec(LabelledData):
+    """The four points of exclusive or: (0, 0) and (1, 1) have label 0, (0, 1) and (1, 0) label 1.
+
+    They are the training set and the test set. There are no copies of them: an audit that counted copies as samples
+    would be surer than it may be. A larger batch takes each point several times by itself.
+    """
+
+    classes: ClassVar[int] = 2
+    input_scale: ClassVar[float] = 1.0
+
+    kind: Literal["xor"] = "xor"
+    version: Literal[1] = Field(default=1, description="of the points and their order")
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return (2,)
 
 
 class MnistSpec(LabelledData):
@@ -89,4 +137,7 @@ class Cifar10Spec(LabelledData):
         return (3, 32, 32)
 
 
-DatasetSpec = Annotated[DigitsSpec | ConcentricSpheresSpec | MnistSpec | Cifar10Spec, Field(discriminator="kind")]
+DatasetSpec = Annotated[
+    DigitsSpec | ConcentricSpheresSpec | ThreeMinimaSpec | XorSpec | MnistSpec | Cifar10Spec,
+    Field(discriminator="kind"),
+]

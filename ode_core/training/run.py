@@ -42,11 +42,13 @@ class TrainingDiverged(RuntimeError):
 
     Attributes:
         iteration: the iteration that could not be done, counted from 1.
+        what: what happened in it, and what to try.
     """
 
     def __init__(self, iteration: int, iterations: int, what: str) -> None:
         super().__init__(f"in iteration {iteration} of {iterations} {what}")
         self.iteration = iteration
+        self.what = what
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from api.client import Client, JobNotSucceeded, Predictions, ResultRow
 from api.demo.digit_images import Digit, held_out_digits
 from api.demo.findings import Answers, Finding, accuracy_table, prediction_table
 from api.demo.plan import DEMO, QUICK, TEST_METHODS
-from api.demo.progress_display import follow
 from api.demo.report import write_report
+from api.progress_display import follow
 from ode_core.datasets.load import load_dataset
 from ode_core.specs import DigitsSpec, SolverSpec
 from tests.api.conftest import DIGITS_JOB, Served, claim

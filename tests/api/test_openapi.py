@@ -23,6 +23,12 @@ EXPECTED = {
     "GET /v1/jobs/{job_id}/metrics",
     "GET /v1/jobs/{job_id}/events",
     "POST /v1/jobs/{job_id}/cancel",
+    "POST /v1/studies",
+    "GET /v1/studies",
+    "GET /v1/studies/{study_id}",
+    "GET /v1/studies/{study_id}/results",
+    "POST /v1/studies/{study_id}/cancel",
+    "POST /v1/studies/{study_id}/resume",
     "GET /v1/models",
     "GET /v1/models/{name}",
     "GET /v1/models/{name}/versions/{version}",
@@ -159,6 +165,19 @@ def nearly(draw: st.DrawFn, right: Any) -> Any:
 TRAINING = DIGITS_JOB | {"adaptation": {"kind": "step", "rule": "talk", "interval": 50, "threshold": 0.1}}
 SWEEP = {"kind": "sweep", "model": "tiny", "version": 1, "solvers": [{"method": "euler", "steps": 2}]}
 AUDIT = {"kind": "audit", "model": "tiny", "epsilon": 0.01}
+STUDY = {
+    "name": "grid",
+    "base": {
+        "dataset": {"kind": "concentric_spheres", "dimension": 2},
+        "model": {"kind": "preset", "name": "sphere2"},
+        "training": {"iterations": 5},
+    },
+    "train": {"methods": ["euler"], "steps": [1, 2]},
+    "adaptations": [None, {"kind": "step"}],
+    "seeds": 2,
+    "sweep": {"methods": ["rk4"], "steps": [4], "samples": 10},
+}
+SEARCH = STUDY | {"train": None, "adaptations": [None], "search": {"lowest": 1, "highest": 8, "threshold": 0.1}}
 PREDICT = {"inputs": [[[[0, 1.5, 5, 13, 9, 1, 0, 0]] * 8]], "solver": {"method": "dopri5", "rtol": 1e-3, "atol": 1e-3}}
 
 
@@ -179,6 +198,7 @@ def check(response: httpx.Response, document: dict[str, Any], operation: str) ->
     request=st.one_of(
         st.tuples(st.just("POST /v1/training-jobs"), nearly(TRAINING)),
         st.tuples(st.just("POST /v1/evaluation-jobs"), nearly(SWEEP) | nearly(AUDIT)),
+        st.tuples(st.just("POST /v1/studies"), nearly(STUDY) | nearly(SEARCH)),
         st.tuples(st.just("POST /v1/models/{name}/predict"), nearly(PREDICT)),
     )
 )
@@ -198,7 +218,7 @@ NAMES = ["limit", "after", "model", "name", "status", "kind", "sort", "version",
 
 @given(
     operation=st.sampled_from(sorted(name for name in EXPECTED if name.startswith("GET /v1"))),
-    parts=st.fixed_dictionaries({"job_id": TEXTS, "name": TEXTS, "version": TEXTS}),
+    parts=st.fixed_dictionaries({"job_id": TEXTS, "study_id": TEXTS, "name": TEXTS, "version": TEXTS}),
     query=st.dictionaries(st.sampled_from(NAMES) | TEXTS, TEXTS, max_size=3),
     headers=st.dictionaries(
         st.sampled_from(["Range", "If-None-Match", "If-Range", "Last-Event-ID", "X-Request-ID", "Accept", "Prefer"]),
@@ -222,9 +242,10 @@ def test_no_query_path_or_header_makes_the_server_fail(
 def test_answers_fit_the_declared_statuses(served: Served, described: Described) -> None:
     version = train(served.store)
     with served.client() as client:
+        study = client.post("/v1/studies", json=STUDY).json()
         for name, _ in operations(described.document):
             if name.startswith("GET "):
-                url = name.removeprefix("GET ").replace("{job_id}", version.job_id)
+                url = name.removeprefix("GET ").replace("{job_id}", version.job_id).replace("{study_id}", study["id"])
                 response = client.get(url.replace("{name}", "tiny").replace("{version}", "1"))
                 assert response.status_code == 200
                 check(response, described.document, name)

@@ -172,6 +172,8 @@ def test_the_examples_of_all_solvers_and_datasets_can_be_used(served: Served) ->
     assert {one["kind"]: one["available"] for one in datasets} == {
         "digits": True,
         "concentric_spheres": True,
+        "three_minima": True,
+        "xor": True,
         "mnist": False,
         "cifar10": False,
     }

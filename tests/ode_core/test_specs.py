@@ -22,6 +22,7 @@ from ode_core.specs import (
     DatasetSpec,
     DigitsSpec,
     EvaluationJobSpec,
+    GrowingEllipsesField,
     MlpField,
     MnistSpec,
     SolverSpec,
@@ -228,6 +229,11 @@ def test_a_data_set_states_its_shape_classes_and_scale(spec, shape, classes, lar
         {},
         {"kind": "concentric_spheres", "dimension": 1},
         {"kind": "concentric_spheres", "train_samples": 0},
+        {"kind": "concentric_spheres", "version": 2},
+        {"kind": "three_minima", "version": 0},
+        {"kind": "three_minima", "test_samples": 3},
+        {"kind": "xor", "version": 2},
+        {"kind": "xor", "seed": 0},
         {"kind": "digits", "test_fraction": 1.0},
         {"kind": "mnist", "train_limit": 60_001},
         {"kind": "cifar10", "test_limit": 0},
@@ -244,6 +250,8 @@ def test_a_data_set_out_of_bounds_is_refused(spec):
 @pytest.mark.parametrize(
     ("field", "sample", "shape"),
     [
+        (GrowingEllipsesField(), (2,), (2,)),
+        (GrowingEllipsesField(), (1, 2), (2,)),
         (MlpField(), (3, 4, 5), (60,)),
         (MlpField(), (7,), (7,)),
         (Conv1dField(), (7,), (1, 7)),

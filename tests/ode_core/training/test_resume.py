@@ -18,6 +18,7 @@ from ode_core.specs import (
     TrainingJobSpec,
 )
 from ode_core.training.checkpoint import Checkpoint
+from ode_core.training.run import _settings
 from tests.ode_core.training.small_jobs import SPHERES, advance, job, new_run, weights
 
 ADAPTATIONS = {
@@ -174,6 +175,13 @@ def test_a_checkpoint_is_of_the_same_job_though_a_new_setting_has_a_default() ->
     new_run(later).restore(checkpoint)
     with pytest.raises(ValueError, match="another training spec"):
         new_run(later.model_copy(update={"novelty": "used"})).restore(checkpoint)
+
+
+def test_a_checkpoint_from_before_data_sets_had_versions_is_of_the_same_job() -> None:
+    document = job().model_dump(mode="json")
+    del document["dataset"]["version"]
+    assert TrainingJobSpec.model_validate(document) == job()
+    assert "version" not in _settings(job())["dataset"]
 
 
 def test_specs_that_differ_in_a_kind_alone_are_told_apart() -> None:
