@@ -8,11 +8,13 @@ from typing import Any
 import orjson
 
 from api.budget_problems import within_budget
+from api.idempotency_problems import conflicting_key
 from api.identifiers import find_version
 from api.problems import Problem
 from api.schemas.jobs import JobAnswer
 from api.schemas.solvers import solver_document
 from api.services import Services
+from api.uploaded_datasets import fill_in_dataset
 from ode_core.datasets.files import DatasetUnavailable, check_dataset_files
 from ode_core.specs import (
     AuditJobSpec,
@@ -63,7 +65,7 @@ def accept_job(services: Services, spec: JobSpec, idempotency_key: str | None) -
             if idempotency_key is not None:
                 tx.idempotency.finish(idempotency_key, fingerprint, status=202, body=body, job_id=job.id)
     except IdempotencyConflict as conflict:
-        raise _conflict(conflict) from conflict
+        raise conflicting_key(conflict) from conflict
     services.doorbell.ring(job.id)
     return Accepted(job.id, body, replayed=False)
 
@@ -74,22 +76,6 @@ def _fingerprint(spec: JobSpec) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _conflict(conflict: IdempotencyConflict) -> Problem:
-    if conflict.in_flight:
-        return Problem(
-            409,
-            "idempotency_key_in_flight",
-            "a request with this Idempotency-Key is being answered: try again in a moment",
-            headers={"Retry-After": "1"},
-        )
-    return Problem(
-        422,
-        "idempotency_key_reused",
-        "this Idempotency-Key was used for another request: choose a new key for a new request",
-        errors=[{"path": "Idempotency-Key", "message": "was used with another body"}],
-    )
-
-
 def _submit(tx: Transaction, settings: Settings, spec: JobSpec) -> Job:
     if isinstance(spec, TrainingJobSpec):
         return _submit_training(tx, settings, spec)
@@ -97,6 +83,7 @@ def _submit(tx: Transaction, settings: Settings, spec: JobSpec) -> Job:
 
 
 def _submit_training(tx: Transaction, settings: Settings, spec: TrainingJobSpec) -> Job:
+    spec = fill_in_dataset(tx, spec)
     with within_budget():
         check_training_budget(spec, settings.budget)
     _require_dataset(spec.dataset, settings)

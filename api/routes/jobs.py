@@ -8,6 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from api.event_stream import event_stream
+from api.idempotency_key import IdempotencyKey
 from api.identifiers import JobId, find_job
 from api.job_acceptance import JobSpec, accept_job
 from api.json_answers import json_response
@@ -26,16 +27,6 @@ router = APIRouter(prefix="/v1", tags=["jobs"], dependencies=[Depends(refuse_unk
 RETRY_AFTER_SECONDS = 1
 _METRIC_NAME = r"^[A-Za-z0-9_.:-]{1,100}$"
 
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=255,
-        pattern=r"^[\x21-\x7e]+$",
-        description="makes a retry safe: the same key and body give the stored answer",
-    ),
-]
 Prefer = Annotated[
     str | None, Header(description="`wait=N`: wait up to N seconds, at most 60, for the job to end", max_length=1000)
 ]
@@ -59,7 +50,7 @@ _ACCEPTED: dict[int | str, dict[str, Any]] = {
     "/training-jobs",
     status_code=202,
     response_model=JobAnswer,
-    responses=_ACCEPTED | problem_responses(409, *POSTED),
+    responses=_ACCEPTED | problem_responses(404, 409, *POSTED),
     summary="Train a model",
 )
 async def create_training_job(

@@ -15,6 +15,8 @@ from ode_core.specs.dataset import (
     DigitsSpec,
     MnistSpec,
     ThreeMinimaSpec,
+    UploadedFacts,
+    UploadedSpec,
     XorSpec,
 )
 from ode_core.specs.evaluation import AuditJobSpec, EvaluationJobSpec, SweepJobSpec
@@ -38,9 +40,10 @@ from ode_core.specs.model import (
     model_state_shape,
     parameter_count,
 )
+from ode_core.specs.names import NAME_PATTERN
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 from ode_core.specs.spec import Spec
-from ode_core.specs.training import NAME_PATTERN, ModelName, StepAdaptation, TrainingJobSpec, TrainingSpec
+from ode_core.specs.training import ModelName, StepAdaptation, TrainingJobSpec, TrainingSpec
 
 __all__ = [
     "DEFAULT_MAX_STEPS",
@@ -80,6 +83,8 @@ __all__ = [
     "ThreeMinimaSpec",
     "TrainingJobSpec",
     "TrainingSpec",
+    "UploadedFacts",
+    "UploadedSpec",
     "XorSpec",
     "check_gradient",
     "check_solve_budget",

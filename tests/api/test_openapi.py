@@ -32,6 +32,8 @@ EXPECTED = {
     "GET /v1/results",
     "GET /v1/solvers",
     "GET /v1/datasets",
+    "POST /v1/datasets",
+    "GET /v1/datasets/{name}",
     "GET /healthz",
     "GET /readyz",
     "GET /metrics",
