@@ -31,6 +31,7 @@ FINISHED = frozenset({"succeeded", "failed", "cancelled"})
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
 _PAGE = 200
+_UPLOAD_SECONDS = 600.0  # the server reads and stores the whole file before it answers
 
 
 class Progress(TypedDict):
@@ -406,6 +407,7 @@ class Client:
                 "Content-Type": "application/octet-stream",
                 "Idempotency-Key": idempotency_key or uuid.uuid4().hex,
             },
+            timeout=_UPLOAD_SECONDS,
             repeatable=True,
         )
         return cast(UploadedVersion, response.json())

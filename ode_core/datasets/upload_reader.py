@@ -19,6 +19,7 @@ from ode_core.datasets.parquet_file import read_parquet
 
 TEST_FRACTION, SPLIT_SEED, LABEL = 0.2, 0, "label"
 SECONDS = 300  # of processor time
+_HEADER = 1 << 16
 _MEMORY, _TIMES = 3 << 30, 8  # bytes of address space for the libraries, and for each byte that the arrays may take
 
 
@@ -87,7 +88,7 @@ def main() -> None:
     try:
         arrays, how = read_upload(Path(source), options)
         stored = arrays.to_bytes()
-        if len(stored) > 2 * options["limit"]:
+        if len(stored) > options["limit"] + _HEADER:
             raise ArraysRefused(
                 "the arrays are too large as floating-point numbers: upload fewer samples", too_large=True
             )
