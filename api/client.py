@@ -12,9 +12,11 @@ as ``ProblemError``. Requests that are safe to repeat are repeated while the ser
 moment, for example because it is being restarted.
 """
 
+import io
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypedDict, cast
 from urllib.parse import quote, urlsplit
@@ -29,6 +31,7 @@ FINISHED = frozenset({"succeeded", "failed", "cancelled"})
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
 _PAGE = 200
+_UPLOAD_SECONDS = 600.0  # the server reads and stores the whole file before it answers
 
 
 class Progress(TypedDict):
@@ -187,6 +190,23 @@ class ResultRow(TypedDict):
     study: str | None
     seed: int | None
     created_at: str
+
+
+class UploadedVersion(TypedDict):
+    """One version of an uploaded data set; ``spec`` is how a training job names it."""
+
+    name: str
+    version: int
+    created_at: str
+    input_shape: list[int]
+    classes: int
+    input_scale: float
+    train_samples: int
+    test_samples: int
+    sha256: str
+    source: dict[str, Any]
+    spec: dict[str, Any]
+    links: dict[str, str]
 
 
 class ProblemError(Exception):
@@ -478,8 +498,56 @@ class Client:
         return cast(list[dict[str, Any]], self._get("/v1/solvers")["data"])
 
     def datasets(self) -> list[dict[str, Any]]:
-        """Return the data sets, and whether the server has their files."""
-        return cast(list[dict[str, Any]], self._get("/v1/datasets")["data"])
+        """Return the data sets, ours and those uploaded, and whether the server has their files."""
+        return list(self._pages("/v1/datasets", {}))
+
+    def dataset(self, name: str) -> dict[str, Any]:
+        """Return an uploaded data set with its versions, newest first."""
+        return cast(dict[str, Any], self._get(f"/v1/datasets/{quote(name)}"))
+
+    def upload_dataset(
+        self,
+        name: str,
+        file: Path | str | bytes | Mapping[str, Any],
+        *,
+        input_scale: float = 1.0,
+        label: str | None = None,
+        test_fraction: float | None = None,
+        split_seed: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> UploadedVersion:
+        """Upload arrays as the next version of a data set, and return the version.
+
+        Args:
+            name: a job names it as ``{"kind": "uploaded", "name": name}``.
+            file: path or content of an npz or a Parquet file; or arrays by name: ``inputs`` and ``labels``, and
+                ``test_inputs`` and ``test_labels`` if they are not to be drawn.
+            input_scale: factor from the inputs' own units to what a model computes with.
+            label: a Parquet file's column of labels; None: ``label``.
+            test_fraction: share of each class that is held out; None: 0.2.
+            split_seed: of the draw of the test samples; None: 0.
+            idempotency_key: makes a repetition by the caller safe; those by the client always are.
+        """
+        options = {
+            "name": name,
+            "input_scale": input_scale,
+            "label": label,
+            "test_fraction": test_fraction,
+            "split_seed": split_seed,
+        }
+        response = self._request(
+            "POST",
+            "/v1/datasets",
+            params={key: value for key, value in options.items() if value is not None},
+            content=_file_content(file),
+            headers={
+                "Content-Type": "application/octet-stream",
+                "Idempotency-Key": idempotency_key or uuid.uuid4().hex,
+            },
+            timeout=_UPLOAD_SECONDS,
+            repeatable=True,
+        )
+        return cast(UploadedVersion, response.json())
 
     def ready(self) -> dict[str, Any]:
         """Return the state of the server's parts; a server that cannot work raises ``ProblemError``."""
@@ -523,6 +591,18 @@ class Client:
 
 def _json(spec: Spec) -> Any:
     return spec.model_dump(mode="json", exclude_none=True) if isinstance(spec, BaseModel) else dict(spec)
+
+
+def _file_content(file: Path | str | bytes | Mapping[str, Any]) -> bytes:
+    if isinstance(file, bytes):
+        return file
+    if isinstance(file, Path | str):
+        return Path(file).read_bytes()
+    import numpy as np  # noqa: PLC0415  # the client is otherwise small
+
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **file)
+    return content.getvalue()
 
 
 def _problem(response: httpx.Response) -> ProblemError:

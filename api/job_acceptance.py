@@ -9,12 +9,14 @@ from typing import Any
 import orjson
 
 from api.budget_problems import within_budget
+from api.idempotency_problems import conflicting_key
 from api.identifiers import find_version
 from api.problems import Problem, invalid
 from api.schemas.jobs import JobAnswer
 from api.schemas.solvers import solver_document
 from api.schemas.studies import StudyAnswer
 from api.services import Services
+from api.uploaded_datasets import fill_in_dataset, fill_in_study_dataset
 from ode_core.datasets.files import DatasetUnavailable, check_dataset_files
 from ode_core.specs import (
     AuditJobSpec,
@@ -83,10 +85,11 @@ def accept_study(services: Services, spec: StudySpec, idempotency_key: str | Non
     """
 
     def store(tx: Transaction) -> Stored:
+        filled = _with_resolved_start(tx, fill_in_study_dataset(tx, spec))
         with within_budget():
-            check_study_budget(spec, services.settings.budget)
-        _require_dataset(spec.base.dataset, services.settings)
-        study, jobs = tx.studies.submit(spec)
+            check_study_budget(filled, services.settings.budget)
+        _require_dataset(filled.base.dataset, services.settings)
+        study, jobs = tx.studies.submit(filled)
         answer = StudyAnswer.of(study, tx.studies.jobs(study.id))
         return Stored(study.id, answer.model_dump(mode="json"), [job.id for job in jobs])
 
@@ -112,7 +115,7 @@ def _accept(services: Services, spec: Spec, key: str | None, store: Callable[[Tr
             if key is not None:
                 tx.idempotency.finish(key, fingerprint, status=202, body=stored.body, job_id=stored.id)
     except IdempotencyConflict as conflict:
-        raise _conflict(conflict) from conflict
+        raise conflicting_key(conflict) from conflict
     for job_id in stored.job_ids:
         services.doorbell.ring(job_id)
     return Accepted(stored.id, stored.body, replayed=False)
@@ -124,22 +127,6 @@ def _fingerprint(spec: Spec) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _conflict(conflict: IdempotencyConflict) -> Problem:
-    if conflict.in_flight:
-        return Problem(
-            409,
-            "idempotency_key_in_flight",
-            "a request with this Idempotency-Key is being answered: try again in a moment",
-            headers={"Retry-After": "1"},
-        )
-    return Problem(
-        422,
-        "idempotency_key_reused",
-        "this Idempotency-Key was used for another request: choose a new key for a new request",
-        errors=[{"path": "Idempotency-Key", "message": "was used with another body"}],
-    )
-
-
 def _submit(tx: Transaction, settings: Settings, spec: JobSpec) -> Job:
     if isinstance(spec, TrainingJobSpec):
         return _submit_training(tx, settings, spec)
@@ -147,23 +134,32 @@ def _submit(tx: Transaction, settings: Settings, spec: JobSpec) -> Job:
 
 
 def _submit_training(tx: Transaction, settings: Settings, spec: TrainingJobSpec) -> Job:
+    spec = fill_in_dataset(tx, spec)
     with within_budget():
         check_training_budget(spec, settings.budget)
     _require_dataset(spec.dataset, settings)
     document = spec.model_dump(mode="json") | {"solver": solver_document(spec.solver)}
     if spec.start_from is not None:
-        document["start_from"] = _resolve_start(tx, spec, spec.start_from)
+        document["start_from"] = _resolve_start(tx, spec, spec.start_from, "start_from").model_dump(mode="json")
     return tx.jobs.submit("training", document, name=spec.name, model=spec.name, total=spec.training.iterations)
 
 
-def _resolve_start(tx: Transaction, spec: TrainingJobSpec, start: StartFrom) -> dict[str, Any]:
+def _with_resolved_start(tx: Transaction, spec: StudySpec) -> StudySpec:
+    start = spec.base.start_from
+    if start is None:
+        return spec
+    resolved = _resolve_start(tx, spec.configurations()[0].training, start, "base.start_from")
+    return spec.model_copy(update={"base": spec.base.model_copy(update={"start_from": resolved})})
+
+
+def _resolve_start(tx: Transaction, spec: TrainingJobSpec, start: StartFrom, path: str) -> StartFrom:
     """Return the version to start from by its number, if its weights fit the training."""
     version = find_version(tx, start.model, start.version)
     try:
         check_start(spec, TrainingJobSpec.model_validate(version.training_spec))
     except ValueError as error:
-        raise invalid("start_from", str(error)) from error
-    return {"model": version.model, "version": version.version}
+        raise invalid(path, str(error)) from error
+    return StartFrom(model=version.model, version=version.version)
 
 
 def _submit_evaluation(tx: Transaction, settings: Settings, spec: SweepJobSpec | AuditJobSpec | PortraitJobSpec) -> Job:

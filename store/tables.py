@@ -243,6 +243,40 @@ model_version = Table(
     CheckConstraint("run >= 0", name="run"),
 )
 
+dataset = Table(
+    "dataset",
+    metadata,
+    Column("name", NAME, nullable=False),
+    Column("latest_version", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("name"),
+    CheckConstraint("latest_version >= 1", name="latest_version"),
+)
+
+dataset_version = Table(
+    "dataset_version",
+    metadata,
+    Column("id", ID, nullable=False),
+    Column("name", NAME, ForeignKey("dataset.name"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("sha256", String(64), nullable=False),  # of the inputs and labels
+    Column("input_shape", Document, nullable=False),
+    Column("classes", Integer, nullable=False),
+    Column("input_scale", Double, nullable=False),
+    Column("train_samples", BigInteger, nullable=False),
+    Column("test_samples", BigInteger, nullable=False),
+    Column("source", Document, nullable=False),
+    Column("blob_id", ID, ForeignKey("blob.id"), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("id"),
+    UniqueConstraint("name", "version"),
+    UniqueConstraint("blob_id"),
+    CheckConstraint("version >= 1", name="version"),
+    CheckConstraint("classes >= 2 AND train_samples >= 1 AND test_samples >= 1", name="counts"),
+    CheckConstraint("input_scale > 0", name="input_scale"),
+)
+
 result = Table(
     "result",
     metadata,

@@ -8,7 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from api.event_stream import event_stream
-from api.idempotency_header import IdempotencyKey
+from api.idempotency_key import IdempotencyKey
 from api.identifiers import JobId, find_job
 from api.job_acceptance import JobSpec, accept_job
 from api.json_answers import json_response

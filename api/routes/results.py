@@ -15,7 +15,7 @@ from store.results import SORTABLE
 
 router = APIRouter(prefix="/v1", tags=["results"], dependencies=[Depends(refuse_unknown_query)])
 
-DatasetName = Literal["digits", "concentric_spheres", "three_minima", "xor", "mnist", "cifar10"]
+DatasetName = Literal["digits", "concentric_spheres", "three_minima", "xor", "mnist", "cifar10", "uploaded"]
 Share = Annotated[float | None, Query(ge=0, le=1, allow_inf_nan=False)]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
-from api.idempotency_header import IdempotencyKey
+from api.idempotency_key import IdempotencyKey
 from api.identifiers import StudyId, find_study
 from api.job_acceptance import accept_study
 from api.json_answers import json_response

@@ -3,7 +3,8 @@
 import hashlib
 import math
 import struct
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from ode_core.datasets.files import (
     find_file,
     read_start,
 )
+from ode_core.datasets.labelled_arrays import ArraysRefused, LabelledArrays
 from ode_core.datasets.three_minima import resting_minimum
 from ode_core.specs.dataset import (
     Cifar10Spec,
@@ -32,6 +34,7 @@ from ode_core.specs.dataset import (
     DigitsSpec,
     MnistSpec,
     ThreeMinimaSpec,
+    UploadedSpec,
     XorSpec,
 )
 
@@ -43,7 +46,7 @@ UInt8Array = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Inputs ``(n, *sample_shape)`` in the data set's own units (uint8 or float32), int64 labels ``(n,)``."""
+    """Inputs ``(n, *sample_shape)`` in the data set's own units (uint8 or floating), int64 labels ``(n,)``."""
 
     train_inputs: Tensor
     train_labels: Tensor
@@ -60,11 +63,20 @@ class Dataset:
         return digest.hexdigest()
 
 
-def load_dataset(spec: DatasetSpec, directory: Path | None) -> Dataset:
-    """Return the data set; ``directory`` is where published files lie.
+ReadUpload = Callable[[UploadedSpec], bytes]
+"""Returns the stored bytes of an uploaded data set."""
+
+
+def load_dataset(spec: DatasetSpec, directory: Path | None, read_upload: ReadUpload | None = None) -> Dataset:
+    """Return the data set.
+
+    Args:
+        spec: which; of an uploaded one with its facts.
+        directory: where published files lie.
+        read_upload: where uploaded data sets come from.
 
     Raises:
-        DatasetUnavailable: a file is missing or is not what its name says.
+        DatasetUnavailable: a file is missing or is not what its name says, or the uploaded data is not what it was.
     """
     match spec:
         case DigitsSpec():
@@ -79,6 +91,8 @@ def load_dataset(spec: DatasetSpec, directory: Path | None) -> Dataset:
             return _mnist(spec, directory)
         case Cifar10Spec():
             return _cifar10(spec, directory)
+        case UploadedSpec():
+            return _uploaded(spec, read_upload)
 
 
 def _digits(spec: DigitsSpec) -> Dataset:
@@ -129,6 +143,23 @@ def _xor() -> Dataset:
     points = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     labels = torch.tensor([0, 1, 1, 0])
     return Dataset(points, labels, points, labels)
+
+
+def _uploaded(spec: UploadedSpec, read_upload: ReadUpload | None) -> Dataset:
+    if read_upload is None or spec.facts is None:
+        raise DatasetUnavailable(
+            f"the uploaded data set {spec.name} is in a server's database: run this as a job there"
+        )
+    try:
+        arrays = LabelledArrays.from_bytes(read_upload(spec))
+    except ArraysRefused as error:
+        raise DatasetUnavailable(f"{spec.name} version {spec.version} is damaged ({error}): upload it anew") from None
+    dataset = Dataset(*(torch.from_numpy(part) for part in astuple(arrays)))
+    if dataset.fingerprint != spec.facts.sha256:
+        raise DatasetUnavailable(
+            f"{spec.name} version {spec.version} is not the data that the job was accepted with: upload it anew"
+        )
+    return dataset
 
 
 def _mnist(spec: MnistSpec, directory: Path | None) -> Dataset:

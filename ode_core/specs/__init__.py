@@ -23,6 +23,8 @@ from ode_core.specs.dataset import (
     DigitsSpec,
     MnistSpec,
     ThreeMinimaSpec,
+    UploadedFacts,
+    UploadedSpec,
     XorSpec,
 )
 from ode_core.specs.evaluation import AuditJobSpec, EvaluationJobSpec, PortraitJobSpec, SweepJobSpec
@@ -46,6 +48,7 @@ from ode_core.specs.model import (
     model_state_shape,
     parameter_count,
 )
+from ode_core.specs.names import NAME_PATTERN
 from ode_core.specs.portrait import PortraitImpossible, check_portrait_budget, portrait_solvers
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 from ode_core.specs.spec import Spec
@@ -62,7 +65,7 @@ from ode_core.specs.study import (
     check_study_run_budget,
     training_document,
 )
-from ode_core.specs.training import NAME_PATTERN, ModelName, StartFrom, TrainingJobSpec, TrainingSpec, check_start
+from ode_core.specs.training import ModelName, StartFrom, TrainingJobSpec, TrainingSpec, check_start
 
 __all__ = [
     "DEFAULT_MAX_STEPS",
@@ -117,6 +120,8 @@ __all__ = [
     "ToleranceAdaptation",
     "TrainingJobSpec",
     "TrainingSpec",
+    "UploadedFacts",
+    "UploadedSpec",
     "Violation",
     "XorSpec",
     "bracket",

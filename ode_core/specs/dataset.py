@@ -5,15 +5,16 @@ Generated sets have a ``version``, that of the rule that makes their numbers: th
 here or in a new numpy, is a new version beside the old one; a version the program does not know is refused.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from ode_core.specs.names import NAME_PATTERN
 from ode_core.specs.spec import Spec
 
 
 class LabelledData(Spec):
-    """What every data set tells of itself without being loaded, beside the ``input_shape`` of one input.
+    """What a data set of ours tells of itself without being loaded, beside the ``input_shape`` of one input.
 
     Attributes:
         classes: number of labels.
@@ -137,7 +138,62 @@ class Cifar10Spec(LabelledData):
         return (3, 32, 32)
 
 
+class UploadedFacts(Spec):
+    """What is known of an uploaded data set, written into the spec when a job is accepted.
+
+    Attributes:
+        sha256: over all inputs and labels, as ``Dataset.fingerprint``.
+    """
+
+    input_shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, max_length=3)]
+    classes: Annotated[int, Field(ge=2)]
+    input_scale: Annotated[float, Field(gt=0)]
+    train_samples: Annotated[int, Field(ge=1)]
+    test_samples: Annotated[int, Field(ge=1)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class UploadedSpec(Spec):
+    """Arrays that were uploaded under a name. A version never changes; the same name uploaded again is the next one."""
+
+    kind: Literal["uploaded"] = "uploaded"
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    version: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(
+        default=None, description="null: the latest when the job is accepted"
+    )
+    facts: UploadedFacts | None = Field(
+        default=None, description="filled in when the job is accepted; leave it out, or send what it was"
+    )
+
+    @model_validator(mode="after")
+    def _facts_are_of_a_version(self) -> Self:
+        if self.facts is not None and self.version is None:
+            raise ValueError("facts belong to one version: name it, or leave facts out")
+        return self
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return self._known.input_shape
+
+    @property
+    def classes(self) -> int:
+        """Number of labels."""
+        return self._known.classes
+
+    @property
+    def input_scale(self) -> float:
+        """Factor from the data set's own units to what the model computes with."""
+        return self._known.input_scale
+
+    @property
+    def _known(self) -> UploadedFacts:
+        if self.facts is None:
+            raise ValueError(f"nothing is known of the uploaded data set {self.name} yet: its facts are not filled in")
+        return self.facts
+
+
 DatasetSpec = Annotated[
-    DigitsSpec | ConcentricSpheresSpec | ThreeMinimaSpec | XorSpec | MnistSpec | Cifar10Spec,
+    DigitsSpec | ConcentricSpheresSpec | ThreeMinimaSpec | XorSpec | MnistSpec | Cifar10Spec | UploadedSpec,
     Field(discriminator="kind"),
 ]

@@ -18,7 +18,7 @@ from ode_core.specs.model import ModelSpec, model_state_shape
 from ode_core.specs.solver import SolverSpec, Steps, Tolerance
 from ode_core.specs.spec import Spec
 from ode_core.specs.stacking import is_stackable
-from ode_core.specs.training import TrainingJobSpec, TrainingSpec
+from ode_core.specs.training import StartFrom, TrainingJobSpec, TrainingSpec
 
 MAX_RUNS = 1000
 MAX_TESTS = 50_000
@@ -68,6 +68,7 @@ class StudyBase(Spec):
     model: ModelSpec
     training: TrainingSpec = TrainingSpec()
     gradient: GradientMode = "backprop"
+    start_from: StartFrom | None = Field(default=None, description="null: random weights")
 
     @model_validator(mode="after")
     def _seed_is_not_shared(self) -> Self:

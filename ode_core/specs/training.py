@@ -5,14 +5,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ode_core.specs.adaptation import AdaptationSpec, check_adaptation, check_audit_batch
-from ode_core.specs.dataset import DatasetSpec
+from ode_core.specs.dataset import DatasetSpec, UploadedSpec
 from ode_core.specs.gradient import GRADIENTS, GradientMode, check_gradient
 from ode_core.specs.methods import METHODS
 from ode_core.specs.model import ClassifierSpec, ModelSpec, expand_preset, model_state_shape
+from ode_core.specs.names import NAME_PATTERN
 from ode_core.specs.solver import SolverSpec
 from ode_core.specs.spec import Spec
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 ModelName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
@@ -75,7 +75,8 @@ class TrainingJobSpec(Spec):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        model_state_shape(self.architecture, self.dataset.input_shape)
+        if not isinstance(self.dataset, UploadedSpec) or self.dataset.facts is not None:
+            model_state_shape(self.architecture, self.dataset.input_shape)
         if self.architecture.field_arithmetic != "full" and self.training.precision == "float64":
             raise ValueError(
                 f"{self.architecture.field_arithmetic} arithmetic of the field is for float32: set precision to "

@@ -1,5 +1,6 @@
 """The description of the API is complete, and nothing that fits or misses it makes the server fail."""
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,6 +40,8 @@ EXPECTED = {
     "GET /v1/results",
     "GET /v1/solvers",
     "GET /v1/datasets",
+    "POST /v1/datasets",
+    "GET /v1/datasets/{name}",
     "GET /healthz",
     "GET /readyz",
     "GET /metrics",
@@ -163,6 +167,7 @@ def nearly(draw: st.DrawFn, right: Any) -> Any:
 
 
 TRAINING = DIGITS_JOB | {"adaptation": {"kind": "step", "rule": "talk", "interval": 50, "threshold": 0.1}}
+UPLOADED = TRAINING | {"dataset": {"kind": "uploaded", "name": "tiny", "version": 1, "facts": None}}
 SWEEP = {"kind": "sweep", "model": "tiny", "version": 1, "solvers": [{"method": "euler", "steps": 2}]}
 AUDIT = {"kind": "audit", "model": "tiny", "epsilon": 0.01}
 STUDY = {
@@ -196,7 +201,7 @@ def check(response: httpx.Response, document: dict[str, Any], operation: str) ->
 
 @given(
     request=st.one_of(
-        st.tuples(st.just("POST /v1/training-jobs"), nearly(TRAINING)),
+        st.tuples(st.just("POST /v1/training-jobs"), nearly(TRAINING) | nearly(UPLOADED)),
         st.tuples(st.just("POST /v1/evaluation-jobs"), nearly(SWEEP) | nearly(AUDIT)),
         st.tuples(st.just("POST /v1/studies"), nearly(STUDY) | nearly(SEARCH)),
         st.tuples(st.just("POST /v1/models/{name}/predict"), nearly(PREDICT)),
@@ -241,8 +246,14 @@ def test_no_query_path_or_header_makes_the_server_fail(
 
 def test_answers_fit_the_declared_statuses(served: Served, described: Described) -> None:
     version = train(served.store)
+    arrays = io.BytesIO()
+    np.savez(arrays, inputs=np.random.default_rng(0).random((40, 2)), labels=np.arange(40) % 2)
     with served.client() as client:
         study = client.post("/v1/studies", json=STUDY).json()
+        headers = {"Content-Type": "application/octet-stream"}
+        created = client.post("/v1/datasets?name=tiny", content=arrays.getvalue(), headers=headers)
+        assert created.status_code == 201
+        check(created, described.document, "POST /v1/datasets")
         for name, _ in operations(described.document):
             if name.startswith("GET "):
                 url = name.removeprefix("GET ").replace("{job_id}", version.job_id).replace("{study_id}", study["id"])

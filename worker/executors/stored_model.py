@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ode_core.datasets.load import load_dataset
 from ode_core.models.classifier import Classifier
 from ode_core.models.weights import load_classifier
 from ode_core.specs import SolverSpec, StartFrom, TrainingJobSpec
 from store.models import ModelVersion
 from store.unit_of_work import Store
+from worker.executors.job_data import load_job_data
 from worker.failures import ModelUnavailable
 from worker.running_job import RunningJob
 from worker.torch_runtime import choose_device
@@ -49,7 +49,7 @@ def load_stored_model(running: RunningJob, samples: int | None) -> StoredModel:
     device = choose_device(running.settings.device)
     weights = running.keep_trying(lambda: running.store.read_blob(version.blob_id))
     model = load_classifier(spec.architecture, spec.dataset, weights, device=device)
-    dataset = load_dataset(spec.dataset, running.settings.datasets)
+    dataset = load_job_data(running, spec.dataset)
     return StoredModel(
         version=version,
         spec=spec,

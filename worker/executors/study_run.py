@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 
 from ode_core.audit.sweep import TestResult, sweep
-from ode_core.datasets.load import Dataset, load_dataset
+from ode_core.datasets.load import Dataset
 from ode_core.models.predictions import OnBatch
 from ode_core.models.weights import load_classifier
 from ode_core.specs import StudyRunSpec, check_study_run_budget, training_document
@@ -14,7 +14,9 @@ from ode_core.training.checkpoint import Checkpoint
 from ode_core.training.run import TrainedModel, TrainingRun
 from ode_core.training.stacked_run import StackedTrainingRun
 from store.unit_of_work import Transaction
+from worker.executors.job_data import load_job_data
 from worker.executors.result_rows import rows_of_version, solver_json
+from worker.executors.stored_model import read_start_weights
 from worker.executors.training import Iterations, Pace, iterate, resume
 from worker.failures import EverySeedDiverged
 from worker.running_job import FinishJob, RunningJob
@@ -81,9 +83,18 @@ class StackedSeeds:
 class SingleSeed:
     """One training by itself; if it diverges, ``advance`` raises ``TrainingDiverged``."""
 
-    def __init__(self, spec: StudyRunSpec, dataset: Dataset, device: torch.device, max_evaluations: int) -> None:
+    def __init__(
+        self,
+        spec: StudyRunSpec,
+        dataset: Dataset,
+        device: torch.device,
+        max_evaluations: int,
+        initial_weights: bytes | None,
+    ) -> None:
         (seed,) = spec.seeds
-        self._run = TrainingRun(spec.training, dataset, device, max_evaluations=max_evaluations)
+        self._run = TrainingRun(
+            spec.training, dataset, device, max_evaluations=max_evaluations, initial_weights=initial_weights
+        )
         self._prefix = f"seed{seed}."
         self.failures: list[str | None] = [None]
 
@@ -133,7 +144,7 @@ def run_of_study(running: RunningJob) -> FinishJob:
     """
     spec = StudyRunSpec.model_validate(running.job.spec)
     check_study_run_budget(spec, running.settings.budget)
-    dataset = load_dataset(spec.training.dataset, running.settings.datasets)
+    dataset = load_job_data(running, spec.training.dataset)
     device = choose_device(running.settings.device)
     runs = _seed_runs(running, spec, dataset, device)
     if not resume(running, runs, running.job.id) and spec.continues is not None:
@@ -156,7 +167,9 @@ def _seed_runs(running: RunningJob, spec: StudyRunSpec, dataset: Dataset, device
     # A grid of one seed that could be stacked is not: alone, it is the same training with less around it.
     if len(spec.seeds) > 1:
         return StackedSeeds(spec, dataset, device)
-    return SingleSeed(spec, dataset, device, running.settings.budget.evaluations_per_solve)
+    start = spec.training.start_from
+    weights = None if start is None else read_start_weights(running, start)
+    return SingleSeed(spec, dataset, device, running.settings.budget.evaluations_per_solve, weights)
 
 
 def _test(

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ode_core.datasets.load import load_dataset
 from ode_core.specs import TrainingJobSpec, check_training_budget
 from ode_core.training.checkpoint import Checkpoint
 from ode_core.training.run import TrainedModel, TrainingRun
 from store.unit_of_work import Transaction
+from worker.executors.job_data import load_job_data
 from worker.executors.stored_model import read_start_weights
 from worker.lease import WorkerDraining
 from worker.running_job import FinishJob, RunningJob
@@ -117,7 +117,7 @@ def train(running: RunningJob) -> FinishJob:
     spec = TrainingJobSpec.model_validate(running.job.spec)
     budget = running.settings.budget
     check_training_budget(spec, budget)
-    dataset = load_dataset(spec.dataset, running.settings.datasets)
+    dataset = load_job_data(running, spec.dataset)
     device = choose_device(running.settings.device)
     run = TrainingRun(
         spec,

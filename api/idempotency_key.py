@@ -1,4 +1,4 @@
-"""The header that makes a repeated request safe."""
+"""The header that makes a POST safe to repeat."""
 
 from typing import Annotated
 
