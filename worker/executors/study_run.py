@@ -22,7 +22,7 @@ from worker.torch_runtime import choose_device
 
 # A stack has a few series for each seed and its iterations are short: written as often as those of a training job,
 # they would take a good part of its time.
-PACE = Pace(flush_seconds=3.0, checkpoint_seconds=3.0)
+PACE = Pace(flush_seconds=2.0, checkpoint_seconds=2.0)
 
 
 class SeedRuns(Iterations, Protocol):
