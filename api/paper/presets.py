@@ -43,12 +43,12 @@ def _sphere2(training: dict[str, Any], sweep: dict[str, Any], seeds: int, **rest
     return {"base": base, "sweep": dict(sweep), "seeds": seeds, **rest}
 
 
-def _sphere2_grid(method: str, last: int, **words: Any) -> Preset:
+def _sphere2_grid(method: str, last: int, quick_steps: list[int], **words: Any) -> Preset:
     return Preset(
         name=f"{method}-grid",
         table="studies",
         full=(_sphere2(PAPER_TRAINING, LADDER, 5, train={"methods": [method], "steps": _powers_of_two(last)}),),
-        quick=(_sphere2(QUICK_TRAINING, QUICK_LADDER, 2, train={"methods": [method], "steps": [2, 8, 32]}),),
+        quick=(_sphere2(QUICK_TRAINING, QUICK_LADDER, 2, train={"methods": [method], "steps": quick_steps}),),
         charts=("accuracy-against-steps",),
         **words,
     )
@@ -57,29 +57,32 @@ def _sphere2_grid(method: str, last: int, **words: Any) -> Preset:
 EULER_GRID = _sphere2_grid(
     "euler",
     128,
+    [2, 8, 32],
     aliases=("figure-4a",),
     shows="Sphere2 trained with Euler, 1 to 128 steps, tested with euler, midpoint and rk4 up to 512 steps: from which "
     "step on a model is an ODE",
     paper_says="critical between 65 and 129 function evaluations an iteration; grid accuracy 98.7 ± 1.0 %",
     numbers=SPHERE2_NUMBERS,
     time="30 min",
-    quick_time="40 s",
+    quick_time="30 s",
 )
 RK4_GRID = _sphere2_grid(
     "rk4",
     32,
+    [1, 4, 16],
     shows="Sphere2 trained with rk4, 1 to 32 steps, tested like euler-grid",
     paper_says="a figure without numbers in the text",
     time="30 min",
-    quick_time="80 s",
+    quick_time="60 s",
 )
 MIDPOINT_GRID = _sphere2_grid(
     "midpoint",
     32,
+    [1, 4, 16],
     shows="Sphere2 trained with midpoint, 1 to 32 steps, tested like euler-grid",
     paper_says="a figure without numbers in the text",
     time="15 min",
-    quick_time="60 s",
+    quick_time="40 s",
 )
 
 CRITICAL_STEP = Preset(
@@ -89,7 +92,7 @@ CRITICAL_STEP = Preset(
     paper_says="between 65 and 129 function evaluations an iteration",
     numbers=SPHERE2_NUMBERS,
     time="30 min",
-    quick_time="40 s",
+    quick_time="30 s",
     table="studies",
     full=(
         _sphere2(
@@ -125,7 +128,7 @@ STEP_ADAPTATION = Preset(
     paper_says="100.5 function evaluations an iteration on average; accuracy 98.9 ± 0.6 %",
     numbers=SPHERE2_NUMBERS,
     time="40 min",
-    quick_time="60 s",
+    quick_time="20 s",
     table="studies",
     full=(
         _sphere2(
@@ -204,7 +207,7 @@ GRADIENTS = Preset(
     "accuracy and time",
     paper_says="the run with the adjoint is a figure without numbers in the text",
     time="40 min",
-    quick_time="60 s",
+    quick_time="30 s",
     table="gradients",
     full=_gradient_studies(PAPER_TRAINING | {"iterations": 3000, "learning_rate": 1e-3}, 3, 64, CONVERGED_STEPS),
     quick=_gradient_studies(QUICK_TRAINING | {"iterations": 60}, 1, 16, 64),
@@ -217,13 +220,13 @@ TRAJECTORIES = Preset(
     "and decision regions at h and h/2",
     paper_says="two pictures",
     time="20 min",
-    quick_time="50 s",
+    quick_time="90 s",
     table="trajectories",
     full=(_sphere2(PAPER_TRAINING, LADDER, 1, train={"methods": ["euler"], "steps": [2, 256]}),),
     quick=(_sphere2(QUICK_TRAINING, QUICK_LADDER, 1, train={"methods": ["euler"], "steps": [2, 64]}),),
     follow_ups=(FollowUp({"kind": "portrait"}, of="first seeds"),),
     charts=("accuracy-against-steps",),
-    portrait_charts=("trajectories", "vector-field", "clusters"),
+    portrait_charts=("trajectories", "vector-field", "clusters", "decision-regions"),
 )
 
 
@@ -260,7 +263,7 @@ XOR_FAN = Preset(
     follow_ups=(
         FollowUp({"kind": "portrait", "finer": {"method": "euler", "steps": FAN_FINE}, "samples": 4}, of="first model"),
     ),
-    portrait_charts=("fan",),
+    portrait_charts=("error-fan", "clusters"),
 )
 
 
@@ -328,7 +331,7 @@ DIGITS = Preset(
     shows="8x8 handwritten digits (no download), 32 channels, 300 iterations: critical step and adaptation",
     paper_says="not in the paper",
     time="25 min",
-    quick_time="60 s",
+    quick_time="10 s",
     table="studies",
     full=_images(
         {"kind": "digits"},
@@ -361,7 +364,7 @@ MNIST = Preset(
     "adaptation. The server needs its files (ODENESS_DATASETS_DIR)",
     paper_says="not in the paper",
     time="25 min",
-    quick_time="80 s",
+    quick_time="15 s",
     table="studies",
     full=_images(
         {"kind": "mnist", "train_limit": 4000, "test_limit": 500},
@@ -427,7 +430,7 @@ CIFAR10 = Preset(
     "55.0 ± 0.8 %",
     numbers=CIFAR10_NUMBERS,
     time="40 min",
-    quick_time="80 s",
+    quick_time="60 s",
     table="studies",
     full=_cifar10(
         {"train_limit": 2000, "test_limit": 200},
@@ -459,7 +462,7 @@ CIFAR10_FULL = Preset(
     paper_says="critical between 17 and 33 function evaluations, 54.7 ± 0.3 %; adaptation 21.9 and 55.0 ± 0.8 %",
     numbers=CIFAR10_NUMBERS,
     time="months (a GPU: a day)",
-    quick_time="80 s",
+    quick_time="60 s",
     table="studies",
     full=_cifar10(
         {},

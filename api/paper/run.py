@@ -105,6 +105,8 @@ class _PresetRun:
             findings = replace(findings, jobs=tuple(self._follow_up(findings)))
         except KeyboardInterrupt:
             raise PaperFailed(self._how_to_come_back(list(submitted.values()))) from None
+        except ServerUnreachable as error:
+            raise PaperFailed(f"{error} What was begun is not lost; come back with:\n  {self._command()}") from error
         missing = self._write(findings)
         _require_complete(findings)
         if missing:
