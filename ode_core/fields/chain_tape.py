@@ -5,23 +5,20 @@ weights for all evaluations together. For small layers that is where the time is
 one large matrix product instead of one small one, and one addition, for every evaluation.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from ode_core.fields.tape_memory import TapeLayout
+
 if TYPE_CHECKING:
     from ode_core.fields.dense_chain import DenseChain
 
 aten: Any = torch.ops.aten  # its overloads have no types
-
-# States this narrow lie in memory feature by feature: a matrix product with two columns is three times as slow as
-# one with two rows.
-_NARROW = 8
-# Rows of cotangents that are gathered before their product with the activations: enough for full speed.
-_ROWS = 2048
 
 
 @dataclass(frozen=True)
@@ -92,34 +89,32 @@ class ChainTape:
     """
 
     def __init__(self, chain: "DenseChain", z: Tensor, slots: int) -> None:
-        self._borrowed: list[Tensor] = []
-        self._chain, self._pool, self._shape = chain, chain.pool, z.shape
+        self._pool, self._shape, self._slots = chain.pool, z.shape, slots
+        self._layout = _layout(chain, z)
+        self._narrow = self._layout.narrow
+        self._memory = self._pool.take(self._layout, slots)
+        self._before_evaluation = chain.before_evaluation
         self._act = _ACTIVATIONS[type(chain.activation)]
-        networks = 1 if chain.stacked is None else chain.stacked
-        self._lead = () if chain.stacked is None else (networks,)
         self._product: Any = torch.mm if chain.stacked is None else torch.bmm
         self._add_product: Any = torch.addmm if chain.stacked is None else torch.baddbmm
-        self._batch, self._n = len(z) // networks, z[0].numel() if len(z) else 0
-        self._narrow = self._n <= _NARROW
-        self._times = [0.0] * slots
         with torch.no_grad():
             self._weights = [w.detach() for w in chain.weights]
             self._biases = [b.detach().unsqueeze(-2) for b in chain.biases]
             self._last_transposed = self._weights[-1].mT.contiguous()
             self._last_bias = self._biases[-1].mT if self._narrow else self._biases[-1]
             self._time_weight = None if chain.time_weight is None else chain.time_weight.detach().unsqueeze(-2)
-        self._stage_buffer, self._stages = self._state_slots(slots, z)
-        self._inputs = [stage.mT for stage in self._stages] if self._narrow else self._stages  # as rows
-        self._hidden_buffers: list[Tensor] = []  # those of the activations first
-        self._hidden = [self._rows(slots, w.shape[-1], z) for w in self._weights[:-1]]
-        self._before = self._hidden
-        if not self._act.from_output:
-            self._before = [self._rows(slots, w.shape[-1], z) for w in self._weights[:-1]]
-        self._chunk = 0  # slots of cotangents; none before the first backward pass
+        self._hidden_layers = list(zip(self._weights[:-1], self._biases[:-1], strict=True))
+        self._transposed: list[Tensor] = []  # of the hidden layers' weights, from the last; for backward passes
+        self._times = [0.0] * slots
+
+    def __del__(self) -> None:
+        """Leave the memory to the next tape. Nobody else has seen it: what ``unpack`` returns is a copy."""
+        if hasattr(self, "_memory"):
+            self._pool.give(self._memory)
 
     def pack(self, z: Tensor) -> Tensor:
         """Return ``(batch, *state)`` as a copy in the tape's layout."""
-        rows = z.detach().reshape(*self._lead, self._batch, self._n)
+        rows = z.detach().reshape(self._layout.rows_shape)
         return rows.mT.clone(memory_format=torch.contiguous_format) if self._narrow else rows.clone()
 
     def unpack(self, values: Tensor) -> Tensor:
@@ -129,58 +124,54 @@ class ChainTape:
 
     def stage(self, slot: int) -> Tensor:
         """Return where the state of an evaluation is to be written."""
-        return self._stages[slot]
+        return self._memory.stages[slot]
 
     def evaluate(self, slot: int, t: float, out: Tensor) -> None:
         """Write the field at time ``t`` and the state of ``slot`` to ``out``."""
-        if self._chain.before_evaluation is not None:
-            self._chain.before_evaluation()
-        self._times[slot] = t
-        bias = self._biases[0]
-        if self._time_weight is not None:
-            bias = torch.add(bias, self._time_weight, alpha=t)
-        values = self._inputs[slot]
-        for i in range(len(self._hidden)):
-            before, after = self._before[i][slot], self._hidden[i][slot]
-            self._add_product(self._biases[i] if i else bias, values, self._weights[i], out=before)
-            self._act.apply(before, after)
+        if self._before_evaluation is not None:
+            self._before_evaluation()
+        memory, add_product, apply = self._memory, self._add_product, self._act.apply
+        values = memory.inputs[slot]
+        layers = self._hidden_layers if self._time_weight is None else self._hidden_layers_at(slot, t)
+        for (weight, bias), before, after in zip(layers, memory.before[slot], memory.after[slot], strict=True):
+            add_product(bias, values, weight, out=before)
+            apply(before, after)
             values = after
         if self._narrow:
-            self._add_product(self._last_bias, self._last_transposed, values.mT, out=out)
+            add_product(self._last_bias, self._last_transposed, memory.last_columns[slot], out=out)
         else:
-            self._add_product(self._last_bias, values, self._weights[-1], out=out)
+            add_product(self._last_bias, values, self._weights[-1], out=out)
 
     def begin_backward(self) -> None:
         """Begin a backward pass: all gradients are zero."""
-        if not self._chunk:
-            self._open_cotangents()
+        if not self._transposed:
+            self._transposed = [w.mT.contiguous() for w in reversed(self._weights[:-1])]
         self._weight_gradients = [torch.zeros_like(w, memory_format=torch.contiguous_format) for w in self._weights]
         if self._narrow:
             self._weight_gradients[-1] = self._weight_gradients[-1].mT.contiguous()
         self._bias_gradients = [torch.zeros_like(b, memory_format=torch.contiguous_format) for b in self._biases]
-        time_weight = self._chain.time_weight
-        self._time_gradient = None if time_weight is None else torch.zeros_like(time_weight)
+        self._time_gradient = None if self._time_weight is None else torch.zeros_like(self._time_weight)
 
     def cotangent(self, slot: int) -> Tensor:
         """Return where the cotangent of an evaluation's slope is to be written."""
-        return self._cotangents[slot % self._chunk]
+        cotangents = self._memory.cotangents
+        return cotangents.slopes[slot % cotangents.slots]
 
     def pull_back(self, slot: int, out: Tensor, *, add: bool) -> None:
         """Write the cotangent of the state of ``slot`` to ``out``, or add it there."""
-        local = slot % self._chunk
-        g = self._gradients[-1][local]
-        cotangent = self._cotangents[local]
-        self._product(cotangent.mT if self._narrow else cotangent, self._last_transposed, out=g)
-        for i in range(len(self._hidden) - 1, -1, -1):
-            self._act.pull_back(g, self._before[i][slot])
-            if i:
-                self._product(g, self._transposed[i], out=self._gradients[i - 1][local])
-                g = self._gradients[i - 1][local]
-        left, right = (self._weights[0], g.mT) if self._narrow else (g, self._transposed[0])
+        cotangents, product, derive = self._memory.cotangents, self._product, self._act.pull_back
+        local = slot % cotangents.slots
+        g, weight = cotangents.slope_rows[local], self._last_transposed
+        layers = zip(cotangents.layers[local], self._memory.before_reversed[slot], self._transposed, strict=True)
+        for cotangent, before, transposed in layers:
+            product(g, weight, out=cotangent)
+            derive(cotangent, before)
+            g, weight = cotangent, transposed
+        left, right = (self._weights[0], cotangents.first_columns[local]) if self._narrow else (g, weight)
         if add:
             self._add_product(out, left, right, out=out)
         else:
-            self._product(left, right, out=out)
+            product(left, right, out=out)
         if local == 0:
             self._gather(slot)
 
@@ -188,71 +179,55 @@ class ChainTape:
         """Return the gradients of the chain's ``tensors`` once every slot is pulled back."""
         weights, last = self._weight_gradients[:-1], self._weight_gradients[-1]
         biases = [b.squeeze(-2) for b in self._bias_gradients]
-        time = () if self._time_gradient is None else (self._time_gradient,)
+        time = () if self._time_gradient is None else (self._time_gradient.squeeze(-2),)
         return (*weights, last.mT if self._narrow else last, *biases, *time)
 
-    def __del__(self) -> None:
-        """Leave the memory to the next tape. Nobody else has seen it: what ``unpack`` returns is a copy."""
-        for buffer in self._borrowed:
-            self._pool.give(buffer)
-
-    def _take(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        buffer = self._pool.take(shape, like)
-        self._borrowed.append(buffer)
-        return buffer
-
-    def _state_slots(self, slots: int, like: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return memory for states with the slots next to the batch, and each slot's part of it."""
-        if self._narrow:
-            buffer = self._take((*self._lead, self._n, slots, self._batch), like)
-            return buffer, list(buffer.unbind(-2))
-        buffer = self._take((*self._lead, slots, self._batch, self._n), like)
-        return buffer, list(buffer.unbind(-3))
-
-    def _rows(self, slots: int, width: int, like: Tensor) -> list[Tensor]:
-        buffer = self._take((*self._lead, slots, self._batch, width), like)
-        self._hidden_buffers.append(buffer)
-        return list(buffer.unbind(-3))
-
-    def _open_cotangents(self) -> None:
-        like = self._weights[0]
-        self._chunk = min(len(self._stages), max(1, _ROWS // max(1, self._batch)))
-        self._cotangent_buffer, self._cotangents = self._state_slots(self._chunk, like)
-        widths = [w.shape[-1] for w in self._weights[:-1]]
-        self._gradient_buffers = [self._take((*self._lead, self._chunk, self._batch, w), like) for w in widths]
-        self._gradients = [list(buffer.unbind(-3)) for buffer in self._gradient_buffers]
-        self._transposed = [w.mT.contiguous() for w in self._weights[:-1]]
+    def _hidden_layers_at(self, slot: int, t: float) -> list[tuple[Tensor, Tensor]]:
+        """Return the hidden layers with the time's part in the first one's bias."""
+        assert self._time_weight is not None
+        self._times[slot] = t
+        (weight, bias), *others = self._hidden_layers
+        return [(weight, torch.add(bias, self._time_weight, alpha=t)), *others]
 
     def _gather(self, first: int) -> None:
-        """Add to the weights' gradients what the slots from ``first`` on, a chunk at most, contribute."""
-        count = min(self._chunk, len(self._stages) - first)
-        here = slice(first, first + count)
-        gradients = [g.narrow(-3, 0, count).flatten(-3, -2) for g in self._gradient_buffers]
-        inputs = [self._part(i, here) for i in range(len(self._hidden))]
-        for i, (g, rows) in enumerate(zip(gradients[1:], inputs[:-1], strict=True), start=1):
-            self._accumulate(self._weight_gradients[i], rows.mT, g)
-        for total, g in zip(self._bias_gradients[:-1], gradients, strict=True):
-            total += g.sum(dim=-2, keepdim=True)
+        """Add to the gradients what the slots from ``first`` on, a chunk at most, contribute."""
+        memory, cotangents = self._memory, self._memory.cotangents
+        count = min(cotangents.slots, self._slots - first)
+        states, slopes = memory.states.narrow(0, first, count), cotangents.states.narrow(0, 0, count)
+        hidden = [layer.narrow(0, first, count) for layer in memory.hidden]
+        gradients = [layer.narrow(0, 0, count) for layer in cotangents.hidden]
+        totals = self._weight_gradients
+        self._accumulate(totals[0], states if self._narrow else states.mT, gradients[0])
+        for total, values, g in zip(totals[1:-1], hidden[:-1], gradients[1:], strict=True):
+            self._accumulate(total, values.mT, g)
         if self._narrow:
-            stages = self._stage_buffer.narrow(-2, first, count).flatten(-2)
-            cotangents = self._cotangent_buffer.narrow(-2, 0, count).flatten(-2)
-            self._accumulate(self._weight_gradients[0], stages, gradients[0])
             # The transpose: a product with few rows is faster than one with few columns.
-            self._accumulate(self._weight_gradients[-1], cotangents, inputs[-1])
-            self._bias_gradients[-1] += cotangents.sum(dim=-1).unsqueeze(-2)
+            self._accumulate(totals[-1], slopes, hidden[-1])
         else:
-            stages = self._stage_buffer.narrow(-3, first, count).flatten(-3, -2)
-            cotangents = self._cotangent_buffer.narrow(-3, 0, count).flatten(-3, -2)
-            self._accumulate(self._weight_gradients[0], stages.mT, gradients[0])
-            self._accumulate(self._weight_gradients[-1], inputs[-1].mT, cotangents)
-            self._bias_gradients[-1] += cotangents.sum(dim=-2, keepdim=True)
+            self._accumulate(totals[-1], hidden[-1].mT, slopes)
+        for total, g in zip(self._bias_gradients, [*gradients, slopes.mT if self._narrow else slopes], strict=True):
+            total += g.sum(dim=-2, keepdim=True).sum(dim=0)  # over both at once is ten times as slow in a stack
         if self._time_gradient is not None:
-            times = torch.tensor(self._times[here], dtype=stages.dtype, device=stages.device)
-            self._time_gradient += times @ self._gradient_buffers[0].narrow(-3, 0, count).sum(dim=-2)
-
-    def _part(self, layer: int, slots: slice) -> Tensor:
-        """Return a hidden layer's values of some slots as rows."""
-        return self._hidden_buffers[layer].narrow(-3, slots.start, slots.stop - slots.start).flatten(-3, -2)
+            times = torch.tensor(self._times[first : first + count], dtype=states.dtype, device=states.device)
+            self._time_gradient += torch.tensordot(times, gradients[0].sum(dim=-2, keepdim=True), dims=1)
 
     def _accumulate(self, total: Tensor, left: Tensor, right: Tensor) -> None:
-        self._add_product(total, left, right, out=total)
+        """Add ``sum_k left[k] @ right[k]``, ``left`` with its features first."""
+        if self._layout.networks is None:
+            # All evaluations as one product.
+            torch.addmm(total, left.movedim(0, 1).flatten(1), right.flatten(0, 1), out=total)
+            return
+        for one, other in zip(left, right, strict=True):
+            torch.baddbmm(total, one, other, out=total)
+
+
+def _layout(chain: "DenseChain", z: Tensor) -> TapeLayout:
+    return TapeLayout(
+        networks=chain.stacked,
+        batch=len(z) // (chain.stacked or 1),
+        features=math.prod(z.shape[1:]),
+        widths=tuple(w.shape[-1] for w in chain.weights[:-1]),
+        keeps_both=not _ACTIVATIONS[type(chain.activation)].from_output,
+        dtype=z.dtype,
+        device=z.device,
+    )

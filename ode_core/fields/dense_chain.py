@@ -12,8 +12,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from ode_core.fields.buffer_pool import BufferPool
 from ode_core.fields.chain_tape import ChainTape, knows_activation
+from ode_core.fields.tape_memory import TapePool
 from ode_core.solvers.functional_field import FunctionalField
 
 # From 8 points on the zeros in the matrix cost more than they save (measured with 32 and 128 channels).
@@ -71,7 +71,7 @@ class DenseChain:
     activation: nn.Module
     stacked: int | None = None
     before_evaluation: Callable[[], None] | None = None
-    pool: BufferPool = field(default_factory=BufferPool, compare=False)
+    pool: TapePool = field(default_factory=TapePool, compare=False)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ode_core.fields.arithmetic import CastChain, CastNetwork, network_type
-from ode_core.fields.buffer_pool import BufferPool
 from ode_core.fields.dense_chain import lower
+from ode_core.fields.tape_memory import TapePool
 from ode_core.specs.model import Activation, Conv1dField, Conv2dField, FieldArithmetic, FieldSpec, MlpField
 
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
@@ -61,7 +61,7 @@ class VectorField(nn.Module):
         self.network = network
         self.time_dependent = time_dependent
         self.arithmetic = arithmetic
-        self._pool = BufferPool()
+        self._pool = TapePool()
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         """Return ``dz/dt``."""

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ode_core.datasets.load import Dataset
-from ode_core.fields.buffer_pool import BufferPool
 from ode_core.fields.dense_chain import LONGEST, chain_of, is_chain
+from ode_core.fields.tape_memory import TapePool
 from ode_core.solvers.solve import solve
 from ode_core.specs.training import TrainingJobSpec
 from ode_core.training.checkpoint import Checkpoint
@@ -65,7 +65,7 @@ class StackedTrainingRun:
         self._weights = _stacked([run.model for run in self.runs])
         self._optimizer = build_optimizer(spec.training, self._weights.values())
         self._alive = torch.ones(len(seeds), dtype=self._model.dtype, device=device)
-        self._pool = BufferPool()
+        self._pool = TapePool()
 
     @property
     def iteration(self) -> int:
