@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ode_core.fields.dense_chain import DenseChain
 
 aten: Any = torch.ops.aten  # its overloads have no types
+_threshold_backward = aten.threshold_backward.grad_input  # each look-up costs as much as a small operation
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class _Activation:
 _ACTIVATIONS: dict[type[nn.Module], _Activation] = {
     nn.ReLU: _Activation(
         lambda x, out: torch.relu_(x),
-        lambda g, a: aten.threshold_backward.grad_input(g, a, 0, grad_input=g),
+        lambda g, a: _threshold_backward(g, a, 0, grad_input=g),
         from_output=True,
     ),
     nn.Tanh: _Activation(
@@ -70,9 +71,12 @@ _ACTIVATIONS: dict[type[nn.Module], _Activation] = {
 }
 
 
+_USUAL_SETTINGS = {activation: activation().extra_repr() for activation in _ACTIVATIONS}
+
+
 def knows_activation(layer: nn.Module) -> bool:
     """Whether a layer is one of the known activations, with its usual settings."""
-    return type(layer) in _ACTIVATIONS and repr(layer) == repr(type(layer)())
+    return type(layer) in _ACTIVATIONS and layer.extra_repr() == _USUAL_SETTINGS[type(layer)]
 
 
 class ChainTape:

@@ -86,6 +86,8 @@ class VectorField(nn.Module):
 
     def _network_type(self) -> torch.dtype | None:
         """Return the type to compute in where it is not that of the weights."""
+        if self.arithmetic != "bfloat16":
+            return None  # without a look for the weights, which takes longer than all the rest of a preparation
         weights = next(self.network.parameters()).dtype
         dtype = network_type(self.arithmetic, weights)
         return None if dtype == weights else dtype

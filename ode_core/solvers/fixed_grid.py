@@ -6,7 +6,7 @@ some ``h = 1/N``, end in a spurious extra step.
 
 import time
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -80,14 +80,16 @@ def solve_fixed_grid(
     assert execution.path == "taped" or walk.evaluations == planned
     # A step only adds to the state, and nothing added to inf or NaN is finite: looking at the end suffices.
     finite = finite_samples(final)
+    status = per_sample_values(z0, SolveStatus.SUCCESS)
     if not bool(finite.all()):
+        status[~finite] = int(SolveStatus.NON_FINITE)
         final = torch.where(broadcast_to_state(finite, final), final, torch.nan)
         if trajectory is not None:
             reached = torch.stack([broadcast_to_state(finite_samples(row), row) for row in trajectory])
             trajectory = torch.where(reached, trajectory, torch.nan)
     return Solution(
         final=final,
-        status=torch.where(finite, int(SolveStatus.SUCCESS), int(SolveStatus.NON_FINITE)),
+        status=status,
         evaluations=per_sample_values(z0, planned),
         accepted=per_sample_values(z0, steps),
         rejected=per_sample_values(z0, 0),
@@ -230,8 +232,12 @@ class _GridWalk:
         self.evaluations = 0
         self.record: Record | None = None
         self._rows, self._b = _scaled(tableau, self.h)
-        self._c = torch.tensor([float(c) for c in tableau.c[: len(self._rows)]], dtype=torch.float64)
         self._slope: Tensor | None = None  # the field at the current state
+
+    @cached_property
+    def _c(self) -> Tensor:
+        """``c`` of the stages that a step evaluates."""
+        return torch.tensor([float(c) for c in self.tableau.c[: len(self._rows)]], dtype=torch.float64)
 
     def to_the_end(self, steps: CompilableSteps | None = None, compilation: Compilation = "never") -> None:
         """Walk to ``t1``, with compiled steps where they are given and due."""
