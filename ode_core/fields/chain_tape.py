@@ -150,11 +150,9 @@ class ChainTape:
         """Begin a backward pass: all gradients are zero."""
         if not self._transposed:
             self._transposed = [w.mT.contiguous() for w in reversed(self._weights[:-1])]
-        self._weight_gradients = [torch.zeros_like(w, memory_format=torch.contiguous_format) for w in self._weights]
-        if self._narrow:
-            self._weight_gradients[-1] = self._weight_gradients[-1].mT.contiguous()
-        self._bias_gradients = [torch.zeros_like(b, memory_format=torch.contiguous_format) for b in self._biases]
-        self._time_gradient = None if self._time_weight is None else torch.zeros_like(self._time_weight)
+        self._weight_gradients: list[Tensor | None] = [None] * len(self._weights)  # the last transposed where narrow
+        self._bias_gradients: list[Tensor | None] = [None] * len(self._biases)
+        self._time_gradient: Tensor | None = None
 
     def cotangent(self, slot: int) -> Tensor:
         """Return where the cotangent of an evaluation's slope is to be written."""
@@ -181,10 +179,12 @@ class ChainTape:
 
     def gradients(self) -> tuple[Tensor, ...]:
         """Return the gradients of the chain's ``tensors`` once every slot is pulled back."""
-        weights, last = self._weight_gradients[:-1], self._weight_gradients[-1]
-        biases = [b.squeeze(-2) for b in self._bias_gradients]
-        time = () if self._time_gradient is None else (self._time_gradient.squeeze(-2),)
-        return (*weights, last.mT if self._narrow else last, *biases, *time)
+        *weights, last = self._weight_gradients
+        assert last is not None
+        found = [*weights, last.mT if self._narrow else last, *self._bias_gradients]
+        if self._time_weight is not None:
+            found.append(self._time_gradient)
+        return tuple(gradient for gradient in found if gradient is not None)
 
     def _hidden_layers_at(self, slot: int, t: float) -> list[tuple[Tensor, Tensor]]:
         """Return the hidden layers with the time's part in the first one's bias."""
@@ -200,29 +200,36 @@ class ChainTape:
         states, slopes = memory.states.narrow(0, first, count), cotangents.states.narrow(0, 0, count)
         hidden = [layer.narrow(0, first, count) for layer in memory.hidden]
         gradients = [layer.narrow(0, 0, count) for layer in cotangents.hidden]
-        totals = self._weight_gradients
-        self._accumulate(totals[0], states if self._narrow else states.mT, gradients[0])
-        for total, values, g in zip(totals[1:-1], hidden[:-1], gradients[1:], strict=True):
-            self._accumulate(total, values.mT, g)
+        # As (features, rows) and (rows, features) of each layer. The last transposed where states are narrow: a product
+        # with few rows is faster than one with few columns.
+        pairs = [(values.mT, g) for values, g in zip([states, *hidden], [*gradients, slopes], strict=True)]
         if self._narrow:
-            # The transpose: a product with few rows is faster than one with few columns.
-            self._accumulate(totals[-1], slopes, hidden[-1])
-        else:
-            self._accumulate(totals[-1], hidden[-1].mT, slopes)
-        for total, g in zip(self._bias_gradients, [*gradients, slopes.mT if self._narrow else slopes], strict=True):
-            total += g.sum(dim=-2, keepdim=True).sum(dim=0)  # over both at once is ten times as slow in a stack
-        if self._time_gradient is not None:
+            pairs[0], pairs[-1] = (states, gradients[0]), (slopes, hidden[-1])
+        for layer, (left, right) in enumerate(pairs):
+            self._weight_gradients[layer] = self._accumulated(self._weight_gradients[layer], left, right)
+        for layer, g in enumerate([*gradients, slopes.mT if self._narrow else slopes]):
+            # Over both dimensions at once is ten times as slow in a stack.
+            self._bias_gradients[layer] = _sum(self._bias_gradients[layer], g.sum(dim=-2).sum(dim=0))
+        if self._time_weight is not None:
             times = torch.tensor(self._times[first : first + count], dtype=states.dtype, device=states.device)
-            self._time_gradient += torch.tensordot(times, gradients[0].sum(dim=-2, keepdim=True), dims=1)
+            part = torch.tensordot(times, gradients[0].sum(dim=-2), dims=1)
+            self._time_gradient = _sum(self._time_gradient, part)
 
-    def _accumulate(self, total: Tensor, left: Tensor, right: Tensor) -> None:
-        """Add ``sum_k left[k] @ right[k]``, ``left`` with its features first."""
+    def _accumulated(self, total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+        """Return ``total + sum_k left[k] @ right[k]``, ``total`` itself where there is one."""
         if self._layout.networks is None:
             # All evaluations as one product.
-            torch.addmm(total, left.movedim(0, 1).flatten(1), right.flatten(0, 1), out=total)
-            return
-        for one, other in zip(left, right, strict=True):
-            torch.baddbmm(total, one, other, out=total)
+            pairs = [(left.movedim(0, 1).flatten(1), right.flatten(0, 1))]
+        else:
+            pairs = list(zip(left, right, strict=True))
+        for one, other in pairs:
+            total = self._product(one, other) if total is None else self._add_product(total, one, other, out=total)
+        assert total is not None
+        return total
+
+
+def _sum(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total.add_(part)
 
 
 def _layout(chain: "DenseChain", z: Tensor) -> TapeLayout:

@@ -5,6 +5,7 @@ together, a small field costs little more than its matrix products.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Protocol, TypeGuard
 
 import torch
@@ -107,9 +108,15 @@ class GridRule:
         self.times = [t if low <= t <= high else min(max(t, low), high) for t in times]
 
 
+@lru_cache(maxsize=4)
+def _grid_rule(tableau: ButcherTableau, steps: int, t0: float, t1: float, dtype: torch.dtype) -> GridRule:
+    """Return the rule, the same for every iteration of a training."""
+    return GridRule(tableau, steps, t0, t1, dtype)
+
+
 def solve_taped(field: TapedField, z0: Tensor, tableau: ButcherTableau, steps: int, t0: float, t1: float) -> Tensor:
     """Return the state ``(batch, *state)`` at ``t1``; gradients flow to ``z0`` and the field's ``tensors``."""
-    rule = GridRule(tableau, steps, t0, t1, z0.dtype)
+    rule = _grid_rule(tableau, steps, t0, t1, z0.dtype)
     wanted = torch.is_grad_enabled() and (z0.requires_grad or any(w.requires_grad for w in field.tensors))
     if not wanted:
         tape = field.tape(z0, rule.stages)
