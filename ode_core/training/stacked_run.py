@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ode_core.datasets.load import Dataset
-from ode_core.fields.buffer_pool import BufferPool
 from ode_core.fields.dense_chain import LONGEST, chain_of, is_chain
+from ode_core.fields.tape_memory import TapePool
 from ode_core.fields.vector_fields import VectorField
 from ode_core.models.predictions import OnBatch
 from ode_core.solvers.solve import solve
@@ -54,7 +54,7 @@ class StackedTrainingRun:
         self._weights = _stacked([run.model for run in self.runs])
         self._optimizer = build_optimizer(spec.training, self._weights.values())
         self._alive = torch.ones(len(seeds), dtype=self._model.dtype, device=device)
-        self._pool = BufferPool()
+        self._pool = TapePool()
 
     @property
     def iteration(self) -> int:
@@ -72,12 +72,13 @@ class StackedTrainingRun:
         None for a run that has diverged; ``diverged`` then says why, and its weights are those before.
         """
         start = time.perf_counter()
-        batches = [run.batch() for run in self.runs]
-        inputs, labels = (torch.stack(parts) for parts in zip(*batches, strict=True))
+        inputs, labels = self.runs[0].samples(torch.cat([run.batch_indices() for run in self.runs]))
+        labels = labels.view(len(self.runs), -1)
         with self._model.float32_products():
             logits, statuses, evaluations = self._forward(inputs)
         losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(dim=1)
-        self._optimizer.zero_grad(set_to_none=True)
+        for weights in self._weights.values():
+            weights.grad = None
         with self._model.float32_products():
             torch.dot(losses, self._alive).backward()  # type: ignore[no-untyped-call]
         norms = self._gradient_norms()
@@ -133,9 +134,13 @@ class StackedTrainingRun:
         return self.runs[number].trained_model(on_batch=on_batch)
 
     def _forward(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits ``(runs, batch, classes)``, statuses ``(runs, batch)`` and mean evaluations ``(runs,)``."""
-        runs, batch = inputs.shape[:2]
-        z0 = self._model.initial_state(inputs.flatten(0, 1))
+        """Return logits ``(runs, batch, classes)``, statuses ``(runs, batch)`` and mean evaluations ``(runs,)``.
+
+        Args:
+            inputs: ``(runs * batch, *shape)``.
+        """
+        runs, batch = len(self.runs), len(inputs) // len(self.runs)
+        z0 = self._model.initial_state(inputs)
         field = self._model.field
         assert isinstance(field, VectorField)
         names = [f"field.network.{i}" for i in range(0, len(field.network), 2)]
@@ -156,8 +161,9 @@ class StackedTrainingRun:
         return logits, solution.status.view(runs, batch), solution.evaluations.view(runs, batch).double().mean(dim=1)
 
     def _gradient_norms(self) -> Tensor:
-        parts = [w.grad.flatten(1).square().sum(dim=1) for w in self._weights.values() if w.grad is not None]
-        return torch.stack(parts).sum(dim=0).double().sqrt()
+        gradients = [w.grad.flatten(1) for w in self._weights.values() if w.grad is not None]
+        norms: Tensor = torch.linalg.vector_norm(torch.cat(gradients, dim=1), dim=1)
+        return norms.double()
 
     def _stop_diverged(self, rows: Sequence[Sequence[float]], statuses: Tensor) -> None:
         for i, (loss, _, norm, _) in enumerate(rows):
