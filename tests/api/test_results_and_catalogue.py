@@ -73,6 +73,8 @@ def test_a_result_row_names_both_solvers_and_what_was_measured(served_on_both: S
         "samples": 360,
         "failures": 0,
         "seconds": 0.1,
+        "study": None,
+        "seed": None,
     }
 
 
