@@ -20,7 +20,8 @@ from ode_core.solvers.solve import solve
 from ode_core.specs.methods import MethodName
 from ode_core.specs.solver import SolverSpec
 
-CURVE_POINTS = 33
+BRANCHES = 32
+CURVE_POINTS = 65
 
 _REFERENCE_METHOD: MethodName = "dopri8"  # another method than the continuations', so that the two check each other
 _REFERENCE_TOLERANCES = (1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-11)
@@ -33,7 +34,8 @@ class ErrorFan:
 
     Attributes:
         starts: the grid points from which the exact flow is followed, from 0 to the last but one of them.
-        curves: ``(points, starts, n, *state)``, the continuations, at equal fractions of the time left.
+        curves: ``(points, starts, n, *state)``, the continuations, at equal fractions of the time from their start, or
+            from ``curves_from`` if that is later, to the end.
         ends: ``(starts + 1, n, *state)``, ``V`` at the starts and, last, the numerical end.
         global_error: ``(n, *state)``, numerical end minus the exact end, which was computed by itself.
         residual: ``(n,)``, ``|sum of the transported errors - global_error|`` over the sum of their sizes.
@@ -61,8 +63,9 @@ def error_fan(
     states: Tensor,
     times: Tensor,
     *,
-    branches: int = 24,
+    branches: int = BRANCHES,
     curve_points: int = CURVE_POINTS,
+    curves_from: float | None = None,
     max_evaluations: int | None = None,
 ) -> ErrorFan:
     """Return the fan of a numerical solution.
@@ -73,6 +76,7 @@ def error_fan(
         times: ``(steps + 1,)``, the grid.
         branches: at most so many continuations a sample; with more steps, one from every few steps.
         curve_points: points of each continuation.
+        curves_from: time from which the continuations are kept; None: all of them.
         max_evaluations: bound on the evaluations of the field for one sample in one solve, or None.
     """
     steps, n = len(states) - 1, states.shape[1]
@@ -81,15 +85,16 @@ def error_fan(
     end_time = float(times[-1])
     stride = -(-steps // branches)
     starts = list(range(0, steps, stride))
-    begins = states[starts].reshape(-1, *shape)
-    flow = flow_to_end(
-        field,
-        begins,
-        times[starts].repeat_interleave(n),
-        end_time,
-        points=curve_points,
-        max_evaluations=max_evaluations,
-    )
+    begins, begin_times = states[starts].reshape(-1, *shape), times[starts].repeat_interleave(n)
+    error, converged = torch.zeros_like(begin_times), torch.ones_like(begin_times, dtype=torch.bool)
+    early = torch.nonzero(begin_times < (begin_times[0] if curves_from is None else curves_from)).flatten()
+    if curves_from is not None and len(early) > 0:
+        before = flow_to_end(field, begins[early], begin_times[early], curves_from, max_evaluations=max_evaluations)
+        begins, begin_times = begins.index_copy(0, early, before.ends), begin_times.clone()
+        begin_times[early] = curves_from
+        error[early], converged[early] = before.error, before.converged
+    flow = flow_to_end(field, begins, begin_times, end_time, points=curve_points, max_evaluations=max_evaluations)
+    error, converged = error.maximum(flow.error), converged & flow.converged
     curves = flow.curves.reshape(curve_points, len(starts), n, *shape)
     ends = torch.cat([curves[-1], states[-1:]])
     global_error = states[-1] - _exact_end(field, states[0], float(times[0]), end_time, max_evaluations)
@@ -97,12 +102,11 @@ def error_fan(
     sizes = transported.reshape(len(starts), n, -1).norm(dim=2).sum(dim=0)
     missing = (transported.sum(dim=0) - global_error).reshape(n, -1).norm(dim=1)
     residual = torch.where(sizes > 0, missing / sizes, missing)
-    error = flow.error.reshape(len(starts), n).amax(dim=0)
     size = torch.cat([states, ends]).reshape(-1, n, shape.numel()).abs().amax(dim=(0, 2))
     # The ends of two solves, each right to the accuracy; comparisons with NaN are False.
     adds_up = missing <= 2 * ACCURACY * size
-    converged = flow.converged.reshape(len(starts), n).all(dim=0) & adds_up
-    return ErrorFan(starts, curves, ends, global_error, residual, error, converged)
+    converged = converged.reshape(len(starts), n).all(dim=0) & adds_up
+    return ErrorFan(starts, curves, ends, global_error, residual, error.reshape(len(starts), n).amax(dim=0), converged)
 
 
 @torch.no_grad()

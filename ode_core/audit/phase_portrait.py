@@ -16,42 +16,64 @@ from ode_core.solvers.truncated_grid import precision_of, truncated_grid
 from ode_core.specs.solver import SolverSpec
 
 _PADDING = 0.08  # of a plane's width, on each side
+_MANY = 20  # samples; fewer are all shown
+_MOST = 0.85  # of the samples; a few run far away where a field grows, and would leave the others a dot
+_WORTH_LEAVING_OUT = 1.5  # times smaller the plane has to be without them
 _SMALLEST_WIDTH = 1e-6
+_FLATTEST = 0.1  # the shorter side over the longer
 
 
 @dataclass(frozen=True)
 class Plane:
-    """A square part of the plane, with the edge of length ``width`` around ``centre``."""
+    """A rectangle in the plane: its edges along both axes."""
 
-    centre: tuple[float, float]
-    width: float
+    x: tuple[float, float]
+    y: tuple[float, float]
 
     @classmethod
-    def around(cls, *points: FloatArray) -> "Plane":
-        """Return the square that holds all finite points, ``(..., 2)`` each, with some space around them."""
-        rows = np.concatenate([part.reshape(-1, 2) for part in points])
+    def around(cls, points: FloatArray) -> "Plane":
+        """Return the rectangle that holds all finite points, ``(..., 2)``, with some space around them."""
+        rows = points.reshape(-1, 2)
         rows = rows[np.isfinite(rows).all(axis=1)]
         if len(rows) == 0:
-            return cls((0.0, 0.0), 1.0)
+            return cls((-0.5, 0.5), (-0.5, 0.5))
         low, high = rows.min(axis=0), rows.max(axis=0)
-        width = max(float((high - low).max()) * (1 + 2 * _PADDING), _SMALLEST_WIDTH)
+        # A side is not much shorter than the other: what is flat should look flat.
+        smallest = max(float((high - low).max()) * _FLATTEST, _SMALLEST_WIDTH)
+        half = np.maximum(high - low, smallest) * (0.5 + _PADDING)
         middle = (low + high) / 2
-        return cls((float(middle[0]), float(middle[1])), width)
+        (x0, y0), (x1, y1) = (middle - half).tolist(), (middle + half).tolist()
+        return cls((x0, x1), (y0, y1))
 
-    def axis(self, dimension: int, count: int) -> FloatArray:
-        """Return the middles of ``count`` equal cells along an axis."""
-        cells = (np.arange(count) + 0.5) / count - 0.5
-        return np.asarray(self.centre[dimension] + cells * self.width)
+    @classmethod
+    def around_most(cls, states: FloatArray) -> "Plane":
+        """Return the rectangle around the ``(times, n, 2)`` states of most samples.
+
+        Of 20 and more, the 15 % that go furthest from the middle are left out if it is much smaller without them.
+        """
+        everything = cls.around(states)
+        seen = states[:, [bool(np.isfinite(sample).all(axis=1).any()) for sample in states.swapaxes(0, 1)]]
+        if seen.shape[1] < _MANY:
+            return everything
+        middle = np.nanmedian(np.where(np.isfinite(seen), seen, np.nan).reshape(-1, 2), axis=0)
+        furthest = np.abs(np.nan_to_num(seen, nan=np.inf) - middle).max(axis=(0, 2))
+        most = cls.around(seen[:, furthest <= np.quantile(furthest, _MOST, method="lower")])
+        return most if most.width * _WORTH_LEAVING_OUT <= everything.width else everything
+
+    @property
+    def width(self) -> float:
+        """The length of the longer side."""
+        return max(self.x[1] - self.x[0], self.y[1] - self.y[0])
 
     def grid(self, count: int) -> FloatArray:
         """Return ``(count * count, 2)`` middles of cells, row by row from the lowest, each from left to right."""
-        x, y = np.meshgrid(self.axis(0, count), self.axis(1, count))
+        shares = (np.arange(count) + 0.5) / count
+        x, y = np.meshgrid(*(low + shares * (high - low) for low, high in (self.x, self.y)))
         return np.stack([x.ravel(), y.ravel()], axis=1)
 
     def to_json(self) -> dict[str, Any]:
         """Return the edges as JSON values."""
-        half = self.width / 2
-        return {axis: [middle - half, middle + half] for axis, middle in zip("xy", self.centre, strict=True)}
+        return {"x": list(self.x), "y": list(self.y)}
 
 
 @dataclass(frozen=True)
@@ -146,6 +168,20 @@ def decision_line(model: Classifier) -> tuple[tuple[float, float], float] | None
     if length == 0:
         return None
     return (float(normal[0]) / length, float(normal[1]) / length), offset / length
+
+
+def last_turn(states: FloatArray, angle: float) -> int:
+    """Return the first index from which no curve turns by more than ``angle`` (radians, all turns added up) to its end.
+
+    Args:
+        states: ``(times, n, 2)``, curves so finely sampled that they turn by less than half a circle a step.
+        angle: allowed.
+    """
+    steps = np.nan_to_num(np.diff(states, axis=0))
+    u, v = steps[:-1], steps[1:]
+    turns = np.abs(np.arctan2(u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0], (u * v).sum(axis=-1)))
+    left = np.cumsum(turns[::-1], axis=0)[::-1].max(axis=1, initial=0.0)
+    return int(np.searchsorted(-left, -angle))
 
 
 def states_of(model: Classifier, points: FloatArray) -> Tensor:

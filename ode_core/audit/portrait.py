@@ -25,6 +25,7 @@ from ode_core.audit.phase_portrait import (
     has_planar_state,
     in_float64,
     inputs_of,
+    last_turn,
     planar,
     regions_of_states,
     trajectories,
@@ -35,9 +36,12 @@ from ode_core.models.predictions import NO_LABEL, predict
 from ode_core.specs.solver import SolverSpec
 
 CLUSTER_SAMPLES = 1000
-STORED_POINTS = 12_000  # of all trajectories of a view together, and of a view's numerical solutions in its fan
+STORED_POINTS = 8_000  # of all trajectories of a view together, and of a view's numerical solutions in its fan
 STORED_CROSSINGS = 500
 EXACT_TIMES = 129
+LAP = 1.25 * 2 * math.pi  # a fan is drawn over its last lap: over many of them nothing could be told apart
+LAP_TIMES = 1_025
+SHORTEST_LAP = 0.02  # of the interval
 LARGEST_EXACT_GRID = 1_025  # grid points an exact solution is made to land on
 DIGITS = 7  # of stored numbers; float32 has no more
 
@@ -107,16 +111,11 @@ def portrait(
     for each in (solver, finer):
         progress.next(f"trajectories of {each.label}")
         views.append(drawing.view(each))
-    progress.next("vector field and clusters")
-    plane = Plane.around(exact.states, *(view.trajectories.states for view in views))
-    final_plane = Plane.around(exact_final.states, *(view.final.states for view in views))
+    progress.next("vector field")
+    plane = Plane.around_most(views[0].trajectories.states)
     document = drawing.header() | {
         "field": {"plane": plane.to_json(), "time": 0.0, "arrows": _rounded(arrows(model, plane, size.grid))},
-        "final_regions": {
-            "plane": final_plane.to_json(),
-            "classes": _rows(regions_of_states(model, final_plane, size.grid), size.grid),
-            "line": _line(model),
-        },
+        "decision_line": _line(model),
     }
     input_plane = drawing.input_plane()
     document["input_plane"] = None if input_plane is None else input_plane.to_json()
@@ -267,16 +266,27 @@ class _Drawing:
         ).solution
         assert solution.trajectory is not None
         states = solution.trajectory.detach().double()
+        begin = self._last_lap(planar(states, len(states)), view.grid)
         fan = error_fan(
             self.exact.field.for_states(self.model.state_shape),
             states,
             view.grid,
+            curves_from=begin,
             max_evaluations=self.size.max_evaluations,
         )
-        stride = max(1, math.ceil(len(states) * len(self.fan_samples) / STORED_POINTS))
-        return [self._fan(fan, states, view, stride, number) for number in range(len(self.fan_samples))]
+        shown = [k for k, t in enumerate(view.grid.tolist()) if t >= begin]
+        points = _thinned(shown, math.ceil(len(shown) * len(self.fan_samples) / STORED_POINTS))
+        return [self._fan(fan, states, view, points, number) for number in range(len(self.fan_samples))]
 
-    def _fan(self, fan: ErrorFan, states: Tensor, view: _View, stride: int, number: int) -> dict[str, Any]:
+    def _last_lap(self, states: FloatArray, grid: Tensor) -> float:
+        """Return the time from which no numerical or exact solution of the fan's samples turns by more than a lap."""
+        numerical = float(grid[last_turn(states, LAP)])
+        flow = self._flow(self.inputs[self.fan_samples], LAP_TIMES)
+        exact = self.model.end_time * last_turn(planar(flow.curves, LAP_TIMES), LAP) / (LAP_TIMES - 1)
+        # A solution that goes to and fro on a line, or through all of its turns in a step, leaves a part of the time.
+        return min(max(numerical, exact), (1 - SHORTEST_LAP) * self.model.end_time)
+
+    def _fan(self, fan: ErrorFan, states: Tensor, view: _View, points: list[int], number: int) -> dict[str, Any]:
         sample = self.fan_samples[number]
         about = {"sample": sample, "label": int(self.labels[sample])}
         if not bool(fan.converged[number]):
@@ -284,7 +294,6 @@ class _Drawing:
                 "problem": "the numerical solution is not finite, or an exact continuation of it did not converge"
             }
         numerical = planar(states[:, number])
-        points = _every(len(numerical), stride)
         with torch.no_grad():
             logits = self.exact.head(fan.ends[:, number])
         return about | {
@@ -301,10 +310,16 @@ class _Drawing:
 
     def _final(self, final: FinalStates) -> dict[str, Any]:
         labels = self.labels.numpy()
+        plane = Plane.around_most(final.states[None])
         return {
             "accuracy": float((final.predictions == labels).mean()),
             "failures": int((final.predictions == NO_LABEL).sum()),
-            "final": {"states": _rounded(final.states), "predictions": final.predictions.tolist()},
+            "final": {
+                "plane": plane.to_json(),
+                "regions": _rows(regions_of_states(self.model, plane, self.size.grid), self.size.grid),
+                "states": _rounded(final.states),
+                "predictions": final.predictions.tolist(),
+            },
             "separation": self._separation(final),
         }
 
@@ -358,18 +373,19 @@ def _margins(logits: Tensor, label: int) -> Tensor:
 
 
 def _trajectories(drawn: Trajectories, stride: int) -> dict[str, Any]:
-    points = _every(len(drawn.times), stride)
+    points = _thinned(list(range(len(drawn.times))), stride)
     return {
+        "plane": Plane.around_most(drawn.states).to_json(),
         "stride": stride,
         "times": _rounded(drawn.times[points]),
         "states": _rounded(drawn.states[points].swapaxes(0, 1)),
     }
 
 
-def _every(count: int, stride: int) -> list[int]:
-    """Return every ``stride``-th index and the last."""
-    points = list(range(0, count, stride))
-    return points if points[-1] == count - 1 else [*points, count - 1]
+def _thinned(points: list[int], stride: int) -> list[int]:
+    """Return every ``stride``-th of the points and the last."""
+    kept = points[:: max(1, stride)]
+    return kept if kept[-1] == points[-1] else [*kept, points[-1]]
 
 
 def _shown(crossings: Crossings) -> list[dict[str, Any]]:

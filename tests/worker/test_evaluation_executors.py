@@ -286,7 +286,7 @@ def test_a_portrait_of_a_state_of_two_features_of_images_has_no_plane_of_inputs(
     assert result is not None
     assert result["classes"] == 10
     assert result["inputs"] is result["input_plane"] is result["views"][0]["input_regions"] is None
-    assert result["final_regions"]["line"] is result["views"][0]["separation"] is None
+    assert result["decision_line"] is result["views"][0]["separation"] is None
     assert result["views"][0]["fans"] == []
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ode_core.audit.phase_portrait import Plane, decision_line
+from ode_core.audit.phase_portrait import Plane, decision_line, last_turn
 from ode_core.audit.portrait import STORED_CROSSINGS, PortraitSize, portrait
 from ode_core.models.classifier import Classifier, build_classifier
 from ode_core.specs import ClassifierSpec, ConcentricSpheresSpec, Conv1dField, MlpField, SolverSpec
@@ -78,9 +78,8 @@ def test_clusters_are_the_final_states_with_their_predictions(drawn: dict[str, A
 
 
 def test_decision_regions_follow_from_the_map_from_inputs_to_final_states(drawn: dict[str, Any]) -> None:
-    (low, high), _ = drawn["input_plane"]["x"], drawn["input_plane"]["y"]
-    middles = low + (np.arange(15) + 0.5) / 15 * (high - low)
-    x, y = np.meshgrid(middles, middles)
+    shares = (np.arange(15) + 0.5) / 15
+    x, y = np.meshgrid(*(low + shares * (high - low) for low, high in map(drawn["input_plane"].get, "xy")))
 
     for view, first_row in (
         (drawn["views"][0], np.linalg.matrix_power(np.array([[1, -ANGLE / 4], [ANGLE / 4, 1]]), 4)[0]),
@@ -92,12 +91,13 @@ def test_decision_regions_follow_from_the_map_from_inputs_to_final_states(drawn:
 
 
 def test_the_classifiers_line_and_regions_are_those_of_its_head(drawn: dict[str, Any]) -> None:
-    assert drawn["final_regions"]["line"] == {"normal": [1, 0], "offset": 0}
-    low, high = drawn["final_regions"]["plane"]["x"]
-    middles = low + (np.arange(15) + 0.5) / 15 * (high - low)
-    clear = np.abs(middles) > 1e-6
-    for row in drawn["final_regions"]["classes"]:
-        np.testing.assert_array_equal(np.array(row)[clear], (middles > 0)[clear])
+    assert drawn["decision_line"] == {"normal": [1, 0], "offset": 0}
+    for view in [*drawn["views"], drawn["reference"]]:
+        low, high = view["final"]["plane"]["x"]
+        middles = low + (np.arange(15) + 0.5) / 15 * (high - low)
+        clear = np.abs(middles) > 1e-6
+        for row in view["final"]["regions"]:
+            np.testing.assert_array_equal(np.array(row)[clear], (middles > 0)[clear])
 
 
 def test_the_arrows_are_the_field(drawn: dict[str, Any]) -> None:
@@ -163,15 +163,15 @@ def test_a_portrait_is_json_of_a_bounded_size_without_nan() -> None:
 
 
 def test_what_is_not_finite_is_null_and_a_fan_of_it_says_so() -> None:
-    # (1 + 100 / 400)^400 is beyond float32.
-    model = classifier_around(LinearField([[100.0, 0.0], [0.0, 100.0]]))
+    # (1 + 25 / 100)^100 of it is beyond float32.
+    model = classifier_around(LinearField([[25.0, 0.0], [0.0, 25.0]]))
 
     seen = portrait(
         model,
-        circle(4),
+        1e30 * circle(4),
         torch.tensor([0, 1, 0, 1]),
-        SolverSpec(method="euler", steps=400),
-        SolverSpec(method="euler", steps=800),
+        SolverSpec(method="euler", steps=100),
+        SolverSpec(method="euler", steps=200),
         autonomous=True,
         size=PortraitSize(samples=4, fan_samples=1, grid=5),
     )
@@ -219,9 +219,40 @@ def test_the_decision_line_is_where_both_logits_are_equal() -> None:
     assert (nx, ny, offset) == pytest.approx((0.6, 0.8, -0.5))
 
 
-def test_a_plane_is_a_square_around_all_finite_points() -> None:
+def test_a_plane_holds_all_finite_points_with_some_space_around_them() -> None:
     plane = Plane.around(np.array([[0.0, 0.0], [2.0, 1.0], [np.nan, 5.0]]))
 
-    assert plane.centre == (1.0, 0.5)
-    assert plane.width == pytest.approx(2 * 1.16)
+    assert plane.x == pytest.approx((-0.16, 2.16))
+    assert plane.y == pytest.approx((-0.08, 1.08))
     np.testing.assert_allclose(plane.grid(1), [[1.0, 0.5]])
+
+
+def test_a_plane_of_points_on_a_line_has_two_sides() -> None:
+    plane = Plane.around(np.array([[0.0, 3.0], [2.0, 3.0]]))
+
+    assert plane.y == pytest.approx((3 - 0.116, 3 + 0.116))
+
+
+def test_a_plane_around_most_leaves_out_the_few_that_run_far_away() -> None:
+    near = np.stack([circle(30).double().numpy(), 2 * circle(30).double().numpy()])
+    states = np.concatenate([near, [[[1.0, 1.0]], [[900.0, 0.0]]]], axis=1)
+
+    plane = Plane.around_most(states)
+
+    assert plane.width < 2 * 2 * 1.16 + 1e-9
+    assert Plane.around_most(near).width == Plane.around(near).width
+
+
+def test_a_plane_of_states_that_are_all_lost_is_still_one() -> None:
+    assert Plane.around_most(np.full((1, 3, 2), np.nan)) == Plane((-0.5, 0.5), (-0.5, 0.5))
+
+
+def test_the_last_turn_begins_where_a_circle_has_a_turn_to_go() -> None:
+    angles = np.linspace(0, 10, 1001)
+    circling = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    straight = np.stack([angles, angles], axis=1)
+
+    assert angles[last_turn(np.stack([straight, circling], axis=1), 2 * np.pi)] == pytest.approx(
+        10 - 2 * np.pi, abs=0.05
+    )
+    assert last_turn(straight[:, None], 2 * np.pi) == 0

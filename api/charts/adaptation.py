@@ -1,0 +1,105 @@
+"""A training under adaptation: how the accuracy and the solver's effort went over its iterations."""
+
+from collections.abc import Sequence
+
+import altair as alt
+
+from api.charts.figure import Canvas, Figure, NothingToDraw, Row
+from api.charts.theme import PALETTE
+from api.charts.training_curves import (
+    HEIGHT,
+    WIDTH,
+    Series,
+    accuracy_panel,
+    iterations,
+    last_iteration,
+    noisy_panel,
+    rows_of,
+    step_line,
+)
+
+_ACCEPTED, _REJECTED = "accepted: coarser", "rejected: finer"
+
+
+def step_adaptation(series: Series, name: str) -> Figure:
+    """Draw accuracy, steps and, at the checks, the difference between training and test solver.
+
+    Args:
+        series: metrics of a training job; used are ``train_accuracy``, ``steps``, ``adaptation_accepted`` and
+            ``adaptation_difference``.
+        name: of the model.
+
+    Raises:
+        NothingToDraw: the job checked no step.
+    """
+    if not series.get("adaptation_accepted") or not series.get("steps"):
+        raise NothingToDraw("this training did not adapt its steps: submit one with adaptation")
+    canvas = Canvas()
+    x = iterations(last_iteration(series))
+    steps = rows_of(series, "steps")
+    y = alt.Y("value:Q", scale=alt.Scale(type="log", base=2, nice=True), axis=alt.Axis(title="steps", format="d"))
+    panels = [
+        accuracy_panel(canvas, rows_of(series, "train_accuracy"), x),
+        _with_decisions(canvas, series, step_line(canvas, steps, x, y, PALETTE[2]), steps, x, y),
+    ]
+    differences = rows_of(series, "adaptation_difference")
+    if differences:
+        bars = canvas.draw(differences, "differences").mark_bar(width=1.5, color=PALETTE[3])
+        height = alt.Y("value:Q", axis=alt.Axis(title="accuracy difference at checks", format="%", tickCount=4))
+        panels.append(alt.LayerChart(layer=[bars.encode(x=x, y=height)]).properties(width=WIDTH, height=HEIGHT - 50))
+    return Figure(f"Step adaptation of {name}", alt.VConcatChart(vconcat=panels, spacing=18), canvas)
+
+
+def tolerance_adaptation(series: Series, name: str) -> Figure:
+    """Draw accuracy, tolerance and evaluations of the field.
+
+    Args:
+        series: metrics of a training job; used are ``train_accuracy``, ``tolerance``, ``nfe`` and
+            ``adaptation_accepted``.
+        name: of the model.
+
+    Raises:
+        NothingToDraw: the job adapted no tolerance.
+    """
+    tolerances = rows_of(series, "tolerance")
+    if not tolerances:
+        raise NothingToDraw("this training did not adapt its tolerance: submit one with tolerance adaptation")
+    canvas = Canvas()
+    x = iterations(last_iteration(series))
+    y = alt.Y("value:Q", scale=alt.Scale(type="log"), axis=alt.Axis(title="tolerance", format=".0e", tickCount=5))
+    nfe = alt.Y("value:Q", axis=alt.Axis(title="evaluations of the field", tickCount=5))
+    panels = [
+        accuracy_panel(canvas, rows_of(series, "train_accuracy"), x),
+        _with_decisions(canvas, series, step_line(canvas, tolerances, x, y, PALETTE[2]), tolerances, x, y),
+        noisy_panel(canvas, rows_of(series, "nfe"), x, nfe, PALETTE[3]),
+    ]
+    return Figure(f"Tolerance adaptation of {name}", alt.VConcatChart(vconcat=panels, spacing=18), canvas)
+
+
+def _with_decisions(
+    canvas: Canvas, series: Series, line: alt.Chart, values: Sequence[Row], x: alt.X, y: alt.Y
+) -> alt.LayerChart:
+    """Return the line with a mark at each check: accepted or rejected."""
+    known = {row["iteration"]: row["value"] for row in values}
+    checks = [
+        {"iteration": step, "value": known[step], "decision": _ACCEPTED if accepted else _REJECTED}
+        for step, accepted in series.get("adaptation_accepted", ())
+        if step in known and accepted is not None
+    ]
+    domain = [_ACCEPTED, _REJECTED]
+    marks = (
+        canvas.draw(checks, "checks")
+        .mark_point(size=34, filled=True, opacity=0.9)
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color(
+                "decision:N", scale=alt.Scale(domain=domain, range=[PALETTE[5], PALETTE[1]]), title="at a check"
+            ),
+            shape=alt.Shape(
+                "decision:N", scale=alt.Scale(domain=domain, range=["circle", "triangle-down"]), title="at a check"
+            ),
+            tooltip=["iteration:Q", "value:Q", "decision:N"],
+        )
+    )
+    return alt.LayerChart(layer=[line, marks]).properties(width=WIDTH, height=HEIGHT)
