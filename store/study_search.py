@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ode_core.specs import CriticalStepSearch, bracket, next_steps, violations
+from ode_core.specs import CriticalStepSearch, TrainingJobSpec, bracket, next_steps, violations
 from store.jobs import Job
 
 
@@ -66,10 +66,12 @@ def _seeds(search: CriticalStepSearch, jobs: Sequence[Job]) -> dict[int, dict[in
     """Return step count -> seed -> what was measured and whether it passes."""
     found: dict[int, dict[int, dict[str, Any]]] = {}
     for job in jobs:
-        by_seed = found.setdefault(job.spec["training"]["solver"]["steps"], {})
+        training = TrainingJobSpec.model_validate(job.spec["training"])
+        assert training.solver.steps is not None
+        by_seed = found.setdefault(training.solver.steps, {})
         for run in (job.result or {}).get("runs", []):
             measured = run["search"]
-            passes = search.passes(**measured)
+            passes = search.passes(**measured, classes=training.dataset.classes)
             by_seed[run["seed"]] = {"passes": passes, **measured, "reason": None}
         for failed in failed_seeds(job):
             nothing = dict.fromkeys(("train_accuracy", "test_accuracy", "flip_rate"))

@@ -3,14 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pydantic import TypeAdapter
+
 from api.paper.findings import Configuration, Row, StudyFindings, finest_of, solver_label
 from api.paper.preset import PaperNumbers
 from api.paper.seed_statistics import percent, seeds_in_words
 from api.paper.table import NOT_MEASURED, Table
-from ode_core.specs import METHODS, Bracket, CriticalStepSearch, MethodName, bracket
+from ode_core.specs import METHODS, Bracket, CriticalStepSearch, DatasetSpec, MethodName, bracket
 
 PAPER_THRESHOLD = 0.1
 FLIP_THRESHOLD = 0.02
+
+_DATASET: TypeAdapter[DatasetSpec] = TypeAdapter(DatasetSpec)
 
 BY_ACCURACY = CriticalStepSearch(criterion="accuracy", threshold=PAPER_THRESHOLD)
 BY_FLIPS = CriticalStepSearch(criterion="flip_rate", threshold=FLIP_THRESHOLD)
@@ -24,12 +28,14 @@ class SeedOutcome:
         train_accuracy: under the solver of its training.
         converged_accuracy: under the converged one.
         flip_rate: share of the predictions that differ between the two.
+        classes: number of labels.
     """
 
     seed: int
     train_accuracy: float | None
     converged_accuracy: float | None
     flip_rate: float | None
+    classes: int
 
     @property
     def drop(self) -> float | None:
@@ -39,10 +45,10 @@ class SeedOutcome:
         return self.train_accuracy - self.converged_accuracy
 
     def passes(self, criterion: CriticalStepSearch) -> bool:
-        """Return whether the model keeps its answers; one that was not measured, or diverged, does not."""
+        """Return whether the model keeps its answers; one at chance, not measured, or diverged does not."""
         if self.train_accuracy is None or self.converged_accuracy is None or self.flip_rate is None:
             return False
-        return criterion.passes(self.train_accuracy, self.converged_accuracy, self.flip_rate)
+        return criterion.passes(self.train_accuracy, self.converged_accuracy, self.flip_rate, classes=self.classes)
 
 
 @dataclass(frozen=True)
@@ -70,24 +76,29 @@ def trained_steps(configurations: Sequence[Configuration]) -> list[TrainedSteps]
         solver = configuration.training["solver"]
         if configuration.training.get("adaptation") is not None or "steps" not in solver or converged is None:
             continue
+        classes = _DATASET.validate_python(configuration.training["dataset"]).classes
         outcomes = [
             _outcome(
-                seed.seed, configuration.under_own_solver(seed.seed), configuration.tested_with(seed.seed, converged)
+                seed.seed,
+                configuration.under_own_solver(seed.seed),
+                configuration.tested_with(seed.seed, converged),
+                classes,
             )
             for seed in configuration.seeds
         ]
-        outcomes += [SeedOutcome(failed.seed, None, None, None) for failed in configuration.failed]
+        outcomes += [SeedOutcome(failed.seed, None, None, None, classes) for failed in configuration.failed]
         ordered = sorted(outcomes, key=lambda outcome: outcome.seed)
         found.append(TrainedSteps(solver["steps"], solver["method"], tuple(ordered)))
     return sorted(found, key=lambda one: one.steps)
 
 
-def _outcome(seed: int, own: Row | None, converged: Row | None) -> SeedOutcome:
+def _outcome(seed: int, own: Row | None, converged: Row | None, classes: int) -> SeedOutcome:
     return SeedOutcome(
         seed=seed,
         train_accuracy=None if own is None else own["accuracy"],
         converged_accuracy=None if converged is None else converged["accuracy"],
         flip_rate=None if converged is None else converged["flip_rate"],
+        classes=classes,
     )
 
 
@@ -148,7 +159,8 @@ def training_grid_table(study: StudyFindings) -> Table:
         tuple(rows),
         (
             f"Mean ± standard deviation (n - 1) over the seeds; drop and changes: from the training solver to {fine}.",
-            "The last two columns say yes if every seed's model stays within the threshold.",
+            "The last two columns say yes if every seed's model stays within the threshold and is better than guessing "
+            "by more than it.",
         ),
     )
 

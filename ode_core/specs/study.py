@@ -118,7 +118,8 @@ class CriticalStepSearch(Spec):
 
     Step counts are powers of two; bisection takes about log2 of their number instead of all. A seed passes when its
     accuracy drops by at most ``threshold`` (``accuracy``), or at most this share of its predictions changes
-    (``flip_rate``), from the solver it was trained with to ``test``. A seed whose training diverges does not pass.
+    (``flip_rate``), from the solver it was trained with to ``test``. A seed whose training diverges does not pass, nor
+    does one below ``least_accuracy``: a model at chance has no accuracy to lose, and says nothing about the solver.
     """
 
     method: MethodName = "euler"
@@ -126,6 +127,9 @@ class CriticalStepSearch(Spec):
     highest: Steps = 512
     criterion: Literal["accuracy", "flip_rate"] = "accuracy"
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    least_accuracy: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="under the solver of the training; null: threshold above that of guessing"
+    )
     test: SolverSpec = Field(
         default=SolverSpec(method="dopri5", rtol=1e-5, atol=1e-5), description="the fine solver to test with"
     )
@@ -153,14 +157,18 @@ class CriticalStepSearch(Spec):
         """Return the training solver with so many steps."""
         return _solver({"method": self.method, "steps": steps})
 
-    def passes(self, train_accuracy: float, test_accuracy: float, flip_rate: float) -> bool:
-        """Return whether one seed's model keeps its answers.
+    def passes(self, train_accuracy: float, test_accuracy: float, flip_rate: float, *, classes: int) -> bool:
+        """Return whether one seed's model has learnt something and keeps its answers.
 
         Args:
             train_accuracy: under the solver it was trained with.
             test_accuracy: under ``test``.
             flip_rate: share of samples whose prediction differs between the two.
+            classes: number of labels of its data.
         """
+        least = 1 / classes + self.threshold if self.least_accuracy is None else self.least_accuracy
+        if train_accuracy < min(1.0, least):
+            return False
         lost = train_accuracy - test_accuracy if self.criterion == "accuracy" else flip_rate
         return lost <= self.threshold + 1e-9  # shares of samples: 0.99 - 0.89 is a rounding error above 0.1
 

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ode_core.specs import Budget, BudgetExceeded, StudyRunSpec, StudySpec, check_study_budget
+from ode_core.specs import Budget, BudgetExceeded, CriticalStepSearch, StudyRunSpec, StudySpec, check_study_budget
 
 BASE: dict[str, Any] = {
     "dataset": {"kind": "concentric_spheres"},
@@ -108,7 +108,26 @@ def test_a_seed_passes_by_the_criterion(
     search = StudySpec.model_validate(SEARCH | {"search": {"criterion": criterion, "threshold": 0.1}}).search
     assert search is not None
 
-    assert search.passes(train_accuracy, test_accuracy, flip_rate) is passes
+    assert search.passes(train_accuracy, test_accuracy, flip_rate, classes=2) is passes
+
+
+@pytest.mark.parametrize(
+    ("least", "classes", "accuracy", "passes"),
+    [
+        (None, 2, 0.59, False),  # guessing is right half the time; from 0.6 on a drop of more than 0.1 can be seen
+        (None, 2, 0.61, True),
+        (None, 10, 0.19, False),
+        (None, 10, 0.21, True),
+        (0.9, 10, 0.89, False),
+        (0.0, 10, 0.0, True),
+    ],
+)
+def test_a_model_that_has_learnt_nothing_does_not_pass(
+    least: float | None, classes: int, accuracy: float, passes: bool
+) -> None:
+    search = CriticalStepSearch(threshold=0.1, least_accuracy=least)
+
+    assert search.passes(accuracy, accuracy, 0.0, classes=classes) is passes
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def trained_with(
             ]
     return Configuration(
         label=label,
-        training={"solver": own, "adaptation": None, "gradient": "backprop"},
+        training={"dataset": {"kind": "concentric_spheres"}, "solver": own, "adaptation": None, "gradient": "backprop"},
         seeds=tuple(
             TrainedSeed(label, seed, f"paper.{label}", seed + 1, own, {"test_accuracy": numbers[0]})
             for seed, numbers in seeds.items()
