@@ -22,8 +22,8 @@ from ode_core.training.run import TrainingRun
 from ode_core.training.stacked_run import StackedTrainingRun
 
 BATCH = 128
-# A turn is some iterations in a row, as in a training: after a turn of another candidate the first one finds its code out
-# of the cache.
+# A turn is some iterations in a row, as in a training: right after another candidate's turn an iteration finds its code
+# out of the cache.
 IN_A_ROW = 10
 STEPS = (2, 16, 64)
 TARGETED_STEPS = (16, 64)
