@@ -216,7 +216,7 @@ class Client:
         return cast(Job, self._submit("/v1/training-jobs", spec, idempotency_key))
 
     def submit_evaluation(self, spec: Spec, *, idempotency_key: str | None = None) -> Job:
-        """Submit a sweep or an audit: a ``SweepJobSpec``, an ``AuditJobSpec`` or a mapping with ``kind``."""
+        """Submit a sweep, an audit or a portrait: its spec (``SweepJobSpec`` and so on) or a mapping with ``kind``."""
         return cast(Job, self._submit("/v1/evaluation-jobs", spec, idempotency_key))
 
     def job(self, job_id: str) -> Job:
@@ -288,6 +288,32 @@ class Client:
             if not page["has_more"]:
                 return events
             after = events[-1]["sequence"]
+
+    def charts(self, job_id: str) -> list[dict[str, Any]]:
+        """Return which charts a job offers."""
+        return cast(list[dict[str, Any]], self._get(f"/v1/jobs/{quote(job_id)}/charts")["data"])
+
+    def chart(
+        self,
+        job_id: str,
+        name: str,
+        *,
+        format: Literal["png", "svg", "html", "json"] = "png",
+        beside: Sequence[str] = (),
+        **options: Any,
+    ) -> bytes:
+        """Return a chart of a job as a file.
+
+        Args:
+            job_id: the job.
+            name: one of those that ``charts`` lists.
+            format: an interactive page (``html``), a picture, or the data.
+            beside: other jobs to show in the same chart.
+            options: ``x`` (``steps`` or ``nfe``) of an accuracy, ``scale`` of a png.
+        """
+        query = {"format": format, "with": list(beside), **options}
+        path = f"/v1/jobs/{quote(job_id)}/charts/{quote(name)}"
+        return self._request("GET", path, params=query, repeatable=True).content
 
     # Models and results
 

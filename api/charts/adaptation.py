@@ -18,11 +18,11 @@ from api.charts.training_curves import (
     step_line,
 )
 
-_ACCEPTED, _REJECTED = "accepted: coarser", "rejected: finer"
+_ACCEPTED, _REJECTED = "accepted", "rejected"
 
 
 def step_adaptation(series: Series, name: str) -> Figure:
-    """Draw accuracy, steps and, at the checks, the difference between training and test solver.
+    """Draw accuracy, steps and, at the checks, the difference of the accuracy to a more accurate solver.
 
     Args:
         series: metrics of a training job; used are ``train_accuracy``, ``steps``, ``adaptation_accepted`` and
@@ -45,7 +45,7 @@ def step_adaptation(series: Series, name: str) -> Figure:
     differences = rows_of(series, "adaptation_difference")
     if differences:
         bars = canvas.draw(differences, "differences").mark_bar(width=1.5, color=PALETTE[3])
-        height = alt.Y("value:Q", axis=alt.Axis(title="accuracy difference at checks", format="%", tickCount=4))
+        height = alt.Y("value:Q", axis=alt.Axis(title="difference", format="%", tickCount=4))
         panels.append(alt.LayerChart(layer=[bars.encode(x=x, y=height)]).properties(width=WIDTH, height=HEIGHT - 50))
     return Figure(f"Step adaptation of {name}", alt.VConcatChart(vconcat=panels, spacing=18), canvas)
 

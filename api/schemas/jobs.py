@@ -34,6 +34,7 @@ class JobLinks(Answer):
     result: str
     metrics: str
     events: str
+    charts: str
     cancel: str
     model: str | None = Field(description="the model trained or tested")
 
@@ -81,6 +82,7 @@ class JobAnswer(Answer):
                 result=f"{own}/result",
                 metrics=f"{own}/metrics",
                 events=f"{own}/events",
+                charts=f"{own}/charts",
                 cancel=f"{own}/cancel",
                 model=None if job.model is None else f"/v1/models/{job.model}",
             ),
@@ -98,7 +100,8 @@ class JobResult(Answer):
     """What a job found; the fields depend on its kind.
 
     Training: `model`, `version`, the final `solver`, `accuracy` on the test split and more. Sweep:
-    `results`, a row for each solver. Audit: `verdict`, `sentence` and the evidence.
+    `results`, a row for each solver. Audit: `verdict`, `sentence` and the evidence. Portrait: `views`,
+    `reference` and more, which the charts are drawn from.
     """
 
     model_config = ConfigDict(extra="allow")

@@ -22,11 +22,15 @@ EXPECTED = {
     "GET /v1/jobs/{job_id}/result",
     "GET /v1/jobs/{job_id}/metrics",
     "GET /v1/jobs/{job_id}/events",
+    "GET /v1/jobs/{job_id}/charts",
+    "GET /v1/jobs/{job_id}/charts/{chart}",
     "POST /v1/jobs/{job_id}/cancel",
     "GET /v1/models",
     "GET /v1/models/{name}",
     "GET /v1/models/{name}/versions/{version}",
     "GET /v1/models/{name}/versions/{version}/checkpoint",
+    "GET /v1/models/{name}/versions/{version}/charts",
+    "GET /v1/models/{name}/versions/{version}/charts/{chart}",
     "POST /v1/models/{name}/predict",
     "POST /v1/models/{name}/versions/{version}/predict",
     "GET /v1/results",
@@ -159,6 +163,7 @@ def nearly(draw: st.DrawFn, right: Any) -> Any:
 TRAINING = DIGITS_JOB | {"adaptation": {"kind": "step", "rule": "talk", "interval": 50, "threshold": 0.1}}
 SWEEP = {"kind": "sweep", "model": "tiny", "version": 1, "solvers": [{"method": "euler", "steps": 2}]}
 AUDIT = {"kind": "audit", "model": "tiny", "epsilon": 0.01}
+PORTRAIT = {"kind": "portrait", "model": "spheres", "solver": {"method": "euler", "steps": 2}, "grid": 9}
 PREDICT = {"inputs": [[[[0, 1.5, 5, 13, 9, 1, 0, 0]] * 8]], "solver": {"method": "dopri5", "rtol": 1e-3, "atol": 1e-3}}
 
 
@@ -178,7 +183,7 @@ def check(response: httpx.Response, document: dict[str, Any], operation: str) ->
 @given(
     request=st.one_of(
         st.tuples(st.just("POST /v1/training-jobs"), nearly(TRAINING)),
-        st.tuples(st.just("POST /v1/evaluation-jobs"), nearly(SWEEP) | nearly(AUDIT)),
+        st.tuples(st.just("POST /v1/evaluation-jobs"), nearly(SWEEP) | nearly(AUDIT) | nearly(PORTRAIT)),
         st.tuples(st.just("POST /v1/models/{name}/predict"), nearly(PREDICT)),
     )
 )
@@ -193,12 +198,25 @@ def test_no_body_makes_the_server_fail(described: Described, request: tuple[str,
 
 ODD_TEXTS = ["", "0", "-1", "1e9", "null", "tiny", "\x00", "é", "%", "a/b", "..", "9" * 30]
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(ODD_TEXTS)
-NAMES = ["limit", "after", "model", "name", "status", "kind", "sort", "version", "after_step", "max_points", "dataset"]
+NAMES = [
+    "limit",
+    "after",
+    "model",
+    "name",
+    "status",
+    "kind",
+    "sort",
+    "version",
+    "after_step",
+    "max_points",
+    "dataset",
+    "x",
+]
 
 
 @given(
     operation=st.sampled_from(sorted(name for name in EXPECTED if name.startswith("GET /v1"))),
-    parts=st.fixed_dictionaries({"job_id": TEXTS, "name": TEXTS, "version": TEXTS}),
+    parts=st.fixed_dictionaries({"job_id": TEXTS, "name": TEXTS, "version": TEXTS, "chart": TEXTS}),
     query=st.dictionaries(st.sampled_from(NAMES) | TEXTS, TEXTS, max_size=3),
     headers=st.dictionaries(
         st.sampled_from(["Range", "If-None-Match", "If-Range", "Last-Event-ID", "X-Request-ID", "Accept", "Prefer"]),
@@ -220,11 +238,11 @@ def test_no_query_path_or_header_makes_the_server_fail(
 
 
 def test_answers_fit_the_declared_statuses(served: Served, described: Described) -> None:
-    version = train(served.store)
+    version = train(served.store, metrics={"loss": [(1, 0.7), (2, 0.6)]})
     with served.client() as client:
         for name, _ in operations(described.document):
             if name.startswith("GET "):
-                url = name.removeprefix("GET ").replace("{job_id}", version.job_id)
+                url = name.removeprefix("GET ").replace("{job_id}", version.job_id).replace("{chart}", "training")
                 response = client.get(url.replace("{name}", "tiny").replace("{version}", "1"))
                 assert response.status_code == 200
                 check(response, described.document, name)

@@ -1,0 +1,140 @@
+"""Reads from the database what figures are drawn from."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from api.charts.catalogue import Material, Source, StoredChart, charts_of
+from api.charts.gradient_comparison import Training
+from api.charts.study_accuracy import XAxis
+from api.finished_jobs import not_finished, result_of
+from api.identifiers import find_job
+from api.problems import Problem, invalid
+from api.schemas.results import ResultRow
+from store.jobs import Job, JobKind
+from store.models import ModelVersion
+from store.unit_of_work import Transaction
+
+MOST_RESULTS = 1000
+MOST_POINTS = 2000  # of a metric series: more than a picture has columns
+_MOST_CHANGES = 100_000
+_NOISY = ("loss", "train_accuracy", "nfe")
+# Thinned, they would lack the iterations of decisions. Drawn are only the points where they change.
+_PIECEWISE_CONSTANT = ("steps", "tolerance", "adaptation_accepted", "adaptation_difference")
+
+SOURCES: dict[JobKind, Source] = {
+    "portrait": "portrait",
+    "sweep": "results",
+    "audit": "results",
+    "training": "training",
+}
+"""Which source of figures a kind of job is."""
+
+
+def charts_of_job(tx: Transaction, job: Job) -> list[StoredChart]:
+    """Return the figures a job offers, now or when it has finished."""
+    source = SOURCES.get(job.kind)
+    if source is None:
+        return []
+    return _with_their_metrics(tx, job.id, charts_of(source))
+
+
+def charts_of_version(tx: Transaction, version: ModelVersion) -> list[StoredChart]:
+    """Return the figures a model version offers: of its training, its test results and its latest portrait."""
+    charts = _with_their_metrics(tx, version.job_id, charts_of("training"))
+    if _results_of_version(tx, version):
+        charts += charts_of("results")
+    if latest_portrait(tx, version) is not None:
+        charts += charts_of("portrait")
+    return charts
+
+
+def material_of_jobs(tx: Transaction, chart: StoredChart, job: Job, others: Sequence[str], x: XAxis) -> Material:
+    """Return what a figure of a job, and of ``others`` beside it, is drawn from.
+
+    Raises:
+        Problem: a job is not there (404), has no result yet or never will (409), or cannot be shown beside the first
+            (422).
+    """
+    jobs = [job, *(_beside(tx, chart, job, number, other) for number, other in enumerate(others))]
+    if chart.source == "portrait":
+        return Material(portraits=[result_of(each) for each in jobs])
+    if chart.source == "results":
+        return Material(results=[row for each in jobs for row in _results_of_job(tx, each)], x=x)
+    return Material(trainings=_trainings(tx, jobs))
+
+
+def material_of_version(tx: Transaction, chart: StoredChart, version: ModelVersion, x: XAxis) -> Material:
+    """Return what a figure of a model version is drawn from."""
+    if chart.source == "portrait":
+        job = latest_portrait(tx, version)
+        return Material(portraits=[] if job is None else [result_of(job)])
+    if chart.source == "results":
+        return Material(results=_results_of_version(tx, version), x=x)
+    job = tx.jobs.get(version.job_id)
+    return Material(trainings=[] if job is None else _trainings(tx, [job]))
+
+
+def latest_portrait(tx: Transaction, version: ModelVersion) -> Job | None:
+    """Return the latest portrait of a model version that has succeeded, or None."""
+    after: str | None = None
+    while True:
+        page = tx.jobs.list(kind="portrait", status="succeeded", model=version.model, limit=100, after=after)
+        found = next((job for job in page.items if job.model_version == version.version), None)
+        if found is not None:
+            return tx.jobs.get(found.id)
+        if page.next_cursor is None:
+            return None
+        after = page.next_cursor
+
+
+def _with_their_metrics(tx: Transaction, job_id: str, charts: Sequence[StoredChart]) -> list[StoredChart]:
+    known = tx.metrics.latest(job_id).keys() if any(chart.metrics for chart in charts) else frozenset()
+    return [chart for chart in charts if chart.metrics <= known]
+
+
+def _beside(tx: Transaction, chart: StoredChart, job: Job, number: int, other: str) -> Job:
+    found = find_job(tx, other)
+    if SOURCES.get(found.kind) != chart.source:
+        raise invalid(f"with.{number}", f"a {found.kind} job cannot be shown beside a {job.kind} job")
+    return found
+
+
+def _results_of_job(tx: Transaction, job: Job) -> list[dict[str, Any]]:
+    rows = tx.results.list(job=job.id, sort="test_steps", limit=MOST_RESULTS).items
+    if not rows and not job.finished:
+        raise not_finished(job)
+    if not rows:
+        result_of(job)  # says why there is none
+    return [ResultRow.of(row).model_dump(mode="json") for row in rows]
+
+
+def _results_of_version(tx: Transaction, version: ModelVersion) -> list[dict[str, Any]]:
+    """Return the latest result under each test solver."""
+    rows = tx.results.list(model=version.model, version=version.version, limit=MOST_RESULTS).items
+    latest = {str(sorted(row.test_solver.items())): row for row in reversed(rows)}
+    ordered = sorted(latest.values(), key=lambda row: (row.test_steps or 0, row.nfe))
+    return [ResultRow.of(row).model_dump(mode="json") for row in ordered]
+
+
+def _trainings(tx: Transaction, jobs: Sequence[Job]) -> list[Training]:
+    names = [str(job.name) for job in jobs]
+    trainings: list[Training] = []
+    for number, job in enumerate(jobs):
+        label = names[number]
+        if len(jobs) > 1:
+            label = f"{label}, {job.spec.get('gradient', 'backprop')}"
+        if label in [training.label for training in trainings]:
+            label = f"{label} ({number + 1})"
+        series: dict[str, list[tuple[int, float | None]]] = {}
+        for name in (*_NOISY, *_PIECEWISE_CONSTANT):
+            most = MOST_POINTS if name in _NOISY else _MOST_CHANGES
+            series |= tx.metrics.read(job.id, name=name, max_points=most)
+        trainings.append(Training(label, series, job.result or {}))
+    return trainings
+
+
+def chart_not_found(name: str, offered: Sequence[StoredChart], what: str, remedy: str) -> Problem:
+    """Return the problem of a figure that is not offered."""
+    there = ", ".join(chart.name for chart in offered)
+    known = f"it offers {there}" if there else remedy
+    return Problem(404, "chart_not_found", f"{what} has no chart {name[:100]!r}: {known}")
