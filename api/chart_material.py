@@ -19,7 +19,14 @@ MOST_POINTS = 2000  # of a metric series: more than a picture has columns
 _MOST_CHANGES = 100_000
 _NOISY = ("loss", "train_accuracy", "nfe")
 # Thinned, they would lack the iterations of decisions. Drawn are only the points where they change.
-_PIECEWISE_CONSTANT = ("steps", "tolerance", "adaptation_accepted", "adaptation_difference")
+_PIECEWISE_CONSTANT = ("steps", "tolerance")
+_AT_CHECKS = (
+    "adaptation_accepted",
+    "adaptation_difference",
+    "adaptation_flip_rate",
+    "adaptation_flip_rate_upper",
+    "certified",
+)
 
 SOURCES: dict[JobKind, Source] = {
     "portrait": "portrait",
@@ -126,7 +133,7 @@ def _trainings(tx: Transaction, jobs: Sequence[Job]) -> list[Training]:
         if label in [training.label for training in trainings]:
             label = f"{label} ({number + 1})"
         series: dict[str, list[tuple[int, float | None]]] = {}
-        for name in (*_NOISY, *_PIECEWISE_CONSTANT):
+        for name in (*_NOISY, *_PIECEWISE_CONSTANT, *_AT_CHECKS):
             most = MOST_POINTS if name in _NOISY else _MOST_CHANGES
             series |= tx.metrics.read(job.id, name=name, max_points=most)
         trainings.append(Training(label, series, job.result or {}))

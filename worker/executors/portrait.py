@@ -29,7 +29,8 @@ def run_portrait(running: RunningJob) -> FinishJob:
         seen.labels,
         solver,
         finer,
-        autonomous=not seen.spec.architecture.field.time_dependent,
+        # Fields without weights know no time.
+        autonomous=not getattr(seen.spec.architecture.field, "time_dependent", False),
         size=PortraitSize(
             samples=spec.samples,
             fan_samples=spec.fan_samples,
