@@ -209,6 +209,9 @@ class UploadedVersion(TypedDict):
     links: dict[str, str]
 
 
+ChartFormat = Literal["png", "svg", "html", "json"]
+
+
 class ProblemError(Exception):
     """The server refused a request.
 
@@ -305,7 +308,7 @@ class Client:
         return cast(Job, self._submit("/v1/training-jobs", spec, idempotency_key))
 
     def submit_evaluation(self, spec: Spec, *, idempotency_key: str | None = None) -> Job:
-        """Submit a sweep or an audit: a ``SweepJobSpec``, an ``AuditJobSpec`` or a mapping with ``kind``."""
+        """Submit a sweep, an audit or a portrait: its spec (``SweepJobSpec`` and so on) or a mapping with ``kind``."""
         return cast(Job, self._submit("/v1/evaluation-jobs", spec, idempotency_key))
 
     def job(self, job_id: str) -> Job:
@@ -377,6 +380,38 @@ class Client:
             if not page["has_more"]:
                 return events
             after = events[-1]["sequence"]
+
+    def charts(self, job_id: str) -> list[dict[str, Any]]:
+        """Return which charts a job offers."""
+        return cast(list[dict[str, Any]], self._get(f"/v1/jobs/{quote(job_id)}/charts")["data"])
+
+    def chart(
+        self, job_id: str, name: str, *, format: ChartFormat = "png", beside: Sequence[str] = (), **options: Any
+    ) -> bytes:
+        """Return a chart of a job as a file.
+
+        Args:
+            job_id: the job.
+            name: one of those that ``charts`` lists.
+            format: an interactive page (``html``), a picture, or the data.
+            beside: other jobs to show in the same chart.
+            options: ``x`` (``steps`` or ``nfe``) of an accuracy, ``scale`` of a png.
+        """
+        return self._chart(f"/v1/jobs/{quote(job_id)}", name, format, {"with": list(beside), **options})
+
+    def study_chart(self, study_id: str, name: str, *, format: ChartFormat = "png", **options: Any) -> bytes:
+        """Return a chart of a study as a file; see ``chart``."""
+        return self._chart(f"/v1/studies/{quote(study_id)}", name, format, options)
+
+    def version_chart(
+        self, model: str, version: int, name: str, *, format: ChartFormat = "png", **options: Any
+    ) -> bytes:
+        """Return a chart of a model version as a file; see ``chart``."""
+        return self._chart(f"/v1/models/{quote(model)}/versions/{version}", name, format, options)
+
+    def _chart(self, place: str, name: str, format: ChartFormat, options: Mapping[str, Any]) -> bytes:
+        query = {"format": format, **options}
+        return self._request("GET", f"{place}/charts/{quote(name)}", params=query, repeatable=True).content
 
     # Studies
 
@@ -479,17 +514,6 @@ class Client:
         ``sort`` is a column, with a minus for the largest first.
         """
         return cast(Iterator[ResultRow], self._pages("/v1/results", filters))
-
-    def chart(self, place: str, name: str, format: str) -> bytes:
-        """Return a figure drawn from stored results.
-
-        Args:
-            place: path of what it is drawn of, for example ``/v1/studies/ID``.
-            name: of the figure.
-            format: ``svg``, ``png``, ``html`` or ``json``.
-        """
-        path = f"{place}/charts/{quote(name)}"
-        return self._request("GET", path, params={"format": format}, repeatable=True).content
 
     # The server
 

@@ -17,6 +17,7 @@ _DESCRIPTIONS = {
     400: "The body is not JSON",
     401: "The API key is missing or wrong",
     404: "There is no such thing",
+    406: "None of the formats in Accept can be had",
     408: "The body did not arrive in time",
     409: "The state of the server does not allow it",
     413: "The body is too large",

@@ -18,15 +18,16 @@ from api.charts.training_curves import (
     step_line,
 )
 
-_ACCEPTED, _REJECTED = "accepted: coarser", "rejected: finer"
+_ACCEPTED, _REJECTED = "accepted", "rejected"
 
 
 def step_adaptation(series: Series, name: str) -> Figure:
-    """Draw accuracy, steps and, at the checks, the difference between training and test solver.
+    """Draw accuracy, steps and, at the checks, the difference of the accuracy to a more accurate solver.
 
     Args:
-        series: metrics of a training job; used are ``train_accuracy``, ``steps``, ``adaptation_accepted`` and
-            ``adaptation_difference``.
+        series: metrics of a training job; used are ``train_accuracy``, ``steps``, ``adaptation_accepted``,
+            ``adaptation_difference`` and, of a certified adaptation, ``adaptation_flip_rate``,
+            ``adaptation_flip_rate_upper`` and ``certified``.
         name: of the model.
 
     Raises:
@@ -42,11 +43,7 @@ def step_adaptation(series: Series, name: str) -> Figure:
         accuracy_panel(canvas, rows_of(series, "train_accuracy"), x),
         _with_decisions(canvas, series, step_line(canvas, steps, x, y, PALETTE[2]), steps, x, y),
     ]
-    differences = rows_of(series, "adaptation_difference")
-    if differences:
-        bars = canvas.draw(differences, "differences").mark_bar(width=1.5, color=PALETTE[3])
-        height = alt.Y("value:Q", axis=alt.Axis(title="accuracy difference at checks", format="%", tickCount=4))
-        panels.append(alt.LayerChart(layer=[bars.encode(x=x, y=height)]).properties(width=WIDTH, height=HEIGHT - 50))
+    panels += [*_differences(canvas, series, x), *_flip_rates(canvas, series, x)]
     return Figure(f"Step adaptation of {name}", alt.VConcatChart(vconcat=panels, spacing=18), canvas)
 
 
@@ -74,6 +71,44 @@ def tolerance_adaptation(series: Series, name: str) -> Figure:
         noisy_panel(canvas, rows_of(series, "nfe"), x, nfe, PALETTE[3]),
     ]
     return Figure(f"Tolerance adaptation of {name}", alt.VConcatChart(vconcat=panels, spacing=18), canvas)
+
+
+def _differences(canvas: Canvas, series: Series, x: alt.X) -> list[alt.LayerChart]:
+    """Return a panel of the differences at the checks; none where there are none."""
+    rows = rows_of(series, "adaptation_difference")
+    if not rows:
+        return []
+    y = alt.Y("value:Q", axis=alt.Axis(title="difference", format="%", tickCount=4))
+    bars = canvas.draw(rows, "differences").mark_bar(width=1.5, color=PALETTE[3]).encode(x=x, y=y)
+    return [alt.LayerChart(layer=[bars]).properties(width=WIDTH, height=HEIGHT - 50)]
+
+
+def _flip_rates(canvas: Canvas, series: Series, x: alt.X) -> list[alt.LayerChart]:
+    """Return a panel of the flip rates at the checks with the upper ends of their intervals; none without them."""
+    upper = dict(series.get("adaptation_flip_rate_upper", ()))
+    certified = dict(series.get("certified", ()))
+    rows = [
+        row
+        | {
+            "upper": upper.get(row["iteration"]),
+            "certificate": "certified" if certified.get(row["iteration"]) else "not certified",
+        }
+        for row in rows_of(series, "adaptation_flip_rate")
+    ]
+    if not rows:
+        return []
+    y = alt.Y("value:Q", axis=alt.Axis(title="flip rate", format="%", tickCount=4))
+    colour = alt.Color(
+        "certificate:N",
+        scale=alt.Scale(domain=["certified", "not certified"], range=[PALETTE[2], PALETTE[4]]),
+        title="up to the upper bound",
+    )
+    data = canvas.draw(rows, "flip rates")
+    layers = [
+        data.mark_rule(strokeWidth=1.5).encode(x=x, y=y, y2="upper:Q", color=colour),
+        data.mark_point(size=28, filled=True, opacity=1).encode(x=x, y=y, color=colour),
+    ]
+    return [alt.LayerChart(layer=layers).resolve_scale(color="independent").properties(width=WIDTH, height=HEIGHT - 50)]
 
 
 def _with_decisions(

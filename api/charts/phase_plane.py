@@ -37,7 +37,7 @@ def _scale(edges: Sequence[float]) -> alt.Scale:
 
 
 def _axis(name: str) -> alt.Axis:
-    return alt.Axis(title=name, grid=False, tickCount=5, titlePadding=4)
+    return alt.Axis(title=name, grid=False, tickCount=5, titlePadding=4, labelOverlap=True)
 
 
 def class_colour(classes: int) -> alt.Color:

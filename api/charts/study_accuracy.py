@@ -51,7 +51,8 @@ def _title(rows: Sequence[Mapping[str, Any]], points: Sequence[Row]) -> str:
     title = "Test accuracy by training configuration"
     if seeds > 1:
         title += f": mean and standard deviation of {seeds} seeds"
-    return title if not failed else f"{title} ({len(failed)} runs failed)"
+    runs = "run" if len(failed) == 1 else "runs"
+    return title if not failed else f"{title} ({len(failed)} {runs} failed)"
 
 
 def _point(row: Mapping[str, Any], x: XAxis) -> Row | None:
@@ -110,8 +111,8 @@ def _panel(
     if own:
         ring = canvas.draw(own, "own").mark_point(size=260, filled=False, color=INK, strokeWidth=2, opacity=1)
         layers.append(ring.encode(x=axis, y=y))
-    about = "ringed: the solver of the training" if own else ""
-    heading = alt.TitleParams(f"tested with {method}", subtitle=about, fontSize=15, subtitlePadding=4, offset=10)
+    about = "ringed: the solver of the training" if own else ""  # an empty line keeps the panels level
+    heading = alt.TitleParams(f"tested with {method}", subtitle=[about], fontSize=15, subtitlePadding=4, offset=10)
     return alt.LayerChart(layer=layers).properties(width=_WIDTH, height=_HEIGHT, title=heading)
 
 
@@ -130,7 +131,7 @@ def _colour(labels: Sequence[str]) -> alt.Color:
     return alt.Color(
         "label:N",
         scale=alt.Scale(domain=list(labels), scheme=alt.SchemeParams(name="viridis", extent=[0.0, 0.88])),
-        legend=alt.Legend(title="trained with", columns=8, labelLimit=240),
+        legend=alt.Legend(title="trained with", columns=8, labelLimit=240, symbolOpacity=1),
     )
 
 

@@ -21,7 +21,7 @@ def iterations(last: int) -> alt.X:
     return alt.X(
         "iteration:Q",
         scale=alt.Scale(domain=[0, max(last, 1)], nice=False),
-        axis=alt.Axis(title="iteration", grid=False, format="~s", tickCount=8),
+        axis=alt.Axis(title="iteration", grid=False, format=",d", tickCount=8),
     )
 
 

@@ -38,6 +38,7 @@ def _configuration(
     return Configuration(
         label=label,
         training={
+            "dataset": study["spec"]["base"]["dataset"],
             "solver": first["train_solver"],
             "adaptation": first["adaptation"],
             "gradient": study["spec"]["base"].get("gradient", "backprop"),

@@ -46,7 +46,7 @@ class Configuration:
 
     Attributes:
         label: unique in its study.
-        training: the training job's spec of its first seed.
+        training: data set, solver, adaptation and gradient of its training.
         seeds: the trained models, by seed.
         failed: seeds without a model.
         rows: the test results of all its models.

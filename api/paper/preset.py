@@ -85,7 +85,8 @@ class Preset:
         quick: the studies of the quick variant.
         numbers: the paper's, for the tables.
         follow_ups: jobs on the trained models.
-        charts: names of the charts drawn of each study.
+        accuracy_charts: whether the accuracies of each study are drawn.
+        compares_trainings: whether all its trainings are drawn side by side.
         portrait_charts: names of the charts drawn of each portrait.
         aliases: other names.
         hint: a line for the list, such as a command for other hardware.
@@ -101,7 +102,8 @@ class Preset:
     quick: tuple[Document, ...]
     numbers: PaperNumbers = PaperNumbers()
     follow_ups: tuple[FollowUp, ...] = ()
-    charts: tuple[str, ...] = ()
+    accuracy_charts: bool = True
+    compares_trainings: bool = False
     portrait_charts: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     hint: str = ""

@@ -49,7 +49,6 @@ def _sphere2_grid(method: str, last: int, quick_steps: list[int], **words: Any) 
         table="studies",
         full=(_sphere2(PAPER_TRAINING, LADDER, 5, train={"methods": [method], "steps": _powers_of_two(last)}),),
         quick=(_sphere2(QUICK_TRAINING, QUICK_LADDER, 2, train={"methods": [method], "steps": quick_steps}),),
-        charts=("accuracy-against-steps",),
         **words,
     )
 
@@ -118,7 +117,6 @@ CRITICAL_STEP = Preset(
             search={"lowest": 1, "highest": 32, "test": {"method": "rk4", "steps": 64}},
         ),
     ),
-    charts=("accuracy-against-steps",),
 )
 
 STEP_ADAPTATION = Preset(
@@ -152,7 +150,6 @@ STEP_ADAPTATION = Preset(
             ],
         ),
     ),
-    charts=("adaptation", "accuracy-against-steps"),
 )
 
 _TOLERANCE_LADDER = LADDER | {
@@ -183,7 +180,6 @@ TOLERANCE_ADAPTATION = Preset(
             adaptations=[{"kind": "tolerance"}],
         ),
     ),
-    charts=("adaptation", "accuracy-against-steps"),
 )
 
 
@@ -211,7 +207,8 @@ GRADIENTS = Preset(
     table="gradients",
     full=_gradient_studies(PAPER_TRAINING | {"iterations": 3000, "learning_rate": 1e-3}, 3, 64, CONVERGED_STEPS),
     quick=_gradient_studies(QUICK_TRAINING | {"iterations": 60}, 1, 16, 64),
-    charts=("gradients",),
+    accuracy_charts=False,
+    compares_trainings=True,
 )
 
 TRAJECTORIES = Preset(
@@ -225,7 +222,6 @@ TRAJECTORIES = Preset(
     full=(_sphere2(PAPER_TRAINING, LADDER, 1, train={"methods": ["euler"], "steps": [2, 256]}),),
     quick=(_sphere2(QUICK_TRAINING, QUICK_LADDER, 1, train={"methods": ["euler"], "steps": [2, 64]}),),
     follow_ups=(FollowUp({"kind": "portrait"}, of="first seeds"),),
-    charts=("accuracy-against-steps",),
     portrait_charts=("trajectories", "vector-field", "clusters", "decision-regions"),
 )
 
@@ -291,7 +287,6 @@ THREE_MINIMA = Preset(
     full=(_three_minima(PAPER_TRAINING | {"learning_rate": 1e-3}, 3, 32, LADDER),),
     quick=(_three_minima(QUICK_TRAINING, 1, 16, QUICK_LADDER),),
     follow_ups=(FollowUp({"kind": "audit", "epsilon": 0.01}, of="every seed"),),
-    charts=("accuracy-against-steps",),
 )
 
 
@@ -355,7 +350,6 @@ DIGITS = Preset(
         adaptations=[TALK | {"interval": 10, "max_steps": 8}],
         start=2,
     ),
-    charts=("accuracy-against-steps", "adaptation"),
 )
 
 MNIST = Preset(
@@ -384,7 +378,6 @@ MNIST = Preset(
         adaptations=[TALK | {"interval": 10, "max_steps": 4}],
         start=2,
     ),
-    charts=("accuracy-against-steps", "adaptation"),
 )
 
 
@@ -448,7 +441,6 @@ CIFAR10 = Preset(
         finest=4,
         seeds=1,
     ),
-    charts=("accuracy-against-steps", "adaptation"),
     hint="the paper's size, on a server with a GPU: odeness paper cifar10-full --url http://...",
 )
 
@@ -473,7 +465,6 @@ CIFAR10_FULL = Preset(
         seeds=5,
     ),
     quick=CIFAR10.quick,
-    charts=("accuracy-against-steps", "adaptation"),
 )
 
 PRESETS: tuple[Preset, ...] = (

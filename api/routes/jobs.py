@@ -8,12 +8,13 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from api.event_stream import event_stream
+from api.finished_jobs import RETRY_AFTER_SECONDS, result_of
 from api.idempotency_key import IdempotencyKey
 from api.identifiers import JobId, find_job
 from api.job_acceptance import JobSpec, accept_job
 from api.json_answers import json_response
 from api.openapi import POSTED, accepted_response, described, problem_responses
-from api.problems import Problem, invalid
+from api.problems import invalid
 from api.query_parameters import After, Limit, NameFilter, StudyFilter, refuse_unknown_query
 from api.schemas.answer import ListOf
 from api.schemas.jobs import EventAnswer, JobAnswer, JobResult, MetricSeriesList
@@ -25,7 +26,6 @@ from store.jobs import JobKind, JobStatus
 
 router = APIRouter(prefix="/v1", tags=["jobs"], dependencies=[Depends(refuse_unknown_query)])
 
-RETRY_AFTER_SECONDS = 1
 _METRIC_NAME = r"^[A-Za-z0-9_.:-]{1,100}$"
 
 Prefer = Annotated[
@@ -61,7 +61,7 @@ async def create_training_job(
     status_code=202,
     response_model=JobAnswer,
     responses=_ACCEPTED | problem_responses(404, 409, *POSTED),
-    summary="Sweep a model over test solvers, or audit it",
+    summary="Sweep a model over test solvers, audit it, or make its portrait",
 )
 async def create_evaluation_job(
     request: Request,
@@ -134,25 +134,7 @@ def get_job_result(store: StoreOfApp, job_id: JobId) -> Response:
     """Return what a job found; 409 until it has succeeded, with the reason if it never will."""
     with store.reading() as tx:
         job = find_job(tx, job_id)
-    if job.status == "succeeded":
-        return json_response(job.result)
-    if job.status == "failed":
-        error = job.error or {}
-        raise Problem(
-            409,
-            "job_failed",
-            f"the job failed ({error.get('code')}): {error.get('message')}",
-            errors=[{"path": "job.error", "message": f"{error.get('code')}: {error.get('message')}"}],
-        )
-    if job.status == "cancelled":
-        raise Problem(409, "job_cancelled", "the job was cancelled and has no result: submit it again")
-    raise Problem(
-        409,
-        "job_not_finished",
-        f"the job is {job.status}, at step {job.progress_step} of {job.progress_total}: ask again later, "
-        f"or follow /v1/jobs/{job.id}/events",
-        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-    )
+    return json_response(result_of(job))
 
 
 @router.get(

@@ -34,6 +34,7 @@ class JobLinks(Answer):
     result: str
     metrics: str
     events: str
+    charts: str
     cancel: str
     model: str | None = Field(description="the model trained or tested")
     study: str | None = Field(description="the study it is part of")
@@ -84,6 +85,7 @@ class JobAnswer(Answer):
                 result=f"{own}/result",
                 metrics=f"{own}/metrics",
                 events=f"{own}/events",
+                charts=f"{own}/charts",
                 cancel=f"{own}/cancel",
                 model=None if job.model is None else f"/v1/models/{job.model}",
                 study=None if job.study_id is None else f"/v1/studies/{job.study_id}",
@@ -102,8 +104,9 @@ class JobResult(Answer):
     """What a job found; the fields depend on its kind.
 
     Training: `model`, `version`, the final `solver`, `accuracy` on the test split and more. Sweep:
-    `results`, a row for each solver. Audit: `verdict`, `sentence` and the evidence. Run of a study:
-    `runs`, one for each seed with its `version`, and `failed_seeds`; `version` is the last of them.
+    `results`, a row for each solver. Audit: `verdict`, `sentence` and the evidence. Portrait: `views`,
+    `reference` and more, which the charts are drawn from. Run of a study: `runs`, one for each seed with its `version`,
+    and `failed_seeds`; `version` is the last of them.
     """
 
     model_config = ConfigDict(extra="allow")

@@ -136,6 +136,7 @@ class StudyLinks(Answer):
 
     self: str
     results: str
+    charts: str
     jobs: str
     cancel: str
     resume: str
@@ -198,6 +199,7 @@ def _summary(study: Study, progress: StudyProgress) -> dict[str, Any]:
         "links": StudyLinks(
             self=own,
             results=f"{own}/results",
+            charts=f"{own}/charts",
             jobs=f"/v1/jobs?study={study.id}",
             cancel=f"{own}/cancel",
             resume=f"{own}/resume",

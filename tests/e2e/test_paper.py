@@ -51,7 +51,7 @@ def studies_of(server: EmbeddedServer, name: str) -> list[dict[str, Any]]:
 
 
 def test_a_grid_leaves_its_tables_beside_the_papers_numbers(server: EmbeddedServer, tmp_path: Path) -> None:
-    printed = run(server, preset_of("euler-grid", "grid", charts=()), tmp_path)
+    printed = run(server, preset_of("euler-grid", "grid", accuracy_charts=False), tmp_path)
 
     table = (tmp_path / "grid" / "table.md").read_text(encoding="utf-8")
     results = json.loads((tmp_path / "grid" / "results.json").read_text(encoding="utf-8"))
@@ -67,7 +67,7 @@ def test_a_grid_leaves_its_tables_beside_the_papers_numbers(server: EmbeddedServ
 
 
 def test_trained_models_are_followed_up_by_audits(server: EmbeddedServer, tmp_path: Path) -> None:
-    run(server, preset_of("three-minima", "audited", charts=()), tmp_path)
+    run(server, preset_of("three-minima", "audited", accuracy_charts=False), tmp_path)
 
     table = (tmp_path / "audited" / "table.md").read_text(encoding="utf-8")
     assert table.index("## Audits") < table.index("accuracy by training solver")
@@ -79,7 +79,7 @@ def test_trained_models_are_followed_up_by_audits(server: EmbeddedServer, tmp_pa
 def test_an_interrupted_command_says_how_to_come_back_and_then_finds_its_study(
     server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    preset = preset_of("midpoint-grid", "interrupted", charts=())
+    preset = preset_of("midpoint-grid", "interrupted", accuracy_charts=False)
 
     class Interrupted:
         @staticmethod
@@ -104,7 +104,7 @@ def test_an_interrupted_command_says_how_to_come_back_and_then_finds_its_study(
 def test_a_cancelled_study_is_resumed_and_other_options_or_again_begin_another(
     server: EmbeddedServer, tmp_path: Path
 ) -> None:
-    preset = preset_of("rk4-grid", "resumed", charts=())
+    preset = preset_of("rk4-grid", "resumed", accuracy_charts=False)
     spec = preset.studies(TINY)[0]
     with Client(server.url) as client:
         study = client.submit_study(spec.document())
@@ -131,7 +131,7 @@ def test_seeds_whose_training_diverged_are_shown(server: EmbeddedServer, tmp_pat
         "base": {**document["base"], "training": training},
         "train": {"methods": ["rk4"], "steps": [64]},
     }
-    preset = replace(plain, name="diverged", quick=(wild,), charts=())
+    preset = replace(plain, name="diverged", quick=(wild,), accuracy_charts=False)
 
     printed = run(server, preset, tmp_path, Options(quick=True, samples=20))
 
@@ -139,15 +139,17 @@ def test_seeds_whose_training_diverged_are_shown(server: EmbeddedServer, tmp_pat
     assert re.search(r"rk4-64 +0 +in iteration \d+", printed)
 
 
-def test_a_figure_the_server_does_not_draw_is_told_when_everything_else_is_written(
+def test_figures_of_a_study_and_of_an_adapted_training_are_fetched_in_every_format(
     server: EmbeddedServer, tmp_path: Path
 ) -> None:
-    preset = preset_of("euler-grid", "no-figure", charts=("no-such-chart",))
+    run(server, preset_of("step-adaptation", "drawn"), tmp_path)
 
-    with pytest.raises(PaperFailed, match=r"figures are missing\. no-such-chart: "):
-        run(server, preset, tmp_path)
-
-    assert (tmp_path / "no-figure" / "table.md").exists()
+    written = {path.name for path in (tmp_path / "drawn").iterdir()}
+    names = [one for one in written if one.endswith("-step-adaptation.svg")]
+    assert {"accuracy.svg", "accuracy.png", "accuracy.html", "accuracy-by-evaluations.svg"} <= written
+    assert len(names) >= 2
+    for name in names:
+        assert (tmp_path / "drawn" / name).read_text().startswith("<svg")
 
 
 class TestCommand:

@@ -23,14 +23,14 @@ def run_portrait(running: RunningJob) -> FinishJob:
     solver, finer = portrait_solvers(spec, seen.spec, seen.solver)
     for part, each in (("solver", solver), ("finer", finer)):
         check_portrait_budget(spec, part, each, seen.model.end_time, budget)
-    field = seen.spec.architecture.field
     document = portrait(
         seen.model,
         seen.inputs,
         seen.labels,
         solver,
         finer,
-        autonomous=field.kind == "growing_ellipses" or not field.time_dependent,
+        # Fields without weights know no time.
+        autonomous=not getattr(seen.spec.architecture.field, "time_dependent", False),
         size=PortraitSize(
             samples=spec.samples,
             fan_samples=spec.fan_samples,
