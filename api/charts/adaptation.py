@@ -44,7 +44,9 @@ def step_adaptation(series: Series, name: str) -> Figure:
         _with_decisions(canvas, series, step_line(canvas, steps, x, y, PALETTE[2]), steps, x, y),
     ]
     panels += [*_differences(canvas, series, x), *_flip_rates(canvas, series, x)]
-    return Figure(f"Step adaptation of {name}", alt.VConcatChart(vconcat=panels, spacing=18), canvas)
+    # Decisions and certificates have colours of their own.
+    chart = alt.VConcatChart(vconcat=panels, spacing=18).resolve_scale(color="independent", shape="independent")
+    return Figure(f"Step adaptation of {name}", chart, canvas)
 
 
 def tolerance_adaptation(series: Series, name: str) -> Figure:
@@ -108,7 +110,7 @@ def _flip_rates(canvas: Canvas, series: Series, x: alt.X) -> list[alt.LayerChart
         data.mark_rule(strokeWidth=1.5).encode(x=x, y=y, y2="upper:Q", color=colour),
         data.mark_point(size=28, filled=True, opacity=1).encode(x=x, y=y, color=colour),
     ]
-    return [alt.LayerChart(layer=layers).resolve_scale(color="independent").properties(width=WIDTH, height=HEIGHT - 50)]
+    return [alt.LayerChart(layer=layers).properties(width=WIDTH, height=HEIGHT - 50)]
 
 
 def _with_decisions(

@@ -1,6 +1,8 @@
-"""From a chart to a picture or a page, without a browser or a network."""
+"""From a chart to a picture, without a browser or a network.
 
-import functools
+For programs that have nothing else to do meanwhile; a server draws with ``api.charts.drawing``.
+"""
+
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -20,12 +22,6 @@ def to_png(chart: Chart, *, scale: float = 2.0) -> bytes:
 def to_svg(chart: Chart) -> str:
     """Return the chart as an SVG document, with its text as text."""
     return str(vl_convert.vegalite_to_svg(_text(chart)))
-
-
-@functools.cache
-def vega_embed() -> str:
-    """Return the JavaScript that draws Vega-Lite documents in a page (900 kB): it defines ``vegaEmbed``."""
-    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
 
 
 def _text(chart: Chart) -> str:

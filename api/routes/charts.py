@@ -19,9 +19,9 @@ from api.chart_material import (
     material_of_version,
 )
 from api.charts.catalogue import Material, StoredChart
+from api.charts.drawing import DrawingFailed, draw_apart
 from api.charts.figure import Figure, NothingToDraw
 from api.charts.page import content_security_policy, page_of
-from api.charts.render import to_png, to_svg
 from api.charts.study_accuracy import XAxis
 from api.entity_tags import names
 from api.identifiers import JobId, ModelName, StudyId, Version, find_job, find_study, find_version
@@ -224,7 +224,7 @@ def _format(asked: Format | None, request: Request) -> Format:
 
 
 def _drawn(chart: StoredChart, material: Material, kind: Format, scale: float, request: Request) -> Response:
-    """Return the response with the figure; in the thread of a ``def`` route, as drawing takes up to seconds."""
+    """Return the response with the figure, for a ``def`` route: drawing takes up to seconds."""
     try:
         figure = chart.draw(material)
     except NothingToDraw as error:
@@ -234,9 +234,13 @@ def _drawn(chart: StoredChart, material: Material, kind: Format, scale: float, r
     headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "Accept"}
     if names(request.headers.get("if-none-match"), tag):
         return Response(status_code=304, headers=headers)
-    if kind == "html":
-        headers["Content-Security-Policy"] = content_security_policy()
-    return Response(_content(chart, figure, document, kind, scale), 200, headers, MEDIA_TYPES[kind])
+    try:
+        content = _content(chart, figure, document, kind, scale)
+        if kind == "html":
+            headers["Content-Security-Policy"] = content_security_policy()
+    except DrawingFailed as error:
+        raise Problem(503, "drawing_failed", str(error), headers={"Retry-After": "5"}) from error
+    return Response(content, 200, headers, MEDIA_TYPES[kind])
 
 
 def _tag(document: dict[str, Any], kind: Format, scale: float) -> str:
@@ -245,10 +249,8 @@ def _tag(document: dict[str, Any], kind: Format, scale: float) -> str:
 
 
 def _content(chart: StoredChart, figure: Figure, document: dict[str, Any], kind: Format, scale: float) -> bytes | str:
-    if kind == "png":
-        return to_png(document, scale=scale)
-    if kind == "svg":
-        return to_svg(document)
+    if kind == "png" or kind == "svg":
+        return draw_apart(kind, orjson.dumps(document), scale)
     if kind == "html":
         return page_of(figure.title, document)
     return orjson.dumps(

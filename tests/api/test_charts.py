@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 from xml.etree import ElementTree
@@ -12,6 +13,8 @@ import httpx
 import pytest
 import torch
 
+from api.charts import drawing
+from api.charts.drawing import DrawingFailed, draw_apart
 from api.client import Client
 from ode_core.audit.portrait import PortraitSize, portrait
 from ode_core.models.classifier import build_model
@@ -211,6 +214,36 @@ def test_a_png_can_be_larger(portrayed: tuple[httpx.Client, str]) -> None:
 
     width = [int.from_bytes(content[16:20]) for content in (small, large)]  # of the header chunk
     assert width[1] == pytest.approx(2 * width[0], abs=2)
+
+
+def test_what_takes_too_long_to_draw_is_given_up_and_the_data_still_there(
+    portrayed: tuple[httpx.Client, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, place = portrayed
+    monkeypatch.setattr("api.charts.drawing.LIMIT_SECONDS", 0.001)
+
+    problem = assert_problem(client.get(f"{place}/clusters?format=png"), 503, "drawing_failed")
+
+    assert "format=json" in problem["detail"]
+    assert client.get(f"{place}/clusters?format=json").status_code == 200
+
+
+def test_what_cannot_be_drawn_says_so() -> None:
+    with pytest.raises(DrawingFailed, match="not drawn"):
+        draw_apart("png", b'{"mark": "no such mark"}')
+
+
+def test_no_more_charts_are_drawn_at_once_than_there_are_places(
+    portrayed: tuple[httpx.Client, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, place = portrayed
+    monkeypatch.setattr("api.charts.drawing.PATIENCE_SECONDS", 0.001)
+    monkeypatch.setattr("api.charts.drawing._slots", threading.BoundedSemaphore(1))
+    drawing._slots.acquire()
+
+    problem = assert_problem(client.get(f"{place}/clusters?format=svg"), 503, "drawing_failed")
+
+    assert "too many" in problem["detail"]
 
 
 def test_two_portraits_can_be_seen_side_by_side(
