@@ -127,8 +127,8 @@ class _Splitting:
         return True
 
     def expand(self, node: Node, source: Node, size: Sequence[int]) -> bool:
-        """Repeat the only column."""
-        if source not in self._columns or not _is_narrow(node):
+        """Repeat the only column. Not over the samples, too: what is the same for all has no entry for each."""
+        if source not in self._columns or not _is_narrow(node) or _shape(source)[:1] != _shape(node)[:1]:
             return False
         self._columns[node] = [self._column(source, i) for i in range(_shape(node)[1])]
         return True

@@ -21,7 +21,7 @@ from ode_core.solvers.leapfrog import solve_leapfrog
 from ode_core.solvers.output_times import OutputMode, require_output_times
 from ode_core.solvers.record import Record
 from ode_core.solvers.solution import Execution, Field, Solution, broadcast_to_state, finite_samples
-from ode_core.solvers.stacked_grids import can_be_lane, keeps_lanes, solve_stacked_grids
+from ode_core.solvers.stacked_grids import can_be_lane, keeps_lanes, lanes_at_once, solve_stacked_grids
 from ode_core.solvers.status import SolveStatus
 from ode_core.solvers.torchdiffeq_backend import (
     adaptive_with_torchdiffeq,
@@ -150,9 +150,12 @@ def solve_together(
                 else:
                     lanes.setdefault(solver.method, {})[position] = steps
         for method, steps_of in lanes.items():
-            if len(steps_of) > 1:
-                stack = solve_stacked_grids(field, z0, method, list(steps_of.values()), t0=t0, t1=t1)
-                found |= dict(zip(steps_of, stack, strict=True))
+            # Lanes of about as many steps share the most.
+            positions, size = sorted(steps_of, key=steps_of.__getitem__), lanes_at_once(field, z0, method)
+            for part in (positions[first : first + size] for first in range(0, len(positions), size)):
+                if len(part) > 1:
+                    stack = solve_stacked_grids(field, z0, method, [steps_of[p] for p in part], t0=t0, t1=t1)
+                    found |= dict(zip(part, stack, strict=True))
     return [
         found[position]
         if position in found

@@ -22,6 +22,8 @@ from ode_core.specs.solver import SolverSpec
 
 # With more rows than this in an evaluation its arithmetic is all of it, on a processor: nothing is left to share.
 _MOST_ROWS = 256
+# What a stack may take more in memory than its solves alone.
+_MOST_BYTES = 2**27
 
 
 def stacks(solvers: Sequence[SolverSpec], rows: int, device: torch.device) -> list[list[int]]:
@@ -55,11 +57,20 @@ def keeps_lanes(field: object, z0: Tensor) -> TypeGuard[TapedField]:
     """Whether solves of a field from ``z0`` can be lanes of a stack, here and now."""
     return (
         keeps_tape(field)
+        and getattr(field, "stacked", None) is None  # its rows belong to one network after the other
         and not torch.is_grad_enabled()
         and len(z0) > 0
         and not torch.is_autocast_enabled(z0.device.type)
         and all(is_plain(tensor) for tensor in (z0, *field.tensors))
     )
+
+
+def lanes_at_once(field: TapedField, z0: Tensor, method: MethodName) -> int:
+    """Return how many lanes from ``z0`` a stack may have for its memory."""
+    # A tape keeps every hidden layer of every stage; a weight has the width of its layer.
+    numbers = z0[0].numel() + sum(tensor.shape[-1] for tensor in field.tensors if tensor.ndim > 1)
+    lane = 2 * len(TABLEAUS[method].grid_rows) * len(z0) * numbers * z0.element_size()
+    return max(1, _MOST_BYTES // lane)
 
 
 @torch.no_grad()

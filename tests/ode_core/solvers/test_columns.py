@@ -103,3 +103,14 @@ def test_wide_states_and_batches_of_fewer_samples_than_numbers_are_left_alone(ba
 def test_the_pass_has_an_identity_for_the_compilers_cache() -> None:
     assert by_columns().uuid()
     assert by_columns() is by_columns()
+
+
+def test_what_is_the_same_for_all_samples_is_repeated_for_each_before_it_is_added_up() -> None:
+    weight = torch.tensor([0.1], dtype=torch.float64)
+
+    def summed(z: Tensor, w: Tensor) -> Tensor:
+        return -z * w.unsqueeze(-1).expand(len(z), 3).sum(0, keepdim=True)
+
+    module = split(summed, states(), weight)
+
+    assert torch.allclose(module(states(), weight), -states() * 0.1 * BATCH, rtol=1e-14)

@@ -2,12 +2,14 @@ import pytest
 import torch
 
 from ode_core.fields.vector_fields import VectorField, build_field, initialise
+from ode_core.solvers import stacked_grids
 from ode_core.solvers.solution import Solution
 from ode_core.solvers.solve import solve, solve_together
 from ode_core.solvers.stacked_grids import solve_stacked_grids, stacks
 from ode_core.solvers.status import SolveStatus
 from ode_core.specs import METHODS, Conv1dField, Conv2dField, MlpField, SolverSpec
 from ode_core.specs.model import FieldSpec
+from tests.ode_core.fields.stacked_chains import stack_of
 
 EXPLICIT = [name for name, facts in METHODS.items() if facts.family == "explicit"]
 COUNTS = [4, 1, 9, 4, 2]  # in no order, one of them twice
@@ -129,6 +131,32 @@ def test_with_gradients_or_a_field_without_a_tape_the_solves_are_made_one_after_
         assert all(solution.final.requires_grad for solution in together)
     with torch.no_grad():
         assert [s.execution.stacked for s in solve_together(images, a_batch((1, 4, 4)), solvers)] == [1, 1]
+
+
+@torch.no_grad()
+def test_a_stack_is_split_where_it_would_take_too_much_memory(monkeypatch):
+    chain = a_field(Conv1dField(channels=4), (1, 2)).for_states((1, 2))
+    solvers = [SolverSpec(method="midpoint", steps=steps) for steps in (5, 1, 4, 2, 3)]
+    z0 = a_batch((1, 2))
+    # Two evaluations of five samples in float64, each with 2 numbers of a state and 8, 8 and 2 of the layers.
+    monkeypatch.setattr(stacked_grids, "_MOST_BYTES", 2 * (2 * 2 * 5 * (2 + 8 + 8 + 2) * 8))
+    together = solve_together(chain, z0, solvers)
+    assert [solution.execution.stacked for solution in together] == [1, 2, 2, 2, 2]
+    for solution, solver in zip(together, solvers, strict=True):
+        assert_same(solution, solve(chain, z0, solver))
+
+
+@torch.no_grad()
+def test_a_stack_of_networks_is_solved_one_solver_after_another():
+    fields = [a_field(Conv1dField(channels=4), (1, 2)) for _ in range(3)]
+    for number, field in enumerate(fields):
+        initialise(field, torch.Generator().manual_seed(number))
+    networks, z0 = stack_of(fields, (1, 2)), a_batch((1, 2), 15)
+    solvers = [SolverSpec(method="euler", steps=steps) for steps in (3, 7, 2)]
+    for solution, solver in zip(solve_together(networks, z0, solvers), solvers, strict=True):
+        for number, field in enumerate(fields):
+            own = slice(5 * number, 5 * number + 5)
+            assert torch.allclose(solution.final[own], solve(field, z0[own], solver).final, rtol=1e-12, atol=1e-12)
 
 
 def test_solvers_of_one_method_make_a_stack_for_small_batches_only_on_a_processor():
