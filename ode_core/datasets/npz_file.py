@@ -43,7 +43,7 @@ def read_npz(path: Path, limit: int) -> dict[str, npt.NDArray[Any]]:
             members = archive.infolist()
             _check_members(members, limit)
             return {member.filename.removesuffix(".npy"): _read(archive, member) for member in members}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, UnicodeDecodeError) as error:
         raise ArraysRefused(f"the file is not a whole npz file ({error}): make it with numpy.savez") from None
 
 

@@ -5,7 +5,7 @@ from typing import get_args
 
 from pydantic import Field
 
-from ode_core.specs.adaptation import ceiling_steps
+from ode_core.specs.adaptation import CertifiedAdaptation, ceiling_steps
 from ode_core.specs.evaluation import SweepJobSpec
 from ode_core.specs.gradient import GRADIENTS
 from ode_core.specs.model import evaluation_operations, model_state_shape, parameter_count
@@ -13,6 +13,9 @@ from ode_core.specs.solver import DEFAULT_MAX_STEPS, Precision, SolverSpec
 from ode_core.specs.spec import Spec
 from ode_core.specs.torchdiffeq_methods import TORCHDIFFEQ_METHODS
 from ode_core.specs.training import TrainingJobSpec
+
+# Of a converged reference for one sample: a usual number, over all the tolerances it tries.
+_REFERENCE_EVALUATIONS = 1000
 
 
 class BudgetExceeded(ValueError):
@@ -57,12 +60,29 @@ def check_training_budget(spec: TrainingJobSpec, budget: Budget) -> None:
     )
     if _is_bounded_beforehand(spec.solver):
         _refuse_above("evaluations in a solve", evaluations, budget.evaluations_per_solve, _remedy(spec.solver))
+    training = GRADIENTS[spec.gradient].cost * forward * spec.training.iterations
+    checks = evaluation_operations(architecture, shape) * _evaluations_of_checks(spec, typical)
     _refuse_above(
         "multiplications in the whole training",
-        GRADIENTS[spec.gradient].cost * forward * spec.training.iterations,
+        training,
         budget.training_operations,
         "fewer iterations, fewer steps or a smaller batch_size",
     )
+    _refuse_above(
+        "multiplications in the training and the checks of its adaptation",
+        training + checks,
+        budget.training_operations,
+        "a longer interval between checks or fewer audit_samples",
+    )
+
+
+def _evaluations_of_checks(spec: TrainingJobSpec, evaluations: float) -> float:
+    """Return about how many evaluations of the field, for one sample each, certified checks take in all."""
+    rule = spec.adaptation
+    if not isinstance(rule, CertifiedAdaptation):
+        return 0.0  # a check is a few solves of one batch
+    checks = spec.training.iterations / rule.interval + 1
+    return checks * rule.audit_samples * (_REFERENCE_EVALUATIONS + evaluations)
 
 
 def check_sweep_budget(spec: SweepJobSpec, end_time: float, budget: Budget, state_size: int = 0) -> None:

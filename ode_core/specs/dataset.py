@@ -5,6 +5,7 @@ Generated sets have a ``version``, that of the rule that makes their numbers: th
 here or in a new numpy, is a new version beside the old one; a version the program does not know is refused.
 """
 
+import math
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -39,6 +40,11 @@ class DigitsSpec(LabelledData):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input."""
         return (1, 8, 8)
+
+    @property
+    def train_samples(self) -> int:
+        """Size of the training split."""
+        return 1797 - math.ceil(1797 * self.test_fraction)
 
 
 class ConcentricSpheresSpec(LabelledData):
@@ -104,6 +110,11 @@ class XorSpec(LabelledData):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input."""
         return (2,)
+
+    @property
+    def train_samples(self) -> int:
+        """Size of the training split."""
+        return 4
 
 
 class MnistSpec(LabelledData):

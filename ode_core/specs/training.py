@@ -133,5 +133,7 @@ def check_start(spec: TrainingJobSpec, start: TrainingJobSpec) -> None:
 
 def _train_samples(dataset: DatasetSpec) -> int | None:
     """Return how many samples the training split has, at most; None where only the data tell."""
+    if isinstance(dataset, UploadedSpec):
+        return None if dataset.facts is None else dataset.facts.train_samples
     known: int | None = getattr(dataset, "train_samples", getattr(dataset, "train_limit", None))
     return known

@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from ode_core.datasets.load import load_dataset
 from ode_core.specs import (
     GRADIENTS,
     METHODS,
     PRESETS,
     Budget,
     BudgetExceeded,
+    CertifiedAdaptation,
     Cifar10Spec,
     ClassifierSpec,
     ConcentricSpheresSpec,
@@ -641,3 +643,42 @@ def test_a_field_in_less_than_float32_is_refused_on_an_implicit_grid_only(arithm
             job(model=model, solver=solver, adaptation=None)
     for solver in ({"method": "kvaerno3", "rtol": 0.01, "atol": 0.01}, {"method": "rk4", "steps": 4}):
         assert job(model=model, solver=solver, adaptation=None).architecture.field_arithmetic == arithmetic
+
+
+@pytest.mark.parametrize("dataset", [{"kind": "xor"}, {"kind": "digits", "test_fraction": 0.5}])
+def test_more_samples_to_be_held_out_than_half_of_the_data_are_refused_beforehand(dataset: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="audit_samples 500 are held out of the training split"):
+        TrainingJobSpec.model_validate(
+            {
+                "name": "m",
+                "dataset": dataset,
+                "model": {"kind": "classifier", "field": {"kind": "mlp", "hidden": [8]}},
+                "solver": {"method": "euler", "steps": 4},
+                "adaptation": CERTIFIED | {"audit_samples": 500},
+            }
+        )
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.2, 0.5])
+def test_the_size_of_the_digits_is_known_without_loading_them(fraction: float) -> None:
+    spec = DigitsSpec(test_fraction=fraction)
+
+    assert spec.train_samples == len(load_dataset(spec, None).train_labels)
+
+
+def test_what_the_checks_of_a_certified_adaptation_cost_is_part_of_the_budget() -> None:
+    spec = TrainingJobSpec.model_validate(
+        {
+            "name": "m",
+            "dataset": {"kind": "concentric_spheres", "train_samples": 1_000_000},
+            "model": {"kind": "preset", "name": "sphere2"},
+            "solver": {"method": "euler", "steps": 4},
+            "training": {"iterations": 100_000},
+            "adaptation": CERTIFIED | {"audit_samples": 500_000, "interval": 1},
+        }
+    )
+    usual = spec.model_copy(update={"adaptation": CertifiedAdaptation()})
+
+    check_training_budget(usual, Budget())
+    with pytest.raises(BudgetExceeded, match="a longer interval between checks or fewer audit_samples"):
+        check_training_budget(spec, Budget())
