@@ -191,6 +191,15 @@ class Studies:
         )
         return self._scope.connection.execute(query).scalars().all()
 
+    def predecessors(self, job: Job) -> Sequence[Job]:
+        """Return the jobs whose place this one has taken, from the latest to the first."""
+        found: list[Job] = []
+        earlier = job.spec.get("continues")
+        while earlier is not None:
+            found.append(self._jobs.require(earlier))
+            earlier = found[-1].spec.get("continues")
+        return found
+
     def _take_over(self, ended: Job) -> None:
         job = tables.job
         self._scope.connection.execute(update(job).where(job.c.id == ended.id).values(study_cell=None))

@@ -182,7 +182,8 @@ class StudyRunSpec(Spec):
         seeds: to train with.
         solvers: to test each model under.
         reference: of them, the one a search compares with.
-        continues: id of the job this one takes the place of; training goes on from its last checkpoint.
+        continues: id of the job this one takes the place of; training goes on from its last checkpoint, or from that of
+            the one whose place it had taken.
     """
 
     label: str
