@@ -15,12 +15,12 @@ from store.job_lifecycle import Jobs
 from store.jobs import TERMINAL, Job
 from store.pagination import KeysetOrder, Page
 from store.scope import Scope
+from store.study_jobs import is_done
 from store.study_progress import (
     StudyStatus,
     advance_study,
     current_jobs,
     hold_study_of,
-    is_done,
     submit_run,
     submit_runs,
 )
