@@ -310,8 +310,11 @@ def test_a_resumed_study_goes_on_from_the_checkpoint_of_the_job_that_was_cancell
 
     with store.reading() as tx:
         events = {event.kind: event.data for event in tx.events.list(again.id)}
+        series = tx.metrics.read(again.id)
     assert events["resumed"] == {"step": 10}
     assert [store.read_blob(v.blob_id) for v in versions_of(store, again)] == undisturbed_weights(submitted)
+    assert len(series) == 9
+    assert all([step for step, _ in points] == list(range(1, ITERATIONS + 1)) for points in series.values())
     assert status_of(store, study) == "succeeded"
 
 

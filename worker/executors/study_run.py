@@ -167,7 +167,8 @@ def run_of_study(running: RunningJob) -> FinishJob:
 def _go_on(running: RunningJob, runs: SeedRuns) -> None:
     """Go on from the job's last checkpoint, else from the last one of the jobs whose place it has taken.
 
-    The job before may have ended without a checkpoint of its own, and the one before that have hours of training.
+    The job before may have ended without a checkpoint of its own, and the one before that have hours of training. With
+    the checkpoint come the series up to it, so that the curves of the training are whole.
     """
     if resume(running, runs, running.job.id):
         return
@@ -176,9 +177,9 @@ def _go_on(running: RunningJob, runs: SeedRuns) -> None:
         with running.store.reading() as tx:
             return tx.studies.predecessors(running.job)
 
-    for earlier in running.keep_trying(predecessors):
-        if resume(running, runs, earlier.id):
-            return
+    earlier = next((one.id for one in running.keep_trying(predecessors) if resume(running, runs, one.id)), None)
+    if earlier is not None:
+        running.write(lambda tx: tx.metrics.take_over(running.job.id, running.attempt, earlier, runs.iteration))
 
 
 def _seed_runs(running: RunningJob, spec: StudyRunSpec, dataset: Dataset, device: torch.device) -> SeedRuns:
