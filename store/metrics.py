@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, literal, select, update
 
 from store.fence import hold_fence
 from store.scope import Scope
@@ -80,6 +80,20 @@ class Metrics:
         names = select(metric_series.c.name).where(metric_series.c.job_id == job_id)
         for name in connection.execute(names).scalars().all():
             self._summarise(job_id, name)
+
+    def take_over(self, job_id: str, attempt: int, predecessor: str, step: int) -> None:
+        """Replace the job's series by those of another up to ``step``, from whose checkpoint it goes on.
+
+        Raises:
+            LeaseLost: the job is no longer this attempt's.
+        """
+        self.truncate_after(job_id, attempt, 0)
+        for table in (metric_series, metric_chunk):
+            others = [column for column in table.c if column.name != "job_id"]
+            theirs = select(literal(job_id), *others).where(table.c.job_id == predecessor)
+            names = ["job_id", *(column.name for column in others)]
+            self._scope.connection.execute(insert(table).from_select(names, theirs))
+        self.truncate_after(job_id, attempt, step)
 
     def read(
         self,

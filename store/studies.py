@@ -15,12 +15,12 @@ from store.job_lifecycle import Jobs
 from store.jobs import TERMINAL, Job
 from store.pagination import KeysetOrder, Page
 from store.scope import Scope
+from store.study_jobs import is_done
 from store.study_progress import (
     StudyStatus,
     advance_study,
     current_jobs,
     hold_study_of,
-    is_done,
     submit_run,
     submit_runs,
 )
@@ -190,6 +190,15 @@ class Studies:
             .order_by(job.c.id)
         )
         return self._scope.connection.execute(query).scalars().all()
+
+    def predecessors(self, job: Job) -> Sequence[Job]:
+        """Return the jobs whose place this one has taken, from the latest to the first."""
+        found: list[Job] = []
+        earlier = job.spec.get("continues")
+        while earlier is not None:
+            found.append(self._jobs.require(earlier))
+            earlier = found[-1].spec.get("continues")
+        return found
 
     def _take_over(self, ended: Job) -> None:
         job = tables.job

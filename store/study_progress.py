@@ -8,6 +8,7 @@ from sqlalchemy import exists, select, update
 from ode_core.specs import StudyRunSpec, StudySpec, next_steps
 from store.jobs import PUBLIC_COLUMNS, TERMINAL, Job, JobKind, job_from_row
 from store.scope import Scope
+from store.study_jobs import is_done
 from store.study_search import outcomes
 from store.tables import job, study
 
@@ -85,11 +86,6 @@ def advance_study(scope: Scope, study_id: str, submit: Submit) -> None:
     status = _final_status(jobs, complete=steps is None)
     values = {"status": status, "finished_at": scope.now()}
     scope.connection.execute(update(study).where(study.c.id == study_id).values(values))
-
-
-def is_done(job: Job) -> bool:
-    """Whether nothing is gained by running the study's job again: it succeeded, or its every training diverged."""
-    return job.status == "succeeded" or (job.error or {}).get("code") == "training_diverged"
 
 
 def _next_search_steps(spec: StudySpec, jobs: Sequence[Job]) -> int | None:

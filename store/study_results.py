@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from store.jobs import Job
 from store.scope import Scope
-from store.study_search import failed_seeds
+from store.study_jobs import failed_seeds
 from store.tables import result
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ode_core.specs import CriticalStepSearch, TrainingJobSpec, bracket, next_steps, violations
 from store.jobs import Job
+from store.study_jobs import failed_seeds, is_done
 
 
 def outcomes(search: CriticalStepSearch, jobs: Sequence[Job]) -> dict[int, bool]:
@@ -37,6 +38,7 @@ def search_findings(search: CriticalStepSearch, seeds: int, jobs: Sequence[Job])
             }
             for steps in sorted(measured)
         ],
+        "not_measured": [_not_measured(job) for job in jobs if job.finished and not is_done(job)],
         "monotone": not contradictions,
         "violations": [asdict(one) for one in contradictions],
         "runs": runs,
@@ -45,27 +47,19 @@ def search_findings(search: CriticalStepSearch, seeds: int, jobs: Sequence[Job])
     }
 
 
-def failed_seeds(job: Job) -> list[dict[str, Any]]:
-    """Return ``{"seed", "reason"}`` for each seed of a study's job that left no model, once the job has ended."""
-    if job.status == "succeeded":
-        return list((job.result or {}).get("failed_seeds", []))
-    if job.status != "failed":
-        return []
-    error = job.error or {}
-    given = error.get("failed_seeds")
-    if given is not None:
-        return list(given)
-    return [{"seed": seed, "reason": error.get("message", "")} for seed in job.spec["seeds"]]
-
-
 def _passes(seeds: dict[int, dict[int, dict[str, Any]]]) -> dict[int, dict[int, bool]]:
     return {steps: {seed: facts["passes"] for seed, facts in by_seed.items()} for steps, by_seed in seeds.items()}
 
 
 def _seeds(search: CriticalStepSearch, jobs: Sequence[Job]) -> dict[int, dict[int, dict[str, Any]]]:
-    """Return step count -> seed -> what was measured and whether it passes."""
+    """Return step count -> seed -> what was measured and whether it passes.
+
+    A training that diverged was measured, and does not pass. One whose job failed for another reason says nothing.
+    """
     found: dict[int, dict[int, dict[str, Any]]] = {}
     for job in jobs:
+        if not is_done(job):
+            continue
         training = TrainingJobSpec.model_validate(job.spec["training"])
         assert training.solver.steps is not None
         by_seed = found.setdefault(training.solver.steps, {})
@@ -77,3 +71,8 @@ def _seeds(search: CriticalStepSearch, jobs: Sequence[Job]) -> dict[int, dict[in
             nothing = dict.fromkeys(("train_accuracy", "test_accuracy", "flip_rate"))
             by_seed[failed["seed"]] = {"passes": False, **nothing, "reason": failed["reason"]}
     return found
+
+
+def _not_measured(job: Job) -> dict[str, Any]:
+    reason = "it was cancelled" if job.status == "cancelled" else (job.error or {}).get("message", "")
+    return {"steps": job.spec["training"]["solver"]["steps"], "seeds": job.spec["seeds"], "reason": reason}

@@ -29,6 +29,8 @@ class Figures:
 def fetch_figures(client: Client, preset: Preset, findings: Findings, folder: Path) -> Figures:
     """Write every figure of the preset in every format into ``folder``; a figure that is refused spoils no other."""
     figures = Figures([], [])
+    if preset.compares_trainings and not _compared(findings):
+        figures.missing.append("training: no training has left a model")
     for name, fetch in _figures(client, preset, findings):
         try:
             pictures = {kind: fetch(format=kind) for kind in FORMATS}
@@ -52,8 +54,9 @@ def _figures(client: Client, preset: Preset, findings: Findings) -> Iterator[tup
             yield _as_file(f"{part}accuracy-by-evaluations"), partial(client.study_chart, study_id, "accuracy", x="nfe")
         for configuration in study.configurations:
             yield from _adaptation(client, configuration, part)
-    if preset.compares_trainings:
-        first, *others = [job for study in findings.studies for job in _jobs_of(study)][:MOST_COMPARED]
+    compared = _compared(findings) if preset.compares_trainings else []
+    if compared:
+        first, *others = compared
         yield "training", partial(client.chart, first, "training", beside=others)
     for job in findings.jobs:
         if job.job["kind"] == "portrait":
@@ -69,6 +72,10 @@ def _adaptation(client: Client, configuration: Configuration, part: str) -> Iter
     chart = "step-adaptation" if "rtol" not in configuration.training["solver"] else "tolerance-adaptation"
     name = _as_file(f"{part}{configuration.label}-seed{first.seed}-{chart}")
     yield name, partial(client.version_chart, first.model, first.version, chart)
+
+
+def _compared(findings: Findings) -> list[str]:
+    return [job for study in findings.studies for job in _jobs_of(study)][:MOST_COMPARED]
 
 
 def _jobs_of(study: StudyFindings) -> list[str]:

@@ -12,9 +12,10 @@ from api.schemas.solvers import SolverAnswer
 from ode_core.specs import SolverSpec, StudySpec
 from store.jobs import Job, JobStatus
 from store.studies import Study, StudyProgress
+from store.study_jobs import failed_seeds
 from store.study_progress import StudyStatus
 from store.study_results import OverSeeds, StudyResult
-from store.study_search import failed_seeds, search_findings
+from store.study_search import search_findings
 
 
 class StudyProgressAnswer(Answer):
@@ -110,6 +111,14 @@ class SearchedSteps(Answer):
     by_seed: dict[str, SearchedSeed]
 
 
+class NotMeasuredSteps(Answer):
+    """A job of a search that ended without an answer: resumed, the study runs it again."""
+
+    steps: int
+    seeds: list[int]
+    reason: str
+
+
 class MonotonyViolation(Answer):
     """A seed whose model passes at one number of steps and not at a greater one."""
 
@@ -124,6 +133,9 @@ class StudySearchAnswer(Answer):
     finished: bool
     bracket: Bracket
     checked: list[SearchedSteps]
+    not_measured: list[NotMeasuredSteps] = Field(
+        description="jobs that were cancelled, or failed for another reason than a diverged training"
+    )
     monotone: bool = Field(description="whether no seed contradicts what bisection supposes: `violations` is empty")
     violations: list[MonotonyViolation]
     runs: int = Field(description="trainings submitted")

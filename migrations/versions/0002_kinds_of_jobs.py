@@ -16,6 +16,13 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    # Not left to the foreign keys: they are off while SQLite's tables are rebuilt.
+    op.execute("DELETE FROM result WHERE job_id IN (SELECT id FROM job WHERE kind IN ('portrait', 'study_run'))")
+    op.execute("DELETE FROM model_version WHERE job_id IN (SELECT id FROM job WHERE kind IN ('portrait', 'study_run'))")
+    op.execute("DELETE FROM metric_chunk WHERE job_id IN (SELECT id FROM job WHERE kind IN ('portrait', 'study_run'))")
+    op.execute("DELETE FROM metric_series WHERE job_id IN (SELECT id FROM job WHERE kind IN ('portrait', 'study_run'))")
+    op.execute("DELETE FROM checkpoint WHERE job_id IN (SELECT id FROM job WHERE kind IN ('portrait', 'study_run'))")
+    op.execute("DELETE FROM event WHERE job_id IN (SELECT id FROM job WHERE kind IN ('portrait', 'study_run'))")
     op.execute("DELETE FROM job WHERE kind IN ('portrait', 'study_run')")
     _set_kinds(BEFORE)
 

@@ -126,8 +126,7 @@ def _numbers(name: str, values: Array) -> Array:
     if kind == "b" or values.dtype == np.uint8:
         return values.astype(np.uint8)
     if kind in "iu":
-        if size == 8 and len(values) and max(abs(int(values.min())), int(values.max())) > _EXACT:
-            raise ArraysRefused(f"{name} has integers beyond 2^53, which no floating-point number is: scale them down")
+        check_exact(name, values)
         return values.astype(np.float32 if size <= 2 else np.float64)
     values = values.astype(np.float32 if size <= 4 else np.float64)
     largest = np.abs(values).max()  # of NaN this is NaN
@@ -137,6 +136,18 @@ def _numbers(name: str, values: Array) -> Array:
     if largest > _LARGEST:
         raise ArraysRefused(f"{name} has numbers up to {largest:.3g}, which float32 does not hold: scale them down")
     return values
+
+
+def check_exact(name: str, values: Array) -> None:
+    """Refuse integers that float64 would round.
+
+    Raises:
+        ArraysRefused: there is one beyond 2^53.
+    """
+    if values.dtype.kind not in "iu" or values.dtype.itemsize < 8 or not len(values):
+        return
+    if max(abs(int(values.min())), int(values.max())) > _EXACT:
+        raise ArraysRefused(f"{name} has integers beyond 2^53, which no floating-point number is: scale them down")
 
 
 def _classes(name: str, labels: Array) -> Array:

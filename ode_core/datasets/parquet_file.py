@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ode_core.datasets.labelled_arrays import ArraysRefused
+from ode_core.datasets.labelled_arrays import ArraysRefused, check_exact
 
 Array = npt.NDArray[Any]
 
@@ -43,6 +43,8 @@ def read_parquet(path: Path, label: str, limit: int) -> tuple[Array, Array]:
     if not _is_number(schema.field(features[0]).type):
         return _lists(table, features[0]), labels
     columns = [_values(table, name) for name in features]
+    for name, column in zip(features, columns, strict=True):
+        check_exact(f"the column {name[:80]!r}", column)  # beside a column of another type it becomes float64
     common = np.result_type(*columns)
     return np.stack([column.astype(common, copy=False) for column in columns], axis=1), labels
 

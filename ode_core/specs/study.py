@@ -182,7 +182,8 @@ class StudyRunSpec(Spec):
         seeds: to train with.
         solvers: to test each model under.
         reference: of them, the one a search compares with.
-        continues: id of the job this one takes the place of; training goes on from its last checkpoint.
+        continues: id of the job this one takes the place of; training goes on from its last checkpoint, or from that of
+            the one whose place it had taken.
     """
 
     label: str
@@ -253,8 +254,11 @@ class StudySpec(Spec):
         tests = runs * len(self._test_solvers(None))
         if tests > MAX_TESTS:
             raise ValueError(f"{tests} tests are too many: a study has at most {MAX_TESTS}; use a smaller sweep")
+        configurations = self.configurations()
+        if self.search is not None:
+            _check_finer(self.search, configurations[-1].training.architecture.end_time)
         seen: dict[str, str] = {}
-        for one in self.configurations():
+        for one in configurations:
             other = seen.setdefault(_what_it_trains(one.training), one.label)
             if other != one.label:
                 raise ValueError(f"{other} and {one.label} are the same training: give one of them")
@@ -358,6 +362,18 @@ def check_study_run_budget(spec: StudyRunSpec, budget: Budget) -> None:
 def training_document(spec: TrainingJobSpec) -> dict[str, Any]:
     """Return a training job's spec as JSON, its solver as users write it."""
     return spec.model_dump(mode="json") | {"solver": _solver_document(spec.solver)}
+
+
+def _check_finer(search: CriticalStepSearch, end_time: float) -> None:
+    """Raise ``ValueError`` when ``test`` is no finer than a solver that a search trains with: nothing would change."""
+    if search.test.method != search.method or search.test.adaptive:
+        return
+    steps = search.test.fixed_steps(0.0, end_time)
+    if steps <= search.highest:
+        raise ValueError(
+            f"search.test makes {steps} steps of {search.method}, and search.highest is {search.highest}: test with "
+            f"more steps than any training has, or with another method"
+        )
 
 
 def _without_nulls(value: Any) -> Any:

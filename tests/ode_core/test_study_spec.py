@@ -3,7 +3,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ode_core.specs import Budget, BudgetExceeded, CriticalStepSearch, StudyRunSpec, StudySpec, check_study_budget
+from ode_core.specs import (
+    Budget,
+    BudgetExceeded,
+    CriticalStepSearch,
+    SolverSpec,
+    StudyRunSpec,
+    StudySpec,
+    check_study_budget,
+)
 
 BASE: dict[str, Any] = {
     "dataset": {"kind": "concentric_spheres"},
@@ -93,6 +101,22 @@ def test_a_search_tests_each_model_under_its_own_solver_and_the_fine_one_first()
 
 
 @pytest.mark.parametrize(
+    "test",
+    [
+        {"method": "euler", "steps": 65},
+        {"method": "euler", "step_size": 0.001},
+        {"method": "rk4", "steps": 64},
+        {"method": "rk4", "steps": 2},
+        {"method": "dopri5", "rtol": 1e-2, "atol": 1e-2},
+    ],
+)
+def test_a_search_compares_with_a_finer_grid_of_its_method_or_with_another_method(test: dict[str, Any]) -> None:
+    spec = StudySpec.model_validate(SEARCH | {"search": {"highest": 64, "test": test}})
+
+    assert spec.search_jobs(64)[0].reference == SolverSpec.model_validate(test)
+
+
+@pytest.mark.parametrize(
     ("criterion", "train_accuracy", "test_accuracy", "flip_rate", "passes"),
     [
         ("accuracy", 0.99, 0.89, 0.5, True),  # a drop of exactly the threshold
@@ -156,6 +180,14 @@ def test_a_model_that_has_learnt_nothing_does_not_pass(
         ),
         ({"train": None, "search": {"lowest": 3}}, "lowest must be a power of two"),
         ({"train": None, "search": {"lowest": 8, "highest": 8}}, "lowest must be less"),
+        (
+            {"train": None, "search": {"highest": 64, "test": {"method": "euler", "steps": 64}}},
+            r"search.test makes 64 steps of euler, and search.highest is 64: test with more steps",
+        ),
+        (
+            {"train": None, "search": {"highest": 64, "test": {"method": "euler", "step_size": 0.1}}},
+            "search.test makes 10 steps of euler",
+        ),
         ({"train": None, "search": {}, "adaptations": [{"kind": "step"}]}, "without adaptation"),
         ({"base": BASE | {"training": {"seed": 3}}}, "seeds of its own"),
         ({"base": BASE | {"gradient": "reversible"}}, "euler-1: "),

@@ -6,12 +6,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
+from store.errors import LeaseLost
 from store.metrics import CHUNK_POINTS, SeriesSummary, thin
 from store.tables import metric_chunk
 from store.unit_of_work import Store
 
 Running = tuple[str, int]
 SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+
+
+@pytest.fixture
+def successor(store: Store) -> Running:
+    with store.transaction() as tx:
+        job = tx.jobs.submit("training", {})
+        claimed = tx.jobs.claim(job.id, "another worker", 30)
+    assert claimed is not None
+    return job.id, claimed.attempt
 
 
 def curve(first: int, last: int) -> list[tuple[int, float]]:
@@ -86,6 +96,34 @@ def test_truncating_to_the_beginning_removes_the_series(store: Store, running: R
         assert tx.metrics.latest(running[0]) == {}
         tx.metrics.append(*running, {"loss": curve(1, 2)})
         assert tx.metrics.read(running[0]) == {"loss": curve(1, 2)}
+
+
+@pytest.mark.parametrize("step", [0, 1, 499, 500, 501, 1200])
+def test_a_successor_takes_over_the_series_up_to_a_step_and_goes_on(
+    store: Store, running: Running, successor: Running, step: int
+) -> None:
+    with store.transaction() as tx:
+        tx.metrics.append(*running, {"loss": curve(1, 1200), "late": [(1250, math.nan)]})
+        tx.metrics.append(*successor, {"loss": [(7, 9.0)], "of an attempt before": [(7, 9.0)]})
+    for _ in range(2):  # the answer to the first may have been lost
+        with store.transaction() as tx:
+            tx.metrics.take_over(*successor, running[0], step)
+    with store.transaction() as tx:
+        tx.metrics.append(*successor, {"loss": curve(step + 1, 1300)})
+
+    with store.reading() as tx:
+        assert tx.metrics.read(successor[0]) == {"loss": curve(1, 1300)}
+        assert tx.metrics.latest(successor[0]) == {"loss": SeriesSummary(1300, 0, 1300, 1 / 1301, 1 / 1301, 1 / 2)}
+        assert tx.metrics.read(running[0]) == {"loss": curve(1, 1200), "late": [(1250, None)]}
+
+
+def test_a_stale_attempt_takes_over_nothing(store: Store, running: Running, successor: Running) -> None:
+    with store.transaction() as tx:
+        tx.metrics.append(*running, {"loss": curve(1, 3)})
+    with pytest.raises(LeaseLost), store.transaction() as tx:
+        tx.metrics.take_over(successor[0], successor[1] + 1, running[0], 3)
+    with store.reading() as tx:
+        assert tx.metrics.read(successor[0]) == {}
 
 
 def test_non_finite_values_are_kept_counted_and_read_as_none(store: Store, running: Running) -> None:

@@ -10,6 +10,8 @@ from sqlalchemy import Engine, inspect, text
 
 from store.engine import create_engine_from
 from store.errors import SchemaNotAtHead
+from store.jobs import JobKind
+from store.results import NewResult
 from store.schema_version import current_revision, head_revision, migrate, migration_config, require_head
 from store.tables import metadata
 from store.unit_of_work import Store
@@ -99,6 +101,65 @@ def test_data_stays_when_the_database_is_migrated_again(empty_url: str) -> None:
     with store.reading() as tx:
         assert tx.jobs.get(job.id) == job
     store.close()
+
+
+def leave_a_job(store: Store, kind: JobKind) -> str:
+    """Add a job of a kind with a row in every table that a job may have rows in."""
+    with store.transaction() as tx:
+        job = tx.jobs.submit(kind, {})
+        claimed = tx.jobs.claim(job.id, "a worker", 60)
+    assert claimed is not None
+    fence = job.id, claimed.attempt
+    store.save_checkpoint(*fence, 5, b"state", {})
+    blob = store.save_blob(b"weights", job_id=job.id, attempt=claimed.attempt)
+    with store.transaction() as tx:
+        tx.metrics.append(*fence, {"loss": [(1, 2.0)]})
+        version = tx.models.register_version(kind, job.id, training_spec={}, solver={}, blob_id=blob, metadata={})
+        solver = {"method": "euler", "steps": 2}
+        tx.results.add(*fence, [result_of_model(kind, version.version, solver)])
+        tx.jobs.succeed(*fence, {})
+    return job.id
+
+
+def result_of_model(model: str, version: int, solver: dict[str, object]) -> NewResult:
+    return NewResult(
+        model=model,
+        version=version,
+        dataset={"kind": "concentric_spheres"},
+        train_solver=solver,
+        test_solver=solver,
+        nfe=2.0,
+        samples=10,
+        failures=0,
+        seconds=0.1,
+    )
+
+
+OF_JOBS = ("event", "checkpoint", "metric_series", "metric_chunk", "model_version", "result")
+
+
+def test_going_down_removes_jobs_of_kinds_that_were_not_there_with_all_their_rows_and_keeps_the_rest(
+    empty_url: str, engine: Engine
+) -> None:
+    migrate(empty_url)
+    store = Store.connect(empty_url)
+    kept = leave_a_job(store, "training")
+    leave_a_job(store, "portrait")
+    leave_a_job(store, "study_run")
+    store.close()
+
+    def owners() -> dict[str, set[str]]:
+        with engine.connect() as connection:
+            return {table: set(connection.execute(text(f"SELECT job_id FROM {table}")).scalars()) for table in OF_JOBS}
+
+    assert all(len(jobs) == 3 for jobs in owners().values())
+
+    migrate(empty_url, "0001")
+
+    assert owners() == {table: {kept} for table in OF_JOBS}
+    engine.dispose()  # the tables have changed
+    migrate(empty_url)
+    assert owners() == {table: {kept} for table in OF_JOBS}
 
 
 def test_a_database_at_head_is_accepted(empty_url: str, engine: Engine) -> None:

@@ -10,7 +10,8 @@ from store.errors import IllegalTransition, NotFound
 from store.jobs import Job
 from store.results import NewResult
 from store.studies import Study
-from store.study_search import failed_seeds, search_findings
+from store.study_jobs import failed_seeds
+from store.study_search import search_findings
 from store.unit_of_work import Store
 from tests.store.conftest import Clock
 
@@ -381,6 +382,50 @@ def test_in_a_search_a_diverged_seed_does_not_pass_and_any_other_failure_ends_it
     ended, jobs = read(store, study)
     assert ended.status == "running"
     assert [one.spec["label"] for one in jobs] == ["euler-4", "euler-8", "euler-16"]
+
+
+def findings_of(store: Store, study: Study) -> dict[str, Any]:
+    spec = StudySpec.model_validate(study.spec)
+    assert spec.search is not None
+    return search_findings(spec.search, len(spec.seeds), read(store, study)[1])
+
+
+def test_what_a_lost_worker_did_not_measure_is_told_and_counts_as_no_answer(store: Store) -> None:
+    study, (job,) = submit(store, SEARCH)
+    fail(store, job, LOST)
+
+    found = findings_of(store, study)
+
+    assert found["checked"] == []
+    assert found["bracket"] == {"last_failing": None, "first_passing": None}
+    assert found["finished"] is False
+    assert found["not_measured"] == [{"steps": 4, "seeds": [0, 7], "reason": LOST["message"]}]
+
+
+def test_the_last_step_count_of_a_search_without_an_answer_leaves_it_unfinished(store: Store) -> None:
+    study, (job,) = submit(store, SEARCH | {"search": {"lowest": 1, "highest": 2}})
+    succeed(store, job, measured(job, {0: 0.4, 7: 0.4}))
+    second = read(store, study)[1][-1]
+    with store.transaction() as tx:
+        tx.studies.request_cancel(study.id)
+
+    found = findings_of(store, study)
+
+    assert found["finished"] is False
+    assert found["bracket"] == {"last_failing": 1, "first_passing": None}
+    assert found["not_measured"] == [{"steps": 2, "seeds": [0, 7], "reason": "it was cancelled"}]
+    assert second.spec["label"] == "euler-2"
+
+
+def test_a_diverged_training_is_measured_and_does_not_pass(store: Store) -> None:
+    study, (job,) = submit(store, SEARCH)
+    fail(store, job, DIVERGED)
+
+    found = findings_of(store, study)
+
+    assert found["not_measured"] == []
+    assert found["bracket"] == {"last_failing": 4, "first_passing": None}
+    assert {one["reason"] for one in found["checked"][0]["by_seed"].values()} == {DIVERGED["message"]}
 
 
 def test_a_cancelled_search_goes_on_where_it_was(store: Store) -> None:

@@ -310,9 +310,40 @@ def test_a_resumed_study_goes_on_from_the_checkpoint_of_the_job_that_was_cancell
 
     with store.reading() as tx:
         events = {event.kind: event.data for event in tx.events.list(again.id)}
+        series = tx.metrics.read(again.id)
     assert events["resumed"] == {"step": 10}
     assert [store.read_blob(v.blob_id) for v in versions_of(store, again)] == undisturbed_weights(submitted)
+    assert len(series) == 9
+    assert all([step for step, _ in points] == list(range(1, ITERATIONS + 1)) for points in series.values())
     assert status_of(store, study) == "succeeded"
+
+
+def test_a_study_cancelled_again_before_its_job_ran_still_goes_on_from_the_first_jobs_checkpoint(
+    store: Store, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, (first,) = submit(store)
+    monkeypatch.setattr(study_run, "PACE", Pace())
+
+    def cancel(_: StackedTrainingRun) -> None:
+        with store.transaction() as tx:
+            tx.studies.request_cancel(study.id)
+
+    assert worker.run_until(first, 15, cancel) is Outcome.CANCELLED
+    for _ in range(2):
+        with store.transaction() as tx:
+            _, (again,) = tx.studies.resume(study.id)
+        with store.transaction() as tx:
+            tx.studies.request_cancel(study.id)
+    with store.transaction() as tx:
+        _, (last,) = tx.studies.resume(study.id)
+
+    assert worker.run(last) is Outcome.SUCCEEDED
+
+    with store.reading() as tx:
+        assert [job.id for job in tx.studies.predecessors(last)][::2] == [again.id, first.id]
+        events = {event.kind: event.data for event in tx.events.list(last.id)}
+    assert events["resumed"] == {"step": 10}
+    assert [store.read_blob(v.blob_id) for v in versions_of(store, last)] == undisturbed_weights(first)
 
 
 def test_a_search_is_run_to_its_end_and_every_next_job_is_rung_for(store: Store, worker: Worker) -> None:

@@ -1,5 +1,6 @@
 """Runs one job of a study: trains a configuration with its seeds, then tests every model under the study's solvers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from ode_core.specs import StudyRunSpec, check_study_run_budget, training_docume
 from ode_core.training.checkpoint import Checkpoint
 from ode_core.training.run import TrainedModel, TrainingRun
 from ode_core.training.stacked_run import StackedTrainingRun
+from store.jobs import Job
 from store.unit_of_work import Transaction
 from worker.executors.job_data import load_job_data
 from worker.executors.result_rows import rows_of_version, solver_json
@@ -147,8 +149,7 @@ def run_of_study(running: RunningJob) -> FinishJob:
     dataset = load_job_data(running, spec.training.dataset)
     device = choose_device(running.settings.device)
     runs = _seed_runs(running, spec, dataset, device)
-    if not resume(running, runs, running.job.id) and spec.continues is not None:
-        resume(running, runs, spec.continues)
+    _go_on(running, runs)
     iterate(running, runs, spec.training.training.checkpoint_interval, lambda: f"training {spec.label}", PACE)
     running.check()
     reasons = zip(spec.seeds, runs.failures, strict=True)
@@ -161,6 +162,24 @@ def run_of_study(running: RunningJob) -> FinishJob:
         if reason is None
     ]
     return _finish(running, spec, tested, failed)
+
+
+def _go_on(running: RunningJob, runs: SeedRuns) -> None:
+    """Go on from the job's last checkpoint, else from the last one of the jobs whose place it has taken.
+
+    The job before may have ended without a checkpoint of its own, and the one before that have hours of training. With
+    the checkpoint come the series up to it, so that the curves of the training are whole.
+    """
+    if resume(running, runs, running.job.id):
+        return
+
+    def predecessors() -> Sequence[Job]:
+        with running.store.reading() as tx:
+            return tx.studies.predecessors(running.job)
+
+    earlier = next((one.id for one in running.keep_trying(predecessors) if resume(running, runs, one.id)), None)
+    if earlier is not None:
+        running.write(lambda tx: tx.metrics.take_over(running.job.id, running.attempt, earlier, runs.iteration))
 
 
 def _seed_runs(running: RunningJob, spec: StudyRunSpec, dataset: Dataset, device: torch.device) -> SeedRuns:

@@ -43,6 +43,23 @@ def test_the_column_of_labels_can_be_named(read):
     assert (inputs.tolist(), labels.tolist()) == ([[1.5], [2.5]], [0, 1])
 
 
+@pytest.mark.parametrize("other", [np.float64, np.float32, np.uint64])
+@pytest.mark.parametrize("integer", [2**53 + 1, -(2**53) - 1])
+def test_integers_that_would_be_rounded_beside_another_column_are_refused(read, integer, other):
+    content = parquet({"x": np.array([integer, 1]), "y": np.ones(2, dtype=other), "label": [0, 1]})
+    with pytest.raises(ArraysRefused, match=r"the column 'x' has integers beyond 2\^53"):
+        read(content)
+
+
+@pytest.mark.parametrize("other", [np.float64, np.float32, np.float16, np.uint64])
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int32, np.int64])
+def test_integers_beside_another_column_keep_their_value(read, kind, other):
+    largest = min(np.iinfo(kind).max, 2**53)
+    content = parquet({"x": np.array([largest, 1], dtype=kind), "y": np.ones(2, dtype=other), "label": [0, 1]})
+    inputs, _ = read(content)
+    assert int(inputs[0, 0]) == largest
+
+
 @pytest.mark.parametrize("kind", [pa.list_(pa.uint8(), 3), pa.list_(pa.uint8())])
 def test_a_column_of_lists_becomes_the_inputs(read, kind):
     rows = [[1, 2, 3], [4, 5, 6]]
