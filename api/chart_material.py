@@ -112,12 +112,14 @@ def latest_portrait(tx: Transaction, version: ModelVersion) -> Job | None:
 def _with_their_metrics(
     tx: Transaction, job: Job, charts: Sequence[StoredChart], seed: int | None = None
 ) -> list[StoredChart]:
-    known: set[str] = set()
+    # Those of any run: the first seed may have diverged before it had a point.
+    known: set[frozenset[str]] = set()
     if any(chart.metrics for chart in charts):
         names = tx.metrics.latest(job.id)
-        for _, prefix in _runs(job, seed)[:1]:
-            known = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
-    return [chart for chart in charts if chart.metrics <= known]
+        for _, prefix in _runs(job, seed):
+            of_run = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+            known |= {chart.metrics for chart in charts if chart.metrics <= of_run}
+    return [chart for chart in charts if not chart.metrics or chart.metrics in known]
 
 
 def _seed_of(version: ModelVersion) -> int | None:

@@ -17,11 +17,24 @@ SAME_LINE_SECONDS = 30.0
 OnSuccess = Callable[[str, Job], Mapping[str, str]]
 """Called with the label and the job that succeeded; returns the jobs (label -> id) to follow from now on."""
 
+OnFailure = Callable[[str, Job], None]
+"""Called with the label and the job that failed or was cancelled."""
+
+
+def stop_at_failure(_: str, job: Job) -> None:
+    """Raise ``JobNotSucceeded``."""
+    raise JobNotSucceeded(job)
+
 
 def follow(
-    console: Console, client: Client, labels: Sequence[str], jobs: Mapping[str, str], on_success: OnSuccess
+    console: Console,
+    client: Client,
+    labels: Sequence[str],
+    jobs: Mapping[str, str],
+    on_success: OnSuccess,
+    on_failure: OnFailure = stop_at_failure,
 ) -> None:
-    """Show how far jobs are until all have succeeded.
+    """Show how far jobs are until all have ended.
 
     Args:
         console: where to show it.
@@ -29,9 +42,10 @@ def follow(
         labels: of all jobs there will be, in the order of showing.
         jobs: those to begin with: label -> id.
         on_success: may add jobs that build on one.
+        on_failure: of each that failed or was cancelled; what it raises ends the following.
 
     Raises:
-        JobNotSucceeded: one failed or was cancelled.
+        JobNotSucceeded: one failed or was cancelled, and ``on_failure`` is the default.
     """
     with progress_display(console, labels) as display:
         followed = dict(jobs)
@@ -43,7 +57,8 @@ def follow(
                     del followed[label]
                     followed |= on_success(label, job)
                 elif job["status"] in FINISHED:
-                    raise JobNotSucceeded(job)
+                    del followed[label]
+                    on_failure(label, job)
             if followed:
                 time.sleep(POLL_SECONDS)
 

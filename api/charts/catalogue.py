@@ -11,7 +11,7 @@ from api.charts.adaptation import step_adaptation, tolerance_adaptation
 from api.charts.clusters import output_clusters
 from api.charts.decision_regions import decision_regions
 from api.charts.error_fan import error_fan
-from api.charts.figure import Figure
+from api.charts.figure import Figure, NothingToDraw
 from api.charts.gradient_comparison import Training, training_progress
 from api.charts.phase_plane import Portrait
 from api.charts.study_accuracy import XAxis, accuracy_of_study
@@ -124,8 +124,20 @@ def _solver_label(solver: Mapping[str, Any]) -> str:
     return f"{solver['method']}{rule}"
 
 
-def _of_training(draw: Callable[..., Figure]) -> Callable[[Material], Figure]:
-    return lambda material: draw(material.trainings[0].series, material.trainings[0].label)
+def _of_training(draw: Callable[..., Figure], metrics: frozenset[str]) -> Callable[[Material], Figure]:
+    """Draw one training of the material: the first with the metrics, as that of a seed may have diverged at once."""
+
+    def drawn(material: Material) -> Figure:
+        for training in material.trainings:
+            if all(training.series.get(name) for name in metrics):
+                return draw(training.series, training.label)
+        raise NothingToDraw(f"no training has a point of {', '.join(sorted(metrics))} yet")
+
+    return drawn
+
+
+_STEP_ADAPTATION = frozenset({"steps", "adaptation_accepted"})
+_TOLERANCE_ADAPTATION = frozenset({"tolerance"})
 
 
 CHARTS = (
@@ -187,15 +199,15 @@ CHARTS = (
         "step-adaptation",
         "accuracy, steps and decisions of the step adaptation over the iterations",
         "training",
-        _of_training(step_adaptation),
-        metrics=frozenset({"steps", "adaptation_accepted"}),
+        _of_training(step_adaptation, _STEP_ADAPTATION),
+        metrics=_STEP_ADAPTATION,
     ),
     StoredChart(
         "tolerance-adaptation",
         "accuracy, tolerance and evaluations over the iterations",
         "training",
-        _of_training(tolerance_adaptation),
-        metrics=frozenset({"tolerance"}),
+        _of_training(tolerance_adaptation, _TOLERANCE_ADAPTATION),
+        metrics=_TOLERANCE_ADAPTATION,
     ),
 )
 """Every figure. A name may stand for figures of different sources."""

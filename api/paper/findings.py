@@ -100,11 +100,22 @@ class JobFindings:
 
 
 @dataclass(frozen=True)
+class FailedJob:
+    """A follow-up job that left no result."""
+
+    kind: str
+    label: str
+    seed: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Findings:
     """All of a preset's run."""
 
     studies: tuple[StudyFindings, ...]
     jobs: tuple[JobFindings, ...] = ()
+    failed_jobs: tuple[FailedJob, ...] = ()
 
     @property
     def failed(self) -> list[FailedSeed]:

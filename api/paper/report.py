@@ -41,6 +41,7 @@ def write_results(
         "tables": [asdict(table) for table in tables],
         "studies": [asdict(study) for study in findings.studies],
         "jobs": [asdict(job) for job in findings.jobs],
+        "failed_jobs": [asdict(job) for job in findings.failed_jobs],
     }
     path = folder / "results.json"
     path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from api.client import FINISHED, Client, Job, JobNotSucceeded, ProblemError, Progress, ServerUnreachable, Study
+from api.client import FINISHED, Client, Job, ProblemError, Progress, ServerUnreachable, Study
 from api.paper.collection import collect_study
 from api.paper.figures import fetch_figures
-from api.paper.findings import Findings, JobFindings, TrainedSeed
+from api.paper.findings import FailedJob, Findings, JobFindings, TrainedSeed
 from api.paper.preset import FollowUp, Options, OptionsDoNotFit, Preset
 from api.paper.presets import PRESETS
 from api.paper.report import QUICK_WARNING, write_results, write_tables
@@ -71,7 +71,7 @@ def run_preset(preset: Preset, options: Options, *, url: str, output: Path, agai
             client.ready()
         with Client(url, secret) as client:
             _PresetRun(client, console, preset, options, url, output / preset.name).run(specs, again=again)
-    except (JobNotSucceeded, ServerUnreachable) as error:
+    except ServerUnreachable as error:
         raise PaperFailed(str(error)) from error
     except OptionsDoNotFit as error:
         raise PaperFailed(f"these options do not fit {preset.name}: {error}") from error
@@ -102,7 +102,7 @@ class _PresetRun:
         try:
             studies = self._follow({name: study["id"] for name, study in submitted.items()})
             findings = Findings(tuple(collect_study(self._client, study) for study in studies))
-            findings = replace(findings, jobs=tuple(self._follow_up(findings)))
+            findings = self._follow_up(findings)
         except KeyboardInterrupt:
             raise PaperFailed(self._how_to_come_back(list(submitted.values()))) from None
         except ServerUnreachable as error:
@@ -135,26 +135,44 @@ class _PresetRun:
             raise PaperFailed(f"{cancelled[0]['name']} was cancelled; the same command resumes it: {self._command()}")
         return [ended[name] for name in ids]
 
-    def _follow_up(self, findings: Findings) -> list[JobFindings]:
-        """Submit the jobs on trained models and wait for them."""
-        jobs: dict[str, tuple[str, TrainedSeed]] = {}
+    def _follow_up(self, findings: Findings) -> Findings:
+        """Submit the jobs on trained models and wait for them; return the findings with theirs.
+
+        One that fails, or that the server refuses, is told among the findings: it spoils no other.
+        """
+        jobs: dict[str, tuple[FollowUp, TrainedSeed]] = {}
+        followed: dict[str, str] = {}
+        failed: list[FailedJob] = []
+
+        def note_failure(label: str, reason: str) -> None:
+            follow_up, seed = jobs[label]
+            failed.append(FailedJob(follow_up.job["kind"], seed.label, seed.seed, reason))
+
         for follow_up in self._preset.follow_up_jobs(self._options):
             for seed in _models(findings, follow_up):
-                job_id = submit_job(self._client, {**follow_up.job, "model": seed.model, "version": seed.version})
-                jobs[f"{follow_up.job['kind']} {seed.label} seed {seed.seed}"] = job_id, seed
+                label = f"{follow_up.job['kind']} {seed.label} seed {seed.seed}"
+                jobs[label] = follow_up, seed
+                document = {**follow_up.job, "model": seed.model, "version": seed.version}
+                try:
+                    followed[label] = submit_job(self._client, document)
+                except ProblemError as refused:
+                    note_failure(label, refused.detail)
         ended: dict[str, Job] = {}
 
         def on_success(label: str, job: Job) -> dict[str, str]:
             ended[label] = job
             return {}
 
-        follow(
-            self._console, self._client, list(jobs), {label: job_id for label, (job_id, _) in jobs.items()}, on_success
-        )
-        return [
-            JobFindings(dict(ended[label]), seed.label, seed.seed, self._client.result(job_id))
-            for label, (job_id, seed) in jobs.items()
+        def on_failure(label: str, job: Job) -> None:
+            note_failure(label, job["error"]["message"] if job["error"] else f"it was {job['status']}")
+
+        follow(self._console, self._client, list(followed), followed, on_success, on_failure)
+        found = [
+            JobFindings(dict(ended[label]), seed.label, seed.seed, self._client.result(ended[label]["id"]))
+            for label, (_, seed) in jobs.items()
+            if label in ended
         ]
+        return replace(findings, jobs=tuple(found), failed_jobs=tuple(failed))
 
     def _write(self, findings: Findings) -> list[str]:
         """Write and print everything; return why figures are missing."""
@@ -205,16 +223,16 @@ def _models(findings: Findings, follow_up: FollowUp) -> list[TrainedSeed]:
 
 
 def _require_complete(findings: Findings) -> None:
-    """Raise ``PaperFailed`` when a study has failed: a training that diverged is a result, anything else is not."""
-    failed = [study for study in findings.studies if study.study["status"] == "failed"]
-    if not failed:
-        return
+    """Raise ``PaperFailed`` when a job has failed: a training that diverged is a result, anything else is not."""
     errors = [
         f"{cell['label']}: {cell['error']['message']}"
-        for study in failed
+        for study in findings.studies
+        if study.study["status"] == "failed"
         for cell in study.study["cells"]
         if cell["error"] is not None
     ]
-    raise PaperFailed(
-        f"the tables are incomplete, as jobs have failed; the same command runs these again. {'; '.join(errors)}"
-    )
+    errors += [f"{job.kind} of {job.label} seed {job.seed}: {job.reason}" for job in findings.failed_jobs]
+    if errors:
+        raise PaperFailed(
+            f"the tables are incomplete, as jobs have failed; the same command runs these again. {'; '.join(errors)}"
+        )

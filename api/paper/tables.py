@@ -12,7 +12,7 @@ from api.paper.training_grid import critical_table, trained_steps, training_grid
 
 
 def tables_of(preset: Preset, findings: Findings) -> list[Table]:
-    """Return what a preset shows, the most important table first; seeds without a model come last."""
+    """Return what a preset shows, the most important table first; seeds without a model and failed jobs come last."""
     match preset.table:
         case "studies":
             tables = [table for study in findings.studies for table in _of_study(preset, study)]
@@ -24,7 +24,7 @@ def tables_of(preset: Preset, findings: Findings) -> list[Table]:
             tables = [fan_table(findings), fan_accuracy_table(findings)]
         case "audits":
             tables = [audit_table(findings), *map(training_grid_table, findings.studies)]
-    return [*tables, *_failed_seeds(findings)]
+    return [*tables, *_failed_seeds(findings), *_failed_jobs(findings)]
 
 
 def _of_study(preset: Preset, study: StudyFindings) -> list[Table]:
@@ -41,3 +41,10 @@ def _failed_seeds(findings: Findings) -> list[Table]:
         return []
     rows = tuple((one.label, str(one.seed), one.reason) for one in findings.failed)
     return [Table("Seeds without a model", ("trained with", "seed", "reason"), rows)]
+
+
+def _failed_jobs(findings: Findings) -> list[Table]:
+    if not findings.failed_jobs:
+        return []
+    rows = tuple((job.kind, job.label, str(job.seed), job.reason) for job in findings.failed_jobs)
+    return [Table("Jobs without a result", ("job", "trained with", "seed", "reason"), rows)]

@@ -18,7 +18,7 @@ from api.charts.drawing import DrawingFailed, draw_apart
 from api.client import Client
 from ode_core.audit.portrait import PortraitSize, portrait
 from ode_core.models.classifier import build_model
-from ode_core.specs import SolverSpec, TrainingJobSpec
+from ode_core.specs import SolverSpec, StudySpec, TrainingJobSpec
 from store.results import NewResult
 from store.unit_of_work import Store
 from tests.api.conftest import SPHERES_JOB, Served, assert_problem, claim, submit, train
@@ -381,6 +381,42 @@ def test_a_training_that_adapts_nothing_offers_no_adaptation(served: Served, cli
 
     assert names(client.get(f"/v1/jobs/{version.job_id}/charts")) == ["training"]
     assert names(client.get(f"/v1/jobs/{running.id}/charts")) == []
+
+
+def add_study_job(store: Store, metrics: dict[str, list[tuple[int, float]]]) -> str:
+    """Store a study's job of the seeds 0 and 1 that runs and has written these series."""
+    spec = {
+        "name": "study",
+        "base": {name: SPHERES_JOB[name] for name in ("dataset", "model")},
+        "train": {"methods": ["euler"], "steps": [2]},
+        "seeds": [0, 1],
+    }
+    with store.transaction() as tx:
+        _, (job,) = tx.studies.submit(StudySpec.model_validate(spec))
+    attempt = claim(store, job)
+    with store.transaction() as tx:
+        tx.metrics.append(job.id, attempt, metrics)
+    return job.id
+
+
+def test_a_seed_that_diverged_at_once_hides_no_chart_of_the_others(served: Served, client: httpx.Client) -> None:
+    job_id = add_study_job(served.store, {f"seed1.{name}": points for name, points in ADAPTING.items()})
+    place = f"/v1/jobs/{job_id}/charts"
+
+    assert names(client.get(place)) == ["training", "step-adaptation"]
+    progress = client.get(f"{place}/training").json()
+    adaptation = client.get(f"{place}/step-adaptation").json()
+
+    assert {row["training"] for row in progress["data"]["loss 1"]} == {"euler-2, seed 1"}
+    assert "seed 1" in adaptation["title"]
+    assert [row["value"] for row in adaptation["data"]["steps 1"]] == [4.0, 5.0, 6.0]
+
+
+def test_series_of_different_seeds_make_no_chart_together(served: Served, client: httpx.Client) -> None:
+    parts = {"seed0.steps": ADAPTING["steps"], "seed1.adaptation_accepted": ADAPTING["adaptation_accepted"]}
+    job_id = add_study_job(served.store, parts)
+
+    assert names(client.get(f"/v1/jobs/{job_id}/charts")) == []
 
 
 def test_the_client_saves_charts(served: Served, drawn: dict[str, Any]) -> None:
