@@ -7,7 +7,9 @@ from api.paper.findings import Configuration, StudyFindings, TrainedSeed, finest
 from api.paper.preset import PaperNumbers
 from api.paper.seed_statistics import percent, spread
 from api.paper.table import NOT_MEASURED, Table
-from api.paper.training_grid import FLIP_THRESHOLD
+from api.paper.training_grid import BY_FLIPS, FLIP_THRESHOLD, classes_of
+
+LAST_PART = 0.9  # in which a certified rule only certifies
 
 
 def adaptation_table(study: StudyFindings, numbers: PaperNumbers) -> Table:
@@ -25,7 +27,7 @@ def adaptation_table(study: StudyFindings, numbers: PaperNumbers) -> Table:
             "trained with",
             "evaluations an iteration",
             "checks, evaluations an iteration",
-            "at the end",
+            "solver of the model",
             "accuracy, %",
             f"accuracy, {fine}, %",
             "predictions that change, %",
@@ -36,8 +38,10 @@ def adaptation_table(study: StudyFindings, numbers: PaperNumbers) -> Table:
         (
             "Evaluations of the field for one sample in the forward solve, mean over the whole training; those of the "
             "checks apart.",
-            "At the end: steps or tolerance of each seed. Accuracy: under that solver, on the whole test split. "
-            f"Changes are from it to {fine}.",
+            "Solver of the model: steps or tolerance of each seed. Accuracy: under that solver, on the whole test "
+            f"split. Changes are from it to {fine}; a model no better than guessing does not count as one with few.",
+            "A certified model has the last weights that could be certified. Where that was long before the end, the "
+            "iteration is given: the model is then only as good as its weights were there.",
         ),
     )
 
@@ -46,7 +50,12 @@ def _row(one: Configuration, converged: dict[str, Any] | None) -> tuple[str, ...
     tested = [None if converged is None else one.tested_with(seed.seed, converged) for seed in one.seeds]
     lost = [None] * len(one.failed)
     flips = [None if row is None else row["flip_rate"] for row in tested]
-    small = sum(rate is not None and rate <= FLIP_THRESHOLD + 1e-9 for rate in flips)
+    classes = classes_of(one)
+    small = sum(
+        BY_FLIPS.passes(seed.facts["test_accuracy"], row["accuracy"], row["flip_rate"], classes=classes)
+        for seed, row in zip(one.seeds, tested, strict=True)
+        if row is not None and None not in (row["accuracy"], row["flip_rate"])
+    )
     return (
         one.label,
         spread([*(seed.facts["mean_training_evaluations"] for seed in one.seeds), *lost]),
@@ -65,8 +74,14 @@ def _step_or_tolerance(seed: TrainedSeed) -> str:
 
 
 def _certified(seeds: Sequence[TrainedSeed]) -> str:
-    """Return how many models were certified; a dash for rules that certify nothing."""
-    told = [(seed.facts.get("adaptation") or {}).get("certified") for seed in seeds]
-    if all(one is None for one in told):
+    """Return how many models were certified, and which long before the end; a dash for rules that certify nothing."""
+    told = [seed.facts.get("adaptation") or {} for seed in seeds]
+    if all(one.get("certified") is None for one in told):
         return NOT_MEASURED
-    return f"{sum(bool(one) for one in told)} of {len(told)}"
+    words = f"{sum(bool(one['certified']) for one in told)} of {len(told)}"
+    early = [
+        f"{one['certified_iteration']:,} of {seed.facts['iterations']:,}"
+        for one, seed in zip(told, seeds, strict=True)
+        if one["certified"] and one["certified_iteration"] < LAST_PART * seed.facts["iterations"]
+    ]
+    return f"{words} (iteration {', '.join(early)})" if early else words

@@ -76,7 +76,7 @@ def trained_steps(configurations: Sequence[Configuration]) -> list[TrainedSteps]
         solver = configuration.training["solver"]
         if configuration.training.get("adaptation") is not None or "steps" not in solver or converged is None:
             continue
-        classes = _DATASET.validate_python(configuration.training["dataset"]).classes
+        classes = classes_of(configuration)
         outcomes = [
             _outcome(
                 seed.seed,
@@ -90,6 +90,11 @@ def trained_steps(configurations: Sequence[Configuration]) -> list[TrainedSteps]
         ordered = sorted(outcomes, key=lambda outcome: outcome.seed)
         found.append(TrainedSteps(solver["steps"], solver["method"], tuple(ordered)))
     return sorted(found, key=lambda one: one.steps)
+
+
+def classes_of(configuration: Configuration) -> int:
+    """Return the number of labels of a configuration's data."""
+    return _DATASET.validate_python(configuration.training["dataset"]).classes
 
 
 def _outcome(seed: int, own: Row | None, converged: Row | None, classes: int) -> SeedOutcome:

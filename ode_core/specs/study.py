@@ -402,7 +402,9 @@ def _label(solver: SolverSpec, adaptation: AdaptationSpec | None) -> str:
     if adaptation is None:
         return solver.label
     rule = getattr(adaptation, "rule", None)
-    return f"{solver.label} {adaptation.kind}" + ("" if rule is None else f"-{rule}")
+    # Step adaptation begins with a step of its own: of the solver only the method counts.
+    begins = solver.method if adaptation.kind == "step" else solver.label
+    return f"{begins} {adaptation.kind}" + ("" if rule is None else f"-{rule}")
 
 
 def _as_name(label: str) -> str:

@@ -135,7 +135,12 @@ def adapted(
         }
         trained.append(TrainedSeed(label, seed, "m", seed + 1, solver, own))
         rows.append(row(seed, solver, CONVERGED, accuracy - 0.01, flips))
-    training = {"solver": {"method": "euler", "steps": 16}, "adaptation": rule, "gradient": "backprop"}
+    training = {
+        "dataset": {"kind": "concentric_spheres"},
+        "solver": {"method": "euler", "steps": 16},
+        "adaptation": rule,
+        "gradient": "backprop",
+    }
     return Configuration(label, training, tuple(trained), (), tuple(rows))
 
 
@@ -145,7 +150,10 @@ def test_adaptation_is_shown_with_its_cost_its_end_and_the_papers_numbers() -> N
         adapted(
             "certified",
             {"kind": "certified"},
-            {0: (120, 0.97, 0.01, {"certified": True}), 1: (200, 0.98, 0.0, {"certified": False})},
+            {
+                0: (120, 0.97, 0.01, {"certified": True, "certified_iteration": 950}),
+                1: (200, 0.98, 0.0, {"certified": False, "certified_iteration": None}),
+            },
         ),
     )
 
@@ -157,6 +165,15 @@ def test_adaptation_is_shown_with_its_cost_its_end_and_the_papers_numbers() -> N
     assert cells(table, "certified")[1] == "160.0 ± 56.6"
     assert cells(table, "certified")[7:] == ("2 of 2", "1 of 2")
     assert cells(table, "the paper") == ("the paper", "100.5", "-", "-", "98.9 ± 0.6", "-", "-", "-", "-")
+
+
+def test_an_old_certificate_is_told_with_its_iteration_and_a_model_at_chance_counts_for_nothing() -> None:
+    facts = {"certified": True, "certified_iteration": 100}
+    study = study_of(adapted("certified", {"kind": "certified"}, {0: (56, 0.51, 0.01, facts)}))
+
+    (table,) = tables_of(find_preset(PRESETS, "step-adaptation"), Findings((study,)))
+
+    assert cells(table, "certified")[7:] == ("0 of 1", "1 of 1 (iteration 100 of 1,000)")
 
 
 def test_adapted_tolerances_are_shown_for_each_seed() -> None:
