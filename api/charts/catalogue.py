@@ -1,11 +1,8 @@
 """The figures by name: what each shows, what it is drawn from, and how."""
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import numpy as np
 
 from api.charts.adaptation import step_adaptation, tolerance_adaptation
 from api.charts.clusters import output_clusters
@@ -14,6 +11,7 @@ from api.charts.error_fan import error_fan
 from api.charts.figure import Figure, NothingToDraw
 from api.charts.gradient_comparison import Training, training_progress
 from api.charts.phase_plane import Portrait
+from api.charts.seed_groups import study_rows
 from api.charts.study_accuracy import XAxis, accuracy_of_study
 from api.charts.test_steps import accuracy_against_steps
 from api.charts.trajectories import trajectories_with_crossings
@@ -77,51 +75,11 @@ def find_chart(source: Source, name: str) -> StoredChart | None:
 
 def _accuracy_of_results(material: Material) -> Figure:
     """Draw one model version by test method; of several, a curve for each training configuration."""
+    versions = {(row["model"], row["version"]) for row in material.results}
+    if len(versions) > 1:
+        return accuracy_of_study(study_rows(material.results), material.x)
     rows = [dict(row) | {"model": f"{row['model']} version {row['version']}"} for row in material.results]
-    if len({row["model"] for row in rows}) <= 1:
-        return accuracy_against_steps(rows, None, "Accuracy on held-out samples under other solvers", material.x)
-    return accuracy_of_study(study_rows(rows), material.x)
-
-
-def study_rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return result rows of several models as the rows of a study: those trained alike are its seeds."""
-    groups: dict[tuple[str, str, int | None, float | None], dict[str, Mapping[str, Any]]] = defaultdict(dict)
-    for row in results:
-        adaptive_at = None if row["test_steps"] else row["nfe"]
-        key = (_solver_label(row["train_solver"]), row["test_method"], row["test_steps"], adaptive_at)
-        groups[key][row["model"]] = row
-    rows = []
-    for (label, method, steps, _), by_model in groups.items():
-        accuracies = {model: row["accuracy"] for model, row in by_model.items() if row["accuracy"] is not None}
-        values = list(accuracies.values())
-        first = next(iter(by_model.values()))
-        rows.append(
-            {
-                "label": label,
-                "train_method": first["train_method"],
-                "train_steps": first["train_steps"],
-                "test_method": method,
-                "test_steps": steps,
-                "nfe": float(np.mean([row["nfe"] for row in by_model.values()])),
-                "accuracy": {
-                    "mean": float(np.mean(values)) if values else None,
-                    "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-                    "n": len(values),
-                    "by_seed": accuracies,
-                },
-                "failed_seeds": [],
-            }
-        )
-    return sorted(rows, key=lambda row: (row["train_method"], row["train_steps"] or 0, row["test_steps"] or row["nfe"]))
-
-
-def _solver_label(solver: Mapping[str, Any]) -> str:
-    rule = next(
-        (f"-{solver['steps']}" if name == "steps" else f" {name}={solver[name]:g}")
-        for name in ("steps", "step_size", "rtol")
-        if solver.get(name) is not None
-    )
-    return f"{solver['method']}{rule}"
+    return accuracy_against_steps(rows, None, "Accuracy on held-out samples under other solvers", material.x)
 
 
 def _of_training(draw: Callable[..., Figure], metrics: frozenset[str]) -> Callable[[Material], Figure]:

@@ -22,9 +22,9 @@ def accuracy_of_study(rows: Sequence[Mapping[str, Any]], x: XAxis = "steps") -> 
     solver that a configuration was trained with is ringed.
 
     Args:
-        rows: one for each training configuration and test solver, with ``label``, ``train_method``, ``train_steps``,
-            ``test_method``, ``test_steps``, ``nfe``, ``accuracy`` (``mean``, ``sd``, ``n``, ``by_seed``) and
-            ``failed_seeds``. Rows without a mean or without a place on the axis are left out.
+        rows: one for each training configuration and test solver, with ``label``, ``train_solver``, ``adaptation``,
+            ``test_solver``, ``test_method``, ``test_steps``, ``nfe``, ``accuracy`` (``mean``, ``sd``, ``n``,
+            ``by_seed``) and ``failed_seeds``. Rows without a mean or without a place on the axis are left out.
         x: what the axis shows.
 
     Raises:
@@ -71,7 +71,8 @@ def _point(row: Mapping[str, Any], x: XAxis) -> Row | None:
         "sd": accuracy["sd"],
         "n": accuracy["n"],
         "by_seed": accuracy["by_seed"],
-        "own": row["test_method"] == row["train_method"] and row["test_steps"] == row["train_steps"],
+        # Adapted, the seeds end with solvers of their own, and the row's is only what they began with.
+        "own": row["test_solver"] == row["train_solver"] and row["adaptation"] is None,
     }
 
 

@@ -324,8 +324,8 @@ def test_the_accuracy_of_a_sweep_is_drawn_against_steps_or_evaluations(
 def test_sweeps_of_several_models_are_drawn_by_training_configuration(served: Served, client: httpx.Client) -> None:
     train(served.store, SPHERES_JOB)
     other = [
-        NewResult(**vars(result_row(method, steps, accuracy, train_steps)) | {"model": model})
-        for model, train_steps, accuracy in (("a", 2, 0.5), ("b", 8, 0.9))
+        NewResult(**vars(result_row(method, steps, accuracy, train_steps)) | {"model": model, "version": version})
+        for model, version, train_steps, accuracy in (("spheres", 2, 2, 0.5), ("b", 1, 8, 0.9))
         for method, steps in (("euler", 2), ("rk4", 2))
     ]
     first, second = (add_job(served.store, "sweep", {}, rows) for rows in (SWEPT, other))
@@ -333,10 +333,10 @@ def test_sweeps_of_several_models_are_drawn_by_training_configuration(served: Se
     document = client.get(f"/v1/jobs/{first}/charts/accuracy", params={"with": second}).json()
 
     euler = {(row["label"], row["x"]): row for row in document["data"]["euler 1"]}
-    assert euler["euler-2", 2]["accuracy"] == pytest.approx(0.75)
-    assert euler["euler-2", 2]["sd"] == pytest.approx(0.25 * 2**0.5)
-    assert euler["euler-2", 2]["n"] == 2
-    assert euler["euler-8", 2]["sd"] is None
+    assert euler["spheres, euler-2", 2]["accuracy"] == pytest.approx(0.75)
+    assert euler["spheres, euler-2", 2]["sd"] == pytest.approx(0.25 * 2**0.5)
+    assert euler["spheres, euler-2", 2]["n"] == 2
+    assert euler["b, euler-8", 2]["sd"] is None
     assert "2 seeds" in document["title"]
 
 

@@ -24,7 +24,7 @@ def study_row(
         "train_method": "euler",
         "train_steps": train_steps,
         "adaptation": None,
-        "test_solver": {"method": method},
+        "test_solver": {"method": method} | ({"rtol": 1e-5, "atol": 1e-5} if steps is None else {"steps": steps}),
         "test_method": method,
         "test_steps": steps,
         "nfe": 4 * (steps or 10) if method == "rk4" else (steps or 77),
@@ -64,6 +64,26 @@ def test_the_solver_of_the_training_is_ringed() -> None:
     own = accuracy_of_study(ROWS).canvas.tables["own 1"]
 
     assert [(row["label"], row["x"]) for row in own] == [("euler-2", 2), ("euler-64", 64)]
+
+
+def test_of_tolerances_only_those_of_the_training_are_ringed() -> None:
+    def solver(tolerance: float) -> dict[str, Any]:
+        return {"method": "dopri5", "rtol": tolerance, "atol": tolerance}
+
+    rows = [
+        study_row("dopri5", 0, "dopri5", None, {"0": 0.9}, nfe=nfe)
+        | {"train_method": "dopri5", "train_steps": None}
+        | {"train_solver": solver(1e-3), "test_solver": solver(tolerance)}
+        for nfe, tolerance in ((20.0, 1e-2), (40.0, 1e-3), (80.0, 1e-4))
+    ]
+
+    assert [row["x"] for row in accuracy_of_study(rows, "nfe").canvas.tables["own 1"]] == [40.0]
+
+
+def test_where_the_step_was_adapted_no_solver_is_the_one_of_the_training() -> None:
+    adapted = [row | {"adaptation": {"kind": "step"}, "train_steps": None} for row in ROWS]
+
+    assert "own 1" not in accuracy_of_study(adapted).canvas.tables
 
 
 def test_the_axis_can_be_evaluations() -> None:
