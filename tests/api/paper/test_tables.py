@@ -184,8 +184,10 @@ def test_a_search_is_shown_with_its_bracket_and_the_runs_it_saved() -> None:
 
     found = {
         "finished": True,
+        "not_measured": [{"steps": 128, "seeds": [0, 1], "reason": "the worker was lost"}],
         "bracket": {"last_failing": 32, "first_passing": 64},
         "checked": [
+            {"steps": 16, "passes": False, "by_seed": {"0": seed(0.55, 0.55) | {"passes": False}, "1": seed(0.9, 0.9)}},
             {"steps": 32, "passes": False, "by_seed": {"0": seed(0.99, 0.69), "1": lost}},
             {"steps": 64, "passes": True, "by_seed": {"0": seed(0.99, 0.95), "1": seed(0.97, 0.93)}},
         ],
@@ -199,7 +201,15 @@ def test_a_search_is_shown_with_its_bracket_and_the_runs_it_saved() -> None:
 
     checked, critical = tables_of(find_preset(PRESETS, "critical-step"), Findings((study,)))
 
-    assert cells(checked, "euler-32")[1:] == ("99.0 (1 missing)", "69.0 (1 missing)", "25.0 (1 missing)", "no")
+    assert cells(checked, "euler-32")[1:] == (
+        "99.0 (1 missing)",
+        "69.0 (1 missing)",
+        "25.0 (1 missing)",
+        "no (seed 0 changed; seed 1 diverged)",
+    )
+    assert cells(checked, "euler-16")[-1] == "no (seed 0 below 60 %)"  # two classes: guessing and the threshold
+    assert "at least 60 %" in checked.notes[0]
+    assert "euler-128 was not measured with seeds 0, 1: the worker was lost" in checked.notes
     assert cells(checked, "euler-64")[1:] == ("98.0 ± 1.4", "94.0 ± 1.4", "25.0 ± 0.0", "yes")
     assert "Seed 1 passes with 4 steps and fails with 32" in " ".join(checked.notes)
     assert [row[1:] for row in critical.rows] == [
