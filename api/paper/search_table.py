@@ -32,7 +32,7 @@ def search_tables(study: StudyFindings, numbers: PaperNumbers) -> list[Table]:
         ),
     )
     paper = numbers.critical_evaluations
-    saved = f"{found['runs_saved']} of {found['full_grid_runs']}"
+    saved = NOT_MEASURED if found["runs_saved"] is None else f"{found['runs_saved']} of {found['full_grid_runs']}"
     critical = Table(
         f"{study.name}: critical step",
         ("", "measured", "paper"),

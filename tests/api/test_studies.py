@@ -232,6 +232,7 @@ def test_a_search_shows_its_bracket_and_what_it_saved(served: Served, connected:
     study = connected.submit_study(SEARCH)
     assert study["search"] is not None
     assert study["search"]["bracket"] == {"last_failing": None, "first_passing": None}
+    assert (study["search"]["finished"], study["search"]["runs_saved"]) == (False, None)
     assert [cell["label"] for cell in study["cells"]] == ["euler-2"]
 
     finish(served.store, study["cells"][0], {0: 0.5, 1: 0.89})
