@@ -219,6 +219,27 @@ def test_a_search_is_shown_with_its_bracket_and_the_runs_it_saved() -> None:
     ]
 
 
+def test_a_search_that_has_not_finished_has_saved_nothing_yet() -> None:
+    (spec,) = find_preset(PRESETS, "critical-step").studies(Options())
+    found = {
+        "finished": False,
+        "bracket": {"last_failing": None, "first_passing": None},
+        "checked": [],
+        "not_measured": [{"steps": 16, "seeds": [0], "reason": "the worker was lost"}],
+        "monotone": True,
+        "violations": [],
+        "runs": 1,
+        "full_grid_runs": 9,
+        "runs_saved": None,
+    }
+    study = study_of(spec=spec.document(), search=found)
+
+    _, critical = tables_of(find_preset(PRESETS, "critical-step"), Findings((study,)))
+
+    assert cells(critical, "trainings saved of the whole grid")[1] == "-"
+    assert cells(critical, "critical function evaluations")[1] == "-"
+
+
 def portrait(label: str, result: dict[str, Any]) -> JobFindings:
     return JobFindings({"kind": "portrait", "id": "a-job"}, label, 0, result)
 
@@ -244,6 +265,18 @@ def test_the_fan_is_separable_where_the_margin_is_above_zero() -> None:
         ("-", "-0.38", "no", "-0.38"),
     ]
     assert (heads.columns, heads.rows) == (("trained with", "tested with euler-1265"), (("euler-1265", "100"),))
+
+
+def test_the_heads_of_several_seeds_are_averaged_and_the_failed_are_told() -> None:
+    own = {"method": "euler", "steps": 1265}
+    rows = tuple(row(seed, own, own, accuracy, 0.0) for seed, accuracy in ((0, 1.0), (1, 0.5)))
+    configuration = trained_with(1265, {0: (1.0, 0.5, 0.5), 1: (0.5, 0.5, 0.0), 2: None})
+    study = study_of(replace(configuration, rows=rows))
+
+    heads = tables_of(find_preset(PRESETS, "xor-fan"), Findings((study,)))[1]
+
+    # of 100 and 50: mean 75, deviation 50 / sqrt(2)
+    assert heads.rows == (("euler-1265", "75 ± 35 (1 missing)"),)
 
 
 def test_trajectories_are_shown_with_crossings_and_the_predictions_that_change() -> None:
@@ -304,6 +337,8 @@ def test_gradients_are_shown_side_by_side_with_their_time() -> None:
         ("euler-64", "backprop", "98.0", "95.0", "4.0", "64.0", "15.0"),
         ("euler-64", "adjoint", "98.0", "95.0", "4.0", "64.0", "40.0"),
     )
+    assert table.columns[5] == "evaluations in the forward solve"
+    assert "What the way back evaluates is not in them" in table.notes[0]
 
 
 class TestTable:
