@@ -255,7 +255,7 @@ class StudyNotSucceeded(Exception):
         undone = [
             f"{cell['label']}: {(cell['error'] or {}).get('message', cell['status'])}"
             for cell in study["cells"]
-            if cell["status"] != "succeeded"
+            if cell["status"] != "succeeded" and (cell["error"] or {}).get("code") != "training_diverged"
         ]
         super().__init__(f"the study {study['name']} {study['status']}; {'; '.join(undone)}")
         self.study = study

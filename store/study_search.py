@@ -26,9 +26,10 @@ def search_findings(search: CriticalStepSearch, seeds: int, jobs: Sequence[Job])
     passes = _passes(measured)
     found = {steps: all(by_seed.values()) for steps, by_seed in passes.items()}
     runs = sum(len(job.spec["seeds"]) for job in jobs)
+    finished = next_steps(search.candidates, found, confirm=search.confirm) is None
     contradictions = violations(passes)
     return {
-        "finished": next_steps(search.candidates, found, confirm=search.confirm) is None,
+        "finished": finished,
         "bracket": asdict(bracket(search.candidates, found)),
         "checked": [
             {
@@ -43,7 +44,7 @@ def search_findings(search: CriticalStepSearch, seeds: int, jobs: Sequence[Job])
         "violations": [asdict(one) for one in contradictions],
         "runs": runs,
         "full_grid_runs": len(search.candidates) * seeds,
-        "runs_saved": len(search.candidates) * seeds - runs,
+        "runs_saved": len(search.candidates) * seeds - runs if finished else None,
     }
 
 

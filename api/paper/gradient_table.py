@@ -21,11 +21,13 @@ def gradient_table(findings: Findings) -> Table:
             "accuracy, %",
             f"accuracy, {fine}, %",
             "predictions that change, %",
-            "evaluations an iteration",
+            "evaluations in the forward solve",
             "ms an iteration",
         ),
         tuple(_row(one, converged) for one in ordered),
         (
+            "Evaluations of the field for one sample, mean over the iterations. What the way back evaluates is not in "
+            "them: checkpoint and reversible repeat the forward steps, and adjoint solves an equation of its own.",
             "Trainings that differ in nothing but their seed run as one where they can (backprop on a grid); the time "
             "is then a seed's share, and less than that of a training by itself.",
         ),

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from api.paper.findings import Findings, JobFindings
+from api.paper.findings import Configuration, Findings, JobFindings, solver_label
+from api.paper.seed_statistics import spread
 from api.paper.table import NOT_MEASURED, Table
 
 # With these constants of the field; those of the paper's figure are unpublished.
@@ -99,25 +100,21 @@ def fan_table(findings: Findings) -> Table:
 def fan_accuracy_table(findings: Findings) -> Table:
     """Return what the heads, trained on the final states of either step size, make of those of the others."""
     configurations = [one for study in findings.studies for one in study.configurations]
-    tested: list[str] = []
-    cells: dict[tuple[str, str], str] = {}
-    for one in configurations:
-        for row in one.rows:
-            label = _label(row["test_solver"])
-            tested += [] if label in tested else [label]
-            cells[one.label, label] = NOT_MEASURED if row["accuracy"] is None else f"{100 * row['accuracy']:.0f}"
+    solvers: list[dict[str, Any]] = []
+    for row in (row for one in configurations for row in one.rows):
+        solvers += [] if row["test_solver"] in solvers else [row["test_solver"]]
     return Table(
         "XOR: accuracy of the trained heads, in %",
-        ("trained with", *(f"tested with {label}" for label in tested)),
-        tuple(
-            (one.label, *(cells.get((one.label, label), NOT_MEASURED) for label in tested)) for one in configurations
-        ),
+        ("trained with", *(f"tested with {solver_label(solver)}" for solver in solvers)),
+        tuple((one.label, *(_accuracy(one, solver) for solver in solvers)) for one in configurations),
         ("Four points; without a separating line at most three of them can be right.",),
     )
 
 
-def _label(solver: dict[str, Any]) -> str:
-    return f"{solver['method']}-{solver['steps']}"
+def _accuracy(configuration: Configuration, solver: dict[str, Any]) -> str:
+    tested = [configuration.tested_with(seed.seed, solver) for seed in configuration.seeds]
+    accuracies = [None if row is None else row["accuracy"] for row in tested]
+    return spread([*accuracies, *[None] * len(configuration.failed)], digits=0, factor=100.0)
 
 
 def _portraits(findings: Findings) -> list[JobFindings]:

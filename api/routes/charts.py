@@ -1,6 +1,7 @@
 """Figures of jobs, model versions and studies, drawn from what is stored: as page, picture or data."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from importlib.metadata import version as version_of
 from typing import Annotated, Any, Literal
@@ -208,19 +209,32 @@ def _format(asked: Format | None, request: Request) -> Format:
     """Return the format asked for, by the query or else by ``Accept``."""
     if asked is not None:
         return asked
-    accept = request.headers.get("accept", "*/*").lower()
-    for part in accept.split(","):
-        media_type = part.split(";")[0].strip()
+    weights = _accepted(request.headers.get("accept") or "*/*")
+    refused = {media_type for media_type, weight in weights if weight == 0}
+    for media_type, _ in sorted((one for one in weights if one[1] > 0), key=lambda one: -one[1]):  # stable
         for kind, known in MEDIA_TYPES.items():
             if media_type == known:
                 return kind
-        if media_type in ("*/*", "application/*", ""):
+        if media_type in ("*/*", "application/*") and MEDIA_TYPES["json"] not in refused:
             return "json"
     raise Problem(
         406,
         "not_acceptable",
         f"a chart can be had as {', '.join(MEDIA_TYPES.values())}: name one in Accept, or use ?format=",
     )
+
+
+def _accepted(header: str) -> list[tuple[str, float]]:
+    """Return the media types of an ``Accept`` header with their weights; one that is no number counts as none given."""
+    found = []
+    for part in header.lower().split(","):
+        media_type, *parameters = (piece.strip() for piece in part.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            if match := re.fullmatch(r"q=([01](?:\.\d{0,3})?)", parameter):
+                weight = float(match[1])
+        found.append((media_type, weight))
+    return found
 
 
 def _drawn(chart: StoredChart, material: Material, kind: Format, scale: float, request: Request) -> Response:

@@ -140,7 +140,7 @@ class StudySearchAnswer(Answer):
     violations: list[MonotonyViolation]
     runs: int = Field(description="trainings submitted")
     full_grid_runs: int = Field(description="trainings of all numbers of steps")
-    runs_saved: int
+    runs_saved: int | None = Field(description="of the full grid; null until the search has finished")
 
 
 class StudyLinks(Answer):

@@ -157,6 +157,11 @@ class CriticalStepSearch(Spec):
         """Return the training solver with so many steps."""
         return _solver({"method": self.method, "steps": steps})
 
+    def required_accuracy(self, classes: int) -> float:
+        """Return the accuracy under the solver of the training from which on a model has learnt something."""
+        least = 1 / classes + self.threshold if self.least_accuracy is None else self.least_accuracy
+        return min(1.0, least)
+
     def passes(self, train_accuracy: float, test_accuracy: float, flip_rate: float, *, classes: int) -> bool:
         """Return whether one seed's model has learnt something and keeps its answers.
 
@@ -166,8 +171,7 @@ class CriticalStepSearch(Spec):
             flip_rate: share of samples whose prediction differs between the two.
             classes: number of labels of its data.
         """
-        least = 1 / classes + self.threshold if self.least_accuracy is None else self.least_accuracy
-        if train_accuracy < min(1.0, least):
+        if train_accuracy < self.required_accuracy(classes):
             return False
         lost = train_accuracy - test_accuracy if self.criterion == "accuracy" else flip_rate
         return lost <= self.threshold + 1e-9  # shares of samples: 0.99 - 0.89 is a rounding error above 0.1

@@ -126,6 +126,10 @@ def test_every_chart_of_a_portrait_comes_in_every_format(portrayed: tuple[httpx.
 @pytest.mark.parametrize(
     ("accept", "media_type"),
     [
+        ("image/png;q=0.5, image/svg+xml", "image/svg+xml"),
+        ("image/svg+xml; q=0.2, text/html; q=0.9, */*; q=0.1", "text/html; charset=utf-8"),
+        ("*/*, image/png;q=0", "application/json"),
+        ("application/json;q=0, image/png;q=0.1, */*", "image/png"),
         ("*/*", "application/json"),
         ("image/png", "image/png"),
         ("image/svg+xml;q=0.9", "image/svg+xml"),
@@ -147,6 +151,7 @@ def test_what_cannot_be_drawn_in_an_accepted_format_is_refused(portrayed: tuple[
     client, place = portrayed
 
     assert_problem(client.get(f"{place}/clusters", headers={"Accept": "image/gif"}), 406, "not_acceptable")
+    assert_problem(client.get(f"{place}/clusters", headers={"Accept": "image/png;q=0"}), 406, "not_acceptable")
     assert_problem(client.get(f"{place}/clusters?format=gif"), 422, "invalid_request")
 
 

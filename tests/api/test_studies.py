@@ -228,10 +228,30 @@ def test_resuming_is_refused_while_a_study_runs_and_when_it_is_done(served: Serv
     assert "nothing to resume" in assert_problem(done, 409, "study_not_resumable")["detail"]
 
 
+def test_what_diverged_is_not_among_the_reasons_why_a_study_failed(served: Served, connected: Client) -> None:
+    study = connected.submit_study(STUDY)
+    errors = [
+        {"code": "training_diverged", "message": "the loss is not finite"},
+        {"code": "out_of_memory", "message": "the worker ran out of memory"},
+    ]
+    for cell, error in zip(study["cells"], errors, strict=True):
+        with served.store.reading() as tx:
+            job = tx.jobs.require(cell["job_id"])
+        attempt = claim(served.store, job)
+        with served.store.transaction() as tx:
+            tx.jobs.fail(job.id, attempt, error)
+
+    with pytest.raises(StudyNotSucceeded) as raised:
+        connected.wait_for_study(study["id"])
+
+    assert str(raised.value).endswith("failed; euler-4: the worker ran out of memory")
+
+
 def test_a_search_shows_its_bracket_and_what_it_saved(served: Served, connected: Client) -> None:
     study = connected.submit_study(SEARCH)
     assert study["search"] is not None
     assert study["search"]["bracket"] == {"last_failing": None, "first_passing": None}
+    assert (study["search"]["finished"], study["search"]["runs_saved"]) == (False, None)
     assert [cell["label"] for cell in study["cells"]] == ["euler-2"]
 
     finish(served.store, study["cells"][0], {0: 0.5, 1: 0.89})

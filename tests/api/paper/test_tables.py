@@ -201,8 +201,10 @@ def test_a_search_is_shown_with_its_bracket_and_the_runs_it_saved() -> None:
 
     found = {
         "finished": True,
+        "not_measured": [{"steps": 128, "seeds": [0, 1], "reason": "the worker was lost"}],
         "bracket": {"last_failing": 32, "first_passing": 64},
         "checked": [
+            {"steps": 16, "passes": False, "by_seed": {"0": seed(0.55, 0.55) | {"passes": False}, "1": seed(0.9, 0.9)}},
             {"steps": 32, "passes": False, "by_seed": {"0": seed(0.99, 0.69), "1": lost}},
             {"steps": 64, "passes": True, "by_seed": {"0": seed(0.99, 0.95), "1": seed(0.97, 0.93)}},
         ],
@@ -216,7 +218,15 @@ def test_a_search_is_shown_with_its_bracket_and_the_runs_it_saved() -> None:
 
     checked, critical = tables_of(find_preset(PRESETS, "critical-step"), Findings((study,)))
 
-    assert cells(checked, "euler-32")[1:] == ("99.0 (1 missing)", "69.0 (1 missing)", "25.0 (1 missing)", "no")
+    assert cells(checked, "euler-32")[1:] == (
+        "99.0 (1 missing)",
+        "69.0 (1 missing)",
+        "25.0 (1 missing)",
+        "no (seed 0 changed; seed 1 diverged)",
+    )
+    assert cells(checked, "euler-16")[-1] == "no (seed 0 below 60 %)"  # two classes: guessing and the threshold
+    assert "at least 60 %" in checked.notes[0]
+    assert "euler-128 was not measured with seeds 0, 1: the worker was lost" in checked.notes
     assert cells(checked, "euler-64")[1:] == ("98.0 ± 1.4", "94.0 ± 1.4", "25.0 ± 0.0", "yes")
     assert "Seed 1 passes with 4 steps and fails with 32" in " ".join(checked.notes)
     assert [row[1:] for row in critical.rows] == [
@@ -224,6 +234,27 @@ def test_a_search_is_shown_with_its_bracket_and_the_runs_it_saved() -> None:
         ("20", "-"),
         ("25 of 45", "-"),
     ]
+
+
+def test_a_search_that_has_not_finished_has_saved_nothing_yet() -> None:
+    (spec,) = find_preset(PRESETS, "critical-step").studies(Options())
+    found = {
+        "finished": False,
+        "bracket": {"last_failing": None, "first_passing": None},
+        "checked": [],
+        "not_measured": [{"steps": 16, "seeds": [0], "reason": "the worker was lost"}],
+        "monotone": True,
+        "violations": [],
+        "runs": 1,
+        "full_grid_runs": 9,
+        "runs_saved": None,
+    }
+    study = study_of(spec=spec.document(), search=found)
+
+    _, critical = tables_of(find_preset(PRESETS, "critical-step"), Findings((study,)))
+
+    assert cells(critical, "trainings saved of the whole grid")[1] == "-"
+    assert cells(critical, "critical function evaluations")[1] == "-"
 
 
 def portrait(label: str, result: dict[str, Any]) -> JobFindings:
@@ -251,6 +282,18 @@ def test_the_fan_is_separable_where_the_margin_is_above_zero() -> None:
         ("-", "-0.38", "no", "-0.38"),
     ]
     assert (heads.columns, heads.rows) == (("trained with", "tested with euler-1265"), (("euler-1265", "100"),))
+
+
+def test_the_heads_of_several_seeds_are_averaged_and_the_failed_are_told() -> None:
+    own = {"method": "euler", "steps": 1265}
+    rows = tuple(row(seed, own, own, accuracy, 0.0) for seed, accuracy in ((0, 1.0), (1, 0.5)))
+    configuration = trained_with(1265, {0: (1.0, 0.5, 0.5), 1: (0.5, 0.5, 0.0), 2: None})
+    study = study_of(replace(configuration, rows=rows))
+
+    heads = tables_of(find_preset(PRESETS, "xor-fan"), Findings((study,)))[1]
+
+    # of 100 and 50: mean 75, deviation 50 / sqrt(2)
+    assert heads.rows == (("euler-1265", "75 ± 35 (1 missing)"),)
 
 
 def test_trajectories_are_shown_with_crossings_and_the_predictions_that_change() -> None:
@@ -311,6 +354,8 @@ def test_gradients_are_shown_side_by_side_with_their_time() -> None:
         ("euler-64", "backprop", "98.0", "95.0", "4.0", "64.0", "15.0"),
         ("euler-64", "adjoint", "98.0", "95.0", "4.0", "64.0", "40.0"),
     )
+    assert table.columns[5] == "evaluations in the forward solve"
+    assert "What the way back evaluates is not in them" in table.notes[0]
 
 
 class TestTable:
