@@ -53,6 +53,7 @@ def flow(
     *,
     accuracy: float = ACCURACY,
     max_evaluations: int | None = None,
+    method: MethodName = METHOD,
 ) -> FlowEnds:
     """Follow the flow of each sample from its start to its end time.
 
@@ -63,13 +64,14 @@ def flow(
         ends: ``(n,)``, before or after the starts.
         accuracy: relative to the largest absolute number of a state, at the start or at the end.
         max_evaluations: bound on the evaluations of the field for one sample in one solve, or None.
+        method: of the solves; one with an error estimate.
     """
     states, starts, ends = states.double(), starts.to(states.device).double(), ends.to(states.device).double()
     if len(states) == 0:
         return FlowEnds(states, starts, torch.ones_like(starts, dtype=torch.bool), 0)
     rows = rows_at_once(states[0].numel())
     blocks = zip(*(torch.split(values, rows) for values in (states, starts, ends)), strict=True)
-    parts = [_flow(field, z, start, end, accuracy, max_evaluations) for z, start, end in blocks]
+    parts = [_flow(_OwnTimes(field, z, start, end, method, max_evaluations), accuracy) for z, start, end in blocks]
     return FlowEnds(
         torch.cat([part.states for part in parts]),
         torch.cat([part.error for part in parts]),
@@ -78,16 +80,13 @@ def flow(
     )
 
 
-def _flow(
-    field: Field, states: Tensor, starts: Tensor, ends: Tensor, accuracy: float, max_evaluations: int | None
-) -> FlowEnds:
-    solves = _OwnTimes(field, states, starts, ends, max_evaluations)
-    before = per_sample(states).abs().amax(dim=1)
+def _flow(solves: "_OwnTimes", accuracy: float) -> FlowEnds:
+    before = per_sample(solves.states).abs().amax(dim=1)
     tolerance = min(1e-3, 10 * accuracy)
-    everyone = open_samples = torch.arange(len(states), device=states.device)
+    everyone = open_samples = torch.arange(len(before), device=before.device)
     found = solves(everyone, tolerance)
-    error = torch.full_like(starts, torch.nan)
-    converged = torch.zeros_like(starts, dtype=torch.bool)
+    error = torch.full_like(before, torch.nan)
+    converged = torch.zeros_like(before, dtype=torch.bool)
     while len(open_samples) > 0 and tolerance > LAST_TOLERANCE * 1.01:
         tolerance /= 10
         finer = solves(open_samples, tolerance)
@@ -98,7 +97,7 @@ def _flow(
         converged[open_samples] = settled
         # A state that leaves the floating-point range does so at every tolerance.
         open_samples = open_samples[~settled & torch.isfinite(change)]
-    return FlowEnds(found.reshape(states.shape), error, converged, solves.evaluations)
+    return FlowEnds(found.reshape(solves.states.shape), error, converged, solves.evaluations)
 
 
 class _OwnTimes:
@@ -107,7 +106,16 @@ class _OwnTimes:
     A sample's times are the last numbers of its state, so that a solver may do with the batch what it likes.
     """
 
-    def __init__(self, field: Field, states: Tensor, starts: Tensor, ends: Tensor, max_evaluations: int | None) -> None:
+    def __init__(
+        self,
+        field: Field,
+        states: Tensor,
+        starts: Tensor,
+        ends: Tensor,
+        method: MethodName,
+        max_evaluations: int | None,
+    ) -> None:
+        self.states, self._method = states, method
         self._field, self._shape, self._max_evaluations = field, states.shape[1:], max_evaluations
         self._size = self._shape.numel()
         self._rows = torch.cat([per_sample(states), starts.unsqueeze(1), ends.unsqueeze(1)], dim=1)
@@ -120,7 +128,9 @@ class _OwnTimes:
         solution = solve(
             self._slope,
             self._rows[samples],
-            SolverSpec(method=METHOD, rtol=tolerance, atol=min(1.0, tolerance * self._scale), max_steps=MAX_STEPS),
+            SolverSpec(
+                method=self._method, rtol=tolerance, atol=min(1.0, tolerance * self._scale), max_steps=MAX_STEPS
+            ),
             max_evaluations=self._max_evaluations,
             compilation="never",
             warn=False,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ode_core.audit.flow_map import rows_at_once
 from ode_core.solvers.adaptive import solve_adaptive
 from ode_core.solvers.record import AcceptedStep
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state
@@ -41,6 +42,12 @@ class StepGrid:
     def samples(self) -> int:
         """Number of samples."""
         return self.starts.shape[1]
+
+    @property
+    def arrives(self) -> Tensor:
+        """``(n,)``, the time after each sample's last step, in float64."""
+        last = torch.where(self.taken, torch.arange(self.steps).unsqueeze(1), 0).amax(dim=0)
+        return self.ends.gather(0, last.unsqueeze(0)).squeeze(0)
 
     @property
     def taken(self) -> Tensor:
@@ -116,8 +123,10 @@ def walk(grid: StepGrid, z0: Tensor, advance: Advance) -> Iterator[Tensor]:
     yield z
     for number in range(grid.steps):
         moving = torch.nonzero(grid.taken[number]).flatten()
-        after = advance(number, moving, z[moving.to(z.device)])
-        z = z.index_copy(0, moving.to(z.device), after)
+        # Not all at once: the activations of a field over images take far more memory than their states.
+        for some in torch.split(moving, rows_at_once(z[:1].numel())):
+            after = advance(number, some, z[some.to(z.device)])
+            z = z.index_copy(0, some.to(z.device), after)
         yield z
 
 

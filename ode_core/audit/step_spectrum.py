@@ -26,7 +26,7 @@ from ode_core.solvers.step_map import StepMap, TimeStep
 SpectrumMethod = Literal["dense", "arnoldi"]
 
 DENSE_STATE = 128
-_NUMBERS_AT_ONCE = 2**21  # of Jacobians, or of Krylov bases
+_NUMBERS_AT_ONCE, _MOST_ROWS = 2**21, 2**14  # of Jacobians, or of Krylov bases
 # Roundings by which a computed eigenvalue, or a singular matrix, may seem to be on the other side.
 _ROUNDINGS = 16
 
@@ -149,7 +149,7 @@ def step_spectrum(
     taken = grid.taken
     number, sample = torch.nonzero(taken, as_tuple=True)
     width = size * size if method == "dense" else size * (directions + 1)
-    rows = max(1, _NUMBERS_AT_ONCE // width)
+    rows = max(1, min(_MOST_ROWS, _NUMBERS_AT_ONCE // width))
     found = []
     for first in range(0, len(number), rows):
         if on_block is not None:
