@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ode_core.audit.error_transport import ErrorTransport, MarginAttribution, error_transport, margin_attribution
-from ode_core.audit.flow_map import ACCURACY
+from ode_core.audit import error_transport, interventions
+from ode_core.audit.error_transport import ErrorTransport, MarginAttribution, margin_attribution
 from ode_core.audit.interventions import InterventionalSplit, interventional_split
 from ode_core.audit.step_grid import StepGrid, fixed_grid, frozen_grid, numerical_path
 from ode_core.audit.step_spectrum import SpectrumMethod, StepSpectrum, step_spectrum
@@ -81,9 +81,10 @@ def find_mechanism(
     train_solver: SolverSpec,
     reference: Tensor,
     *,
-    accuracy: float = ACCURACY,
+    step_accuracy: float = interventions.ACCURACY,
+    end_accuracy: float = error_transport.ACCURACY,
     spectrum: SpectrumMethod | None = None,
-    stretches: int | None = 32,
+    stretches: int | None = 16,
     on_part: OnPart | None = None,
     max_evaluations: int | None = None,
 ) -> Mechanism:
@@ -95,7 +96,8 @@ def find_mechanism(
         labels: ``(n,)``, the right classes.
         train_solver: what the model was trained with.
         reference: ``(n,)``, the classes that a converged solver predicts.
-        accuracy: of exact flows, relative to the state.
+        step_accuracy: of the exact flow over a step, relative to the state.
+        end_accuracy: of the exact flow to the end.
         spectrum: full Jacobians or Arnoldi's iteration; None goes by the size of the state.
         stretches: parts of the grid whose errors are carried to the end; None: each step, 0: none.
         on_part: called before each part.
@@ -138,14 +140,14 @@ def find_mechanism(
         labels[samples].cpu(),
         classify(states[-1]),
         reference[samples].cpu(),
-        accuracy=accuracy,
+        accuracy=step_accuracy,
         max_evaluations=max_evaluations,
     )
     transport = margins = None
     if stretches != 0:
         report("transport of the errors")
-        transport = error_transport(
-            psi.field, grid, states, stretches=stretches, accuracy=accuracy, max_evaluations=max_evaluations
+        transport = error_transport.error_transport(
+            psi.field, grid, states, stretches=stretches, accuracy=end_accuracy, max_evaluations=max_evaluations
         )
         margins = margin_attribution(transport, exact.head, reference[samples])
     return Mechanism(samples, grid, states, found, split, transport, margins)

@@ -18,6 +18,8 @@ from ode_core.models.predictions import Predictions
 from ode_core.specs.modified_field import ModifiedFieldSpec
 
 OFFERED_FROM = 0.95
+# A modified field that takes more is outside of its range, and no repair: some explode, and would go on for minutes.
+MAX_EVALUATIONS = 3_000
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def rescue(
     reference: Predictions,
     *,
     on_tolerance: Callable[[float, int], None] | None = None,
-    max_evaluations: int | None = None,
+    max_evaluations: int | None = MAX_EVALUATIONS,
     last_tolerance: float = 1e-7,
 ) -> Rescue:
     """Try a modified field on ``inputs`` ``(n, *sample_shape)``.
