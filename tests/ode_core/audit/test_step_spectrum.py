@@ -147,3 +147,23 @@ def test_full_jacobians_and_arnoldi_agree_on_a_network(method: str) -> None:
     assert 0.02 < dense.flagged_share < 0.98
     assert (dense.certified <= dense.flagged).all()
     assert torch.equal(dense.flagged, arnoldi.flagged)
+
+
+def test_full_jacobians_and_arnoldi_agree_on_images_wherever_arnoldi_decides() -> None:
+    torch.manual_seed(3)
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 1)
+    ).double()
+    for parameter in network.parameters():
+        parameter.data *= 2.5
+    psi = StepMap(lambda t, z: network(z), TABLEAUS["euler"])
+    grid = fixed_grid(SolverSpec(method="euler", steps=2), 12, 1.0)
+    states = numerical_path(psi, grid, torch.rand(12, 1, 8, 8, dtype=torch.float64))
+
+    dense = step_spectrum(psi, grid, states)
+    arnoldi = step_spectrum(psi, grid, states, method="arnoldi", directions=64)
+
+    assert dense.method == "dense"
+    assert 0 < dense.flagged_share < 1
+    assert arnoldi.undecided_share == 0
+    assert torch.equal(dense.flagged, arnoldi.flagged)
