@@ -27,7 +27,7 @@ from ode_core.solvers.solution import Field, per_sample
 from ode_core.specs.methods import MethodName
 
 TOP = 0.1
-# Relative to the state. Ten times tighter changed no contribution by a thousandth and took three times as long.
+# Relative to the state. Ten times tighter changed no contribution by a thousandth and took three times the evaluations.
 ACCURACY = 1e-3
 _AGREEMENT = 10  # accuracies that two methods may differ by: at kinks both estimate their errors from few steps
 _OTHER_METHOD: MethodName = "dopri8"  # so that the two check each other
