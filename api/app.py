@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from api.authentication import Authentication
 from api.body_limit import BodyLimit
+from api.dataset_upload import AT_ONCE
 from api.doorbell import create_doorbell, create_sender
 from api.inference.service import Inference
 from api.openapi import DescribedApp
@@ -24,7 +25,7 @@ from api.problems import Problem, answer_problem, invalid, problem_response
 from api.reconciler_thread import ReconcilerThread
 from api.request_guard import RequestGuard
 from api.request_metrics import RequestMetrics
-from api.routes import datasets, health, jobs, models, pages, results, solvers
+from api.routes import charts, datasets, health, jobs, models, pages, results, solvers, studies
 from api.services import Services
 from api.validation_messages import answer_invalid_request
 from store.errors import InvalidCursor
@@ -58,7 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         middleware=[
             Middleware(RequestGuard, metrics=metrics),
             Middleware(Authentication, api_key=None if key is None else key.get_secret_value()),
-            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+            Middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes),
         ],
         exception_handlers={
             HTTPException: answer_problem,
@@ -68,7 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             PoolTimeout: _answer_database_error,
         },
     )
-    for module in (jobs, models, results, solvers, datasets, health, pages):
+    for module in (jobs, charts, studies, models, results, solvers, datasets, health, pages):
         app.include_router(module.router)
     return app
 
@@ -84,7 +85,14 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: RequestMetrics) -
         reconciler = ReconcilerThread(lambda: reconcile(store, settings, doorbell.ring_now), settings.reconcile_seconds)
         metrics.watch_jobs(store)
         app.state.services = Services(
-            settings, store, sender, doorbell, inference, metrics, anyio.CapacityLimiter(POLLING_THREADS)
+            settings,
+            store,
+            sender,
+            doorbell,
+            inference,
+            metrics,
+            polling=anyio.CapacityLimiter(POLLING_THREADS),
+            uploads=anyio.CapacityLimiter(AT_ONCE),
         )
         doorbell.start()
         reconciler.start()

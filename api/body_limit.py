@@ -7,23 +7,32 @@ from api.problems import Problem, problem_response
 
 
 class BodyLimit:
-    """ASGI middleware that refuses bodies of more than ``max_bytes`` bytes with a 413 problem.
+    """ASGI middleware that refuses bodies that are too large with a 413 problem.
 
     The framework's own limit answers in plain text, and replaces any other answer by it.
+
+    Args:
+        app: the application.
+        max_bytes: of a body.
+        max_upload_bytes: of one that is a data set, which is not read into memory.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.max_upload_bytes = max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        uploading = (scope["method"], scope["path"]) == ("POST", "/v1/datasets")
+        limit = self.max_upload_bytes if uploading else self.max_bytes
+        problem = _upload_too_large(limit) if uploading else _too_large(limit)
         announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced[:20]) > self.max_bytes:
-            await problem_response(self._problem(), scope)(scope, receive, send)
+        if announced.isdecimal() and int(announced[:20]) > limit:
+            await problem_response(problem, scope)(scope, receive, send)
             return
         received = 0
 
@@ -32,17 +41,21 @@ class BodyLimit:
             message = await receive()
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
-                if received > self.max_bytes:
-                    raise self._problem()  # an HTTPException, so that body parsers let it through
+                if received > limit:
+                    raise problem  # an HTTPException, so that body parsers let it through
             return message
 
         await self.app(scope, receive_bounded, send)
 
-    def _problem(self) -> Problem:
-        return Problem(
-            413,
-            "body_too_large",
-            f"the body exceeds {self.max_bytes:,} bytes: send fewer inputs at a time, or raise ODENESS_MAX_BODY_BYTES",
-            # What is left of the body is not read.
-            headers={"Connection": "close"},
-        )
+
+def _too_large(limit: int) -> Problem:
+    return _problem(f"the body exceeds {limit:,} bytes: send fewer inputs at a time, or raise ODENESS_MAX_BODY_BYTES")
+
+
+def _upload_too_large(limit: int) -> Problem:
+    return _problem(f"the file exceeds {limit:,} bytes: upload fewer samples, or raise ODENESS_MAX_UPLOAD_BYTES")
+
+
+def _problem(detail: str) -> Problem:
+    # What is left of the body is not read.
+    return Problem(413, "body_too_large", detail, headers={"Connection": "close"})

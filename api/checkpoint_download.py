@@ -5,6 +5,7 @@ import re
 from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 
+from api.entity_tags import names
 from api.problems import Problem
 from store.blobs import BlobInfo
 from store.unit_of_work import Store
@@ -24,7 +25,7 @@ def download(store: Store, blob: BlobInfo, filename: str, request: Headers) -> R
         "Content-Disposition": f'attachment; filename="{filename}"',
         "Cache-Control": "private, max-age=31536000, immutable",  # a version never changes
     }
-    if _names(request.get("if-none-match"), tag):
+    if names(request.get("if-none-match"), tag):
         return Response(status_code=304, headers=headers)
     start, end, status = 0, blob.size, 200
     condition = request.get("if-range")
@@ -37,13 +38,6 @@ def download(store: Store, blob: BlobInfo, filename: str, request: Headers) -> R
     return StreamingResponse(
         store.stream_blob(blob.id, start, end), status, headers, media_type="application/octet-stream"
     )
-
-
-def _names(if_none_match: str | None, tag: str) -> bool:
-    if if_none_match is None:
-        return False
-    tags = [one.strip().removeprefix("W/") for one in if_none_match.split(",")]
-    return tag in tags or "*" in tags
 
 
 def _range(header: str | None, size: int) -> tuple[int, int] | None:

@@ -12,9 +12,11 @@ as ``ProblemError``. Requests that are safe to repeat are repeated while the ser
 moment, for example because it is being restarted.
 """
 
+import io
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypedDict, cast
 from urllib.parse import quote, urlsplit
@@ -29,6 +31,7 @@ FINISHED = frozenset({"succeeded", "failed", "cancelled"})
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
 _PAGE = 200
+_UPLOAD_SECONDS = 600.0  # the server reads and stores the whole file before it answers
 
 
 class Progress(TypedDict):
@@ -50,7 +53,7 @@ class Job(TypedDict):
     """A job, as ``GET /v1/jobs/{id}`` describes it."""
 
     id: str
-    kind: Literal["training", "sweep", "audit"]
+    kind: Literal["training", "sweep", "audit", "portrait", "study_run"]
     name: str | None
     status: Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
     progress: Progress
@@ -63,7 +66,61 @@ class Job(TypedDict):
     spec: dict[str, Any]
     model: str | None
     version: int | None
+    study: str | None
     links: dict[str, str | None]
+
+
+class StudyProgress(TypedDict):
+    """How far the jobs of a study are, together."""
+
+    step: int
+    total: int
+    jobs: int
+    finished_jobs: int
+
+
+class Study(TypedDict):
+    """A study, as ``GET /v1/studies/{id}`` describes it; ``cells`` are its jobs."""
+
+    id: str
+    name: str
+    status: Literal["running", "cancelling", "succeeded", "failed", "cancelled"]
+    progress: StudyProgress
+    created_at: str
+    finished_at: str | None
+    cancel_requested_at: str | None
+    spec: dict[str, Any]
+    cells: list[dict[str, Any]]
+    search: dict[str, Any] | None
+    links: dict[str, str]
+
+
+class OverSeeds(TypedDict):
+    """One number of every seed; ``sd`` is the sample standard deviation."""
+
+    mean: float | None
+    sd: float | None
+    n: int
+    by_seed: dict[str, float]
+
+
+class StudyResultRow(TypedDict):
+    """One training configuration of a study under one test solver, over its seeds."""
+
+    label: str
+    model: str
+    train_solver: dict[str, Any]
+    train_method: str
+    train_steps: int | None
+    final_steps: OverSeeds
+    adaptation: dict[str, Any] | None
+    test_solver: dict[str, Any]
+    test_method: str
+    test_steps: int | None
+    nfe: float | None
+    accuracy: OverSeeds
+    flip_rate: OverSeeds
+    failed_seeds: list[int]
 
 
 class Event(TypedDict):
@@ -130,7 +187,29 @@ class ResultRow(TypedDict):
     samples: int
     failures: int
     seconds: float
+    study: str | None
+    seed: int | None
     created_at: str
+
+
+class UploadedVersion(TypedDict):
+    """One version of an uploaded data set; ``spec`` is how a training job names it."""
+
+    name: str
+    version: int
+    created_at: str
+    input_shape: list[int]
+    classes: int
+    input_scale: float
+    train_samples: int
+    test_samples: int
+    sha256: str
+    source: dict[str, Any]
+    spec: dict[str, Any]
+    links: dict[str, str]
+
+
+ChartFormat = Literal["png", "svg", "html", "json"]
 
 
 class ProblemError(Exception):
@@ -167,6 +246,19 @@ class JobNotSucceeded(Exception):
         reason = f": {error['message']}" if error else ""
         super().__init__(f"the {job['kind']} job {job['name'] or job['model'] or job['id']} {job['status']}{reason}")
         self.job = job
+
+
+class StudyNotSucceeded(Exception):
+    """A study that was waited for failed or was cancelled; ``study`` has all of it, its results stay."""
+
+    def __init__(self, study: Study) -> None:
+        undone = [
+            f"{cell['label']}: {(cell['error'] or {}).get('message', cell['status'])}"
+            for cell in study["cells"]
+            if cell["status"] != "succeeded"
+        ]
+        super().__init__(f"the study {study['name']} {study['status']}; {'; '.join(undone)}")
+        self.study = study
 
 
 class Client:
@@ -216,7 +308,7 @@ class Client:
         return cast(Job, self._submit("/v1/training-jobs", spec, idempotency_key))
 
     def submit_evaluation(self, spec: Spec, *, idempotency_key: str | None = None) -> Job:
-        """Submit a sweep or an audit: a ``SweepJobSpec``, an ``AuditJobSpec`` or a mapping with ``kind``."""
+        """Submit a sweep, an audit or a portrait: its spec (``SweepJobSpec`` and so on) or a mapping with ``kind``."""
         return cast(Job, self._submit("/v1/evaluation-jobs", spec, idempotency_key))
 
     def job(self, job_id: str) -> Job:
@@ -224,7 +316,7 @@ class Client:
         return cast(Job, self._get(f"/v1/jobs/{quote(job_id)}"))
 
     def jobs(self, **filters: Any) -> Iterator[Job]:
-        """Yield jobs, newest first; filters are ``kind``, ``status``, ``model`` and ``name``."""
+        """Yield jobs, newest first; filters are ``kind``, ``status``, ``model``, ``name`` and ``study``."""
         return cast(Iterator[Job], self._pages("/v1/jobs", filters))
 
     def cancel(self, job_id: str) -> Job:
@@ -289,6 +381,95 @@ class Client:
                 return events
             after = events[-1]["sequence"]
 
+    def charts(self, job_id: str) -> list[dict[str, Any]]:
+        """Return which charts a job offers."""
+        return cast(list[dict[str, Any]], self._get(f"/v1/jobs/{quote(job_id)}/charts")["data"])
+
+    def chart(
+        self, job_id: str, name: str, *, format: ChartFormat = "png", beside: Sequence[str] = (), **options: Any
+    ) -> bytes:
+        """Return a chart of a job as a file.
+
+        Args:
+            job_id: the job.
+            name: one of those that ``charts`` lists.
+            format: an interactive page (``html``), a picture, or the data.
+            beside: other jobs to show in the same chart.
+            options: ``x`` (``steps`` or ``nfe``) of an accuracy, ``scale`` of a png.
+        """
+        return self._chart(f"/v1/jobs/{quote(job_id)}", name, format, {"with": list(beside), **options})
+
+    def study_chart(self, study_id: str, name: str, *, format: ChartFormat = "png", **options: Any) -> bytes:
+        """Return a chart of a study as a file; see ``chart``."""
+        return self._chart(f"/v1/studies/{quote(study_id)}", name, format, options)
+
+    def version_chart(
+        self, model: str, version: int, name: str, *, format: ChartFormat = "png", **options: Any
+    ) -> bytes:
+        """Return a chart of a model version as a file; see ``chart``."""
+        return self._chart(f"/v1/models/{quote(model)}/versions/{version}", name, format, options)
+
+    def _chart(self, place: str, name: str, format: ChartFormat, options: Mapping[str, Any]) -> bytes:
+        query = {"format": format, **options}
+        return self._request("GET", f"{place}/charts/{quote(name)}", params=query, repeatable=True).content
+
+    # Studies
+
+    def submit_study(self, spec: Spec, *, idempotency_key: str | None = None) -> Study:
+        """Submit a study: a ``StudySpec`` or the same as a mapping."""
+        return cast(Study, self._submit("/v1/studies", spec, idempotency_key))
+
+    def study(self, study_id: str) -> Study:
+        """Return a study."""
+        return cast(Study, self._get(f"/v1/studies/{quote(study_id)}"))
+
+    def studies(self, **filters: Any) -> Iterator[dict[str, Any]]:
+        """Yield studies, newest first, without their cells; filters are ``status`` and ``name``."""
+        return self._pages("/v1/studies", filters)
+
+    def wait_for_study(
+        self,
+        study_id: str,
+        on_progress: Callable[[Study], None] | None = None,
+        *,
+        timeout: float | None = None,
+        poll_seconds: float = 2.0,
+    ) -> Study:
+        """Wait for a study to succeed and return it; arguments are those of ``wait``.
+
+        Raises:
+            StudyNotSucceeded: a job of it failed or was cancelled; ``resume_study`` runs these again.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            study = self.study(study_id)
+            if on_progress is not None:
+                on_progress(study)
+            if study["status"] == "succeeded":
+                return study
+            if study["status"] in FINISHED:
+                raise StudyNotSucceeded(study)
+            if deadline is not None and time.monotonic() >= deadline:
+                progress = study["progress"]
+                raise TimeoutError(
+                    f"study {study_id} is still {study['status']} after {timeout:g} seconds, "
+                    f"with {progress['finished_jobs']} of {progress['jobs']} jobs done"
+                )
+            time.sleep(poll_seconds)
+
+    def study_results(self, study_id: str) -> list[StudyResultRow]:
+        """Return a study's test results over its seeds, a row for each configuration and test solver."""
+        return cast(list[StudyResultRow], self._get(f"/v1/studies/{quote(study_id)}/results")["data"])
+
+    def cancel_study(self, study_id: str) -> Study:
+        """Ask every job of a study to stop and return the study as it is now."""
+        return cast(Study, self._request("POST", f"/v1/studies/{quote(study_id)}/cancel", repeatable=True).json())
+
+    def resume_study(self, study_id: str) -> Study:
+        """Submit the failed and cancelled jobs of an ended study again; return the study as it is now."""
+        # Not repeated: a second one is refused, and an answer lost on the way would read as a refusal.
+        return cast(Study, self._request("POST", f"/v1/studies/{quote(study_id)}/resume", repeatable=False).json())
+
     # Models and results
 
     def models(self) -> Iterator[dict[str, Any]]:
@@ -329,7 +510,7 @@ class Client:
     def results(self, **filters: Any) -> Iterator[ResultRow]:
         """Yield test results.
 
-        Filters are ``model``, ``version``, ``dataset``, ``train_method``, ``test_method`` and ``job``;
+        Filters are ``model``, ``version``, ``dataset``, ``train_method``, ``test_method``, ``job`` and ``study``;
         ``sort`` is a column, with a minus for the largest first.
         """
         return cast(Iterator[ResultRow], self._pages("/v1/results", filters))
@@ -341,8 +522,56 @@ class Client:
         return cast(list[dict[str, Any]], self._get("/v1/solvers")["data"])
 
     def datasets(self) -> list[dict[str, Any]]:
-        """Return the data sets, and whether the server has their files."""
-        return cast(list[dict[str, Any]], self._get("/v1/datasets")["data"])
+        """Return the data sets, ours and those uploaded, and whether the server has their files."""
+        return list(self._pages("/v1/datasets", {}))
+
+    def dataset(self, name: str) -> dict[str, Any]:
+        """Return an uploaded data set with its versions, newest first."""
+        return cast(dict[str, Any], self._get(f"/v1/datasets/{quote(name)}"))
+
+    def upload_dataset(
+        self,
+        name: str,
+        file: Path | str | bytes | Mapping[str, Any],
+        *,
+        input_scale: float = 1.0,
+        label: str | None = None,
+        test_fraction: float | None = None,
+        split_seed: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> UploadedVersion:
+        """Upload arrays as the next version of a data set, and return the version.
+
+        Args:
+            name: a job names it as ``{"kind": "uploaded", "name": name}``.
+            file: path or content of an npz or a Parquet file; or arrays by name: ``inputs`` and ``labels``, and
+                ``test_inputs`` and ``test_labels`` if they are not to be drawn.
+            input_scale: factor from the inputs' own units to what a model computes with.
+            label: a Parquet file's column of labels; None: ``label``.
+            test_fraction: share of each class that is held out; None: 0.2.
+            split_seed: of the draw of the test samples; None: 0.
+            idempotency_key: makes a repetition by the caller safe; those by the client always are.
+        """
+        options = {
+            "name": name,
+            "input_scale": input_scale,
+            "label": label,
+            "test_fraction": test_fraction,
+            "split_seed": split_seed,
+        }
+        response = self._request(
+            "POST",
+            "/v1/datasets",
+            params={key: value for key, value in options.items() if value is not None},
+            content=_file_content(file),
+            headers={
+                "Content-Type": "application/octet-stream",
+                "Idempotency-Key": idempotency_key or uuid.uuid4().hex,
+            },
+            timeout=_UPLOAD_SECONDS,
+            repeatable=True,
+        )
+        return cast(UploadedVersion, response.json())
 
     def ready(self) -> dict[str, Any]:
         """Return the state of the server's parts; a server that cannot work raises ``ProblemError``."""
@@ -386,6 +615,18 @@ class Client:
 
 def _json(spec: Spec) -> Any:
     return spec.model_dump(mode="json", exclude_none=True) if isinstance(spec, BaseModel) else dict(spec)
+
+
+def _file_content(file: Path | str | bytes | Mapping[str, Any]) -> bytes:
+    if isinstance(file, bytes):
+        return file
+    if isinstance(file, Path | str):
+        return Path(file).read_bytes()
+    import numpy as np  # noqa: PLC0415  # the client is otherwise small
+
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **file)
+    return content.getvalue()
 
 
 def _problem(response: httpx.Response) -> ProblemError:

@@ -128,6 +128,51 @@ def demo_command(
         _fail(str(error))
 
 
+@app.command("paper")
+def paper_command(
+    preset: Annotated[str | None, typer.Argument(help="What to reproduce; all are listed without it.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Trainings of each configuration.", show_default=False)
+    ] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Of each training.", show_default=False)] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Test samples of sweeps and audits.", show_default=False)
+    ] = None,
+    url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
+    output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("paper"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="About a minute: a check of the parts, not of the numbers.")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Start anew, even if the server has done or begun this already.")
+    ] = False,
+) -> None:
+    """Reproduce a figure or table of the source paper.
+
+    Submits studies to a running server, waits for them, and leaves tables and figures beside the
+    paper's numbers. Ctrl-C leaves the server working; the same command comes back to it.
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    # Loads all specs, which nothing else here uses.
+    from api.paper.preset import Options, UnknownPreset, find_preset  # noqa: PLC0415
+    from api.paper.presets import PRESETS  # noqa: PLC0415
+    from api.paper.run import PaperFailed, list_presets, run_preset  # noqa: PLC0415
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # tables in a log file need no wrapping at 80
+    if preset is None:
+        list_presets(console)
+        return
+    options = Options(quick=quick, seeds=seeds, iterations=iterations, samples=samples)
+    try:
+        found = find_preset(PRESETS, preset)
+        run_preset(found, options, url=url.rstrip("/"), output=output, again=again, console=console)
+    except (UnknownPreset, PaperFailed) as error:
+        _fail(str(error))
+
+
 @app.command("version")
 def version_command() -> None:
     """Show the version."""

@@ -10,9 +10,11 @@ from ode_core.specs import NAME_PATTERN
 from store.ids import is_id
 from store.jobs import Job
 from store.models import ModelVersion
+from store.studies import Study
 from store.unit_of_work import Transaction
 
 JobId = Annotated[str, Path(description="id of a job")]
+StudyId = Annotated[str, Path(description="id of a study")]
 ModelName = Annotated[str, Path(description="name of a model")]
 Version = Annotated[int, Path(ge=1, le=2**31 - 1, description="version of a model")]
 
@@ -23,6 +25,14 @@ def find_job(tx: Transaction, job_id: str) -> Job:
     if job is None:
         raise Problem(404, "job_not_found", f"there is no job {job_id[:100]}: GET /v1/jobs lists them")
     return job
+
+
+def find_study(tx: Transaction, study_id: str) -> Study:
+    """Return the study; a 404 problem if there is none."""
+    study = tx.studies.get(study_id) if is_id(study_id) else None
+    if study is None:
+        raise Problem(404, "study_not_found", f"there is no study {study_id[:100]}: GET /v1/studies lists them")
+    return study
 
 
 def find_version(tx: Transaction, model: str, version: int | None) -> ModelVersion:

@@ -1,93 +1,130 @@
-"""Accepts jobs: checks what can be checked before any work, stores the job, rings for the workers."""
+"""Accepts jobs and studies: checks what can be checked before any work, stores them, rings for the workers."""
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from api.budget_problems import within_budget
+from api.idempotency_problems import conflicting_key
 from api.identifiers import find_version
-from api.problems import Problem
+from api.problems import Problem, invalid
 from api.schemas.jobs import JobAnswer
 from api.schemas.solvers import solver_document
+from api.schemas.studies import StudyAnswer
 from api.services import Services
+from api.uploaded_datasets import fill_in_dataset, fill_in_study_dataset
 from ode_core.datasets.files import DatasetUnavailable, check_dataset_files
 from ode_core.specs import (
     AuditJobSpec,
     DatasetSpec,
+    PortraitImpossible,
+    PortraitJobSpec,
+    SolverSpec,
+    Spec,
+    StartFrom,
+    StudySpec,
     SweepJobSpec,
     TrainingJobSpec,
+    check_portrait_budget,
     check_solve_budget,
+    check_start,
+    check_study_budget,
     check_training_budget,
     model_state_shape,
+    portrait_solvers,
 )
 from store.errors import IdempotencyConflict
 from store.jobs import Job
 from store.settings import Settings
 from store.unit_of_work import Transaction
 
-JobSpec = TrainingJobSpec | SweepJobSpec | AuditJobSpec
+JobSpec = TrainingJobSpec | SweepJobSpec | AuditJobSpec | PortraitJobSpec
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """An accepted job: the body of the answer, and whether it is an earlier request's."""
+    """What was accepted: its id, the body of the answer, and whether it is an earlier request's."""
 
-    job_id: str
+    id: str
     body: dict[str, Any]
     replayed: bool
 
 
-def accept_job(services: Services, spec: JobSpec, idempotency_key: str | None) -> Accepted:
-    """Store a job for ``spec`` and ring for the workers.
+@dataclass(frozen=True)
+class Stored:
+    """What a request's transaction stored: its id, the body of the answer, and the jobs to ring for."""
 
-    With an idempotency key a repeated request gets the first one's answer. The key, the job and the
-    answer are written in one transaction: a refused request leaves no trace, and of two at the same
-    time one waits for the other.
+    id: str
+    body: dict[str, Any]
+    job_ids: list[str]
+
+
+def accept_job(services: Services, spec: JobSpec, idempotency_key: str | None) -> Accepted:
+    """Store a job for ``spec`` and ring for the workers; with an idempotency key, once.
 
     Raises:
         Problem: the job cannot be accepted.
     """
+
+    def store(tx: Transaction) -> Stored:
+        job = _submit(tx, services.settings, spec)
+        return Stored(job.id, JobAnswer.of(job).model_dump(mode="json"), [job.id])
+
+    return _accept(services, spec, idempotency_key, store)
+
+
+def accept_study(services: Services, spec: StudySpec, idempotency_key: str | None) -> Accepted:
+    """Store a study with its first jobs and ring for the workers; with an idempotency key, once.
+
+    Raises:
+        Problem: the study cannot be accepted.
+    """
+
+    def store(tx: Transaction) -> Stored:
+        filled = _with_resolved_start(tx, fill_in_study_dataset(tx, spec))
+        with within_budget():
+            check_study_budget(filled, services.settings.budget)
+        _require_dataset(filled.base.dataset, services.settings)
+        study, jobs = tx.studies.submit(filled)
+        answer = StudyAnswer.of(study, tx.studies.jobs(study.id))
+        return Stored(study.id, answer.model_dump(mode="json"), [job.id for job in jobs])
+
+    return _accept(services, spec, idempotency_key, store)
+
+
+def _accept(services: Services, spec: Spec, key: str | None, store: Callable[[Transaction], Stored]) -> Accepted:
+    """Store what a request asks for and ring for its jobs.
+
+    With an idempotency key a repeated request gets the first one's answer. The key, the jobs and the
+    answer are written in one transaction: a refused request leaves no trace, and of two at the same
+    time one waits for the other.
+    """
     fingerprint = _fingerprint(spec)
     try:
         with services.store.transaction() as tx:
-            if idempotency_key is not None:
-                stored = tx.idempotency.begin(idempotency_key, fingerprint)
-                if stored is not None:
-                    assert stored.job_id is not None
-                    return Accepted(stored.job_id, stored.body, replayed=True)
-            job = _submit(tx, services.settings, spec)
-            body = JobAnswer.of(job).model_dump(mode="json")
-            if idempotency_key is not None:
-                tx.idempotency.finish(idempotency_key, fingerprint, status=202, body=body, job_id=job.id)
+            if key is not None:
+                earlier = tx.idempotency.begin(key, fingerprint)
+                if earlier is not None:
+                    assert earlier.job_id is not None
+                    return Accepted(earlier.job_id, earlier.body, replayed=True)
+            stored = store(tx)
+            if key is not None:
+                tx.idempotency.finish(key, fingerprint, status=202, body=stored.body, job_id=stored.id)
     except IdempotencyConflict as conflict:
-        raise _conflict(conflict) from conflict
-    services.doorbell.ring(job.id)
-    return Accepted(job.id, body, replayed=False)
+        raise conflicting_key(conflict) from conflict
+    for job_id in stored.job_ids:
+        services.doorbell.ring(job_id)
+    return Accepted(stored.id, stored.body, replayed=False)
 
 
-def _fingerprint(spec: JobSpec) -> str:
+def _fingerprint(spec: Spec) -> str:
     kind = type(spec).__name__
     content = orjson.dumps([kind, spec.model_dump(mode="json")], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(content).hexdigest()
-
-
-def _conflict(conflict: IdempotencyConflict) -> Problem:
-    if conflict.in_flight:
-        return Problem(
-            409,
-            "idempotency_key_in_flight",
-            "a request with this Idempotency-Key is being answered: try again in a moment",
-            headers={"Retry-After": "1"},
-        )
-    return Problem(
-        422,
-        "idempotency_key_reused",
-        "this Idempotency-Key was used for another request: choose a new key for a new request",
-        errors=[{"path": "Idempotency-Key", "message": "was used with another body"}],
-    )
 
 
 def _submit(tx: Transaction, settings: Settings, spec: JobSpec) -> Job:
@@ -97,14 +134,35 @@ def _submit(tx: Transaction, settings: Settings, spec: JobSpec) -> Job:
 
 
 def _submit_training(tx: Transaction, settings: Settings, spec: TrainingJobSpec) -> Job:
+    spec = fill_in_dataset(tx, spec)
     with within_budget():
         check_training_budget(spec, settings.budget)
     _require_dataset(spec.dataset, settings)
     document = spec.model_dump(mode="json") | {"solver": solver_document(spec.solver)}
+    if spec.start_from is not None:
+        document["start_from"] = _resolve_start(tx, spec, spec.start_from, "start_from").model_dump(mode="json")
     return tx.jobs.submit("training", document, name=spec.name, model=spec.name, total=spec.training.iterations)
 
 
-def _submit_evaluation(tx: Transaction, settings: Settings, spec: SweepJobSpec | AuditJobSpec) -> Job:
+def _with_resolved_start(tx: Transaction, spec: StudySpec) -> StudySpec:
+    start = spec.base.start_from
+    if start is None:
+        return spec
+    resolved = _resolve_start(tx, spec.configurations()[0].training, start, "base.start_from")
+    return spec.model_copy(update={"base": spec.base.model_copy(update={"start_from": resolved})})
+
+
+def _resolve_start(tx: Transaction, spec: TrainingJobSpec, start: StartFrom, path: str) -> StartFrom:
+    """Return the version to start from by its number, if its weights fit the training."""
+    version = find_version(tx, start.model, start.version)
+    try:
+        check_start(spec, TrainingJobSpec.model_validate(version.training_spec))
+    except ValueError as error:
+        raise invalid(path, str(error)) from error
+    return StartFrom(model=version.model, version=version.version)
+
+
+def _submit_evaluation(tx: Transaction, settings: Settings, spec: SweepJobSpec | AuditJobSpec | PortraitJobSpec) -> Job:
     version = find_version(tx, spec.model, spec.version)
     trained = TrainingJobSpec.model_validate(version.training_spec)
     _require_dataset(trained.dataset, settings)
@@ -118,7 +176,24 @@ def _submit_evaluation(tx: Transaction, settings: Settings, spec: SweepJobSpec |
                 check_solve_budget(solver, end_time, limit, state_size)
         document["solvers"] = [solver_document(solver) for solver in spec.solvers]
         total = len(spec.solvers)
+    if isinstance(spec, PortraitJobSpec):
+        document |= _portrait_solvers(spec, trained, SolverSpec.model_validate(version.solver), settings)
     return tx.jobs.submit(spec.kind, document, model=spec.model, model_version=version.version, total=total)
+
+
+def _portrait_solvers(
+    spec: PortraitJobSpec, trained: TrainingJobSpec, solver: SolverSpec, settings: Settings
+) -> dict[str, Any]:
+    try:
+        solvers = dict(zip(("solver", "finer"), portrait_solvers(spec, trained, solver), strict=True))
+    except PortraitImpossible as error:
+        raise Problem(
+            422, "portrait_impossible", str(error), errors=[{"path": error.part, "message": str(error)}]
+        ) from error
+    for part, each in solvers.items():
+        with within_budget(part):
+            check_portrait_budget(spec, part, each, trained.architecture.end_time, settings.budget)
+    return {part: solver_document(each) for part, each in solvers.items()}
 
 
 def _require_dataset(dataset: DatasetSpec, settings: Settings) -> None:

@@ -17,6 +17,8 @@ _DESCRIPTIONS = {
     400: "The body is not JSON",
     401: "The API key is missing or wrong",
     404: "There is no such thing",
+    406: "None of the formats in Accept can be had",
+    408: "The body did not arrive in time",
     409: "The state of the server does not allow it",
     413: "The body is too large",
     415: "The body is not declared as application/json",
@@ -45,6 +47,23 @@ def described(status: int, description: str, *media_types: str) -> Responses:
     if media_types:
         answer["content"] = {media_type: {"schema": {"type": "string"}} for media_type in media_types}
     return {status: answer}
+
+
+def accepted_response(what: str) -> Responses:
+    """Return the declaration of the answer to a request that made a job or a study."""
+    return {
+        202: {
+            "description": f"The {what} is accepted",
+            "headers": {
+                "Location": {"description": f"the {what}", "schema": {"type": "string"}},
+                "Retry-After": {"description": "seconds until it is worth asking", "schema": {"type": "integer"}},
+                "Idempotency-Replayed": {
+                    "description": "`true`: the answer to an earlier request with this key",
+                    "schema": {"type": "string"},
+                },
+            },
+        }
+    }
 
 
 POSTED = (400, 413, 415)

@@ -9,6 +9,7 @@ from ode_core.specs import NAME_PATTERN
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="most rows to return")]
 After = Annotated[str | None, Query(max_length=2000, description="the previous page's `next_cursor`")]
+StudyFilter = Annotated[str | None, Query(max_length=36, description="id of the study they belong to")]
 NameFilter = Annotated[str | None, Query(pattern=NAME_PATTERN)]
 
 

@@ -21,6 +21,7 @@ class Services:
     Attributes:
         polling: how many threads may read the database for requests that wait; far fewer than
             there are threads for the others, so that any number may wait.
+        uploads: how many data sets may be taken in at once; each needs room for its file.
     """
 
     settings: Settings
@@ -30,6 +31,7 @@ class Services:
     inference: Inference
     metrics: RequestMetrics
     polling: anyio.CapacityLimiter
+    uploads: anyio.CapacityLimiter
 
 
 async def services_of(request: Request) -> Services:

@@ -46,7 +46,7 @@ def full_tables(device: torch.device, peers: Path) -> dict[str, Callable[[], str
     python = peers / "bin" / "python"
     return {
         "a": lambda: adaptive_loop.table(VanDerPol(), 30, python).markdown(),
-        "b": lambda: sphere2_iteration.table(50, device, rates).markdown(),
+        "b": lambda: sphere2_iteration.table(30, device, rates).markdown(),
         "c": lambda: image_field.table(ImageSolve(), 3, device, rates).markdown(),
         "d": _gradient_memory,
         "e": lambda: sweep_time.table(SweptModel(), 7, device, rates).markdown(),

@@ -86,7 +86,7 @@ class IdempotencyKeys:
                 nothing is stored.
             status: HTTP status.
             body: the answer, JSON.
-            job_id: of the job made, if any.
+            job_id: of the job or study made, if any.
         """
         self._scope.connection.execute(
             update(idempotency)

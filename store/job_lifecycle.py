@@ -7,6 +7,8 @@
 
 Each change is one compare-and-set update that names the statuses it may start from, and writes its
 events in the same transaction. Two that compete for a job: one finds no row.
+
+When a job of a study ends, its study goes on in the same transaction. Whoever changes both locks the study first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,7 @@ from store.events import EventKind, insert_event
 from store.fence import still_held
 from store.ids import new_id
 from store.jobs import PUBLIC_COLUMNS, TERMINAL, Job, JobKind, JobQueries, JobStatus, job_from_row
+from store.study_progress import advance_study, hold_study_of
 from store.tables import job
 
 LEGAL: dict[JobStatus, frozenset[JobStatus]] = {
@@ -57,6 +60,8 @@ class Jobs(JobQueries):
         model: str | None = None,
         model_version: int | None = None,
         total: int = 0,
+        study_id: str | None = None,
+        study_cell: int | None = None,
     ) -> Job:
         """Add a queued job.
 
@@ -67,6 +72,8 @@ class Jobs(JobQueries):
             model: the model trained or tested.
             model_version: the version tested.
             total: steps the progress counts up to; 0: not known.
+            study_id: the study it is part of.
+            study_cell: its place there.
         """
         job_id = new_id()
         row = (
@@ -88,6 +95,8 @@ class Jobs(JobQueries):
                     rings=0,
                     event_count=1,
                     created_at=self._scope.now(),
+                    study_id=study_id,
+                    study_cell=study_cell,
                 )
                 .returning(*PUBLIC_COLUMNS)
             )
@@ -372,7 +381,8 @@ class Jobs(JobQueries):
         return self._event(ended, "succeeded" if status == "succeeded" else "failed", data)
 
     def _lock(self, job_id: str) -> Job | None:
-        """Return the job and keep others from changing it until this transaction ends."""
+        """Return the job and keep others from changing it, and its study, until this transaction ends."""
+        hold_study_of(self._scope, job_id)
         query = select(*PUBLIC_COLUMNS).where(job.c.id == job_id).with_for_update(key_share=True)
         row = self._scope.connection.execute(query).mappings().one_or_none()
         return None if row is None else job_from_row(row)
@@ -390,6 +400,8 @@ class Jobs(JobQueries):
         for source in sources:
             if target not in LEGAL[source]:
                 raise IllegalTransition(f"a job cannot go from {source} to {target}")
+        if target in TERMINAL:
+            hold_study_of(self._scope, job_id)
         row = (
             self._scope.connection.execute(
                 update(job)
@@ -400,7 +412,12 @@ class Jobs(JobQueries):
             .mappings()
             .one_or_none()
         )
-        return None if row is None else job_from_row(row)
+        if row is None:
+            return None
+        changed = job_from_row(row)
+        if changed.finished and changed.study_id is not None:
+            advance_study(self._scope, changed.study_id, self.submit)
+        return changed
 
     def _event(self, changed: Job, kind: EventKind, data: Mapping[str, Any]) -> Job:
         """Write an event of a change made in this transaction; return the job with it counted."""

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from sqlalchemy import RowMapping, func, select
+from sqlalchemy import RowMapping, case, func, null, select
 
 from store.errors import NotFound
 from store.pagination import KeysetOrder, Page
 from store.scope import Scope
 from store.tables import job
 
-JobKind = Literal["training", "sweep", "audit"]
+JobKind = Literal["training", "sweep", "audit", "portrait", "study_run"]
 JobStatus = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
 STATUSES: tuple[JobStatus, ...] = get_args(JobStatus)
 TERMINAL: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})
@@ -30,6 +30,8 @@ class Job:
         rung_at: when a message about it was last sent to the workers.
         result: of a succeeded job.
         error: ``{"code", "message", ...}`` of a failed one.
+        study_id: the study it belongs to, if any.
+        study_cell: its place among the study's jobs, from 0; None once another job has taken it over.
     """
 
     id: str
@@ -56,6 +58,8 @@ class Job:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    study_id: str | None
+    study_cell: int | None
 
     @property
     def finished(self) -> bool:
@@ -64,6 +68,10 @@ class Job:
 
 
 PUBLIC_COLUMNS = [column for column in job.c if column.name != "rings"]
+_LISTED_COLUMNS = [
+    case((job.c.kind == "portrait", null()), else_=column).label("result") if column is job.c.result else column
+    for column in PUBLIC_COLUMNS
+]
 NEWEST_FIRST = KeysetOrder("-created_at", None, job.c.id, descending=True)
 
 
@@ -102,24 +110,29 @@ class JobQueries:
         status: JobStatus | Sequence[JobStatus] | None = None,
         model: str | None = None,
         name: str | None = None,
+        study: str | None = None,
         limit: int = 50,
         after: str | None = None,
     ) -> Page[Job]:
         """Return jobs, newest first.
+
+        The result of a portrait, which may be a megabyte, is left out (None): ``get`` has it.
 
         Args:
             kind: only of this kind.
             status: only with this status, or one of these.
             model: only about this model.
             name: only with this name.
+            study: only of the study with this id.
             limit: at most so many, 1 to 1000.
             after: the previous page's ``next_cursor``.
 
         Raises:
             InvalidCursor: ``after`` is malformed.
         """
-        query = select(*PUBLIC_COLUMNS)
-        for column, value in ((job.c.kind, kind), (job.c.model, model), (job.c.name, name)):
+        query = select(*_LISTED_COLUMNS)
+        equal = ((job.c.kind, kind), (job.c.model, model), (job.c.name, name), (job.c.study_id, study))
+        for column, value in equal:
             if value is not None:
                 query = query.where(column == value)
         if status is not None:

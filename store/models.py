@@ -28,16 +28,17 @@ class Model:
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """What a training job made.
+    """What a training job made, or one run of a study's job.
 
     Attributes:
         model: the model's name.
         version: from 1.
-        job_id: of the training job.
+        job_id: of the job that trained it.
         training_spec: everything that determined the training.
         solver: the solver it was trained with at the end.
         blob_id: of the weights (safetensors).
         metadata: accuracy, counts, shapes.
+        run: which of the job's runs made it, from 0; a training job has one.
     """
 
     id: str
@@ -49,6 +50,7 @@ class ModelVersion:
     blob_id: str
     metadata: dict[str, Any]
     created_at: datetime
+    run: int
 
 
 _BY_NAME = KeysetOrder("name", None, tables.model.c.name)
@@ -69,11 +71,12 @@ class Models:
         solver: Mapping[str, Any],
         blob_id: str,
         metadata: Mapping[str, Any],
+        run: int = 0,
     ) -> ModelVersion:
         """Add version n+1 of the model ``name``; the first makes the model.
 
         Call it in the transaction that ends the job with ``tx.jobs.succeed``: the fence there
-        undoes this too if the lease was lost, and a job registers one version at most.
+        undoes this too if the lease was lost, and each ``run`` of a job registers one version at most.
 
         Raises:
             NotFound: the blob is not there, or not complete.
@@ -92,6 +95,7 @@ class Models:
                     blob_id=blob_id,
                     metadata=dict(metadata),
                     created_at=self._scope.now(),
+                    run=run,
                 )
                 .returning(model_version)
             )
@@ -125,9 +129,10 @@ class Models:
             query = query.where(model_version.c.version == version)
         return self._one(query.order_by(model_version.c.version.desc()).limit(1))
 
-    def version_of_job(self, job_id: str) -> ModelVersion | None:
-        """Return the version a training job made, or None."""
-        return self._one(select(model_version).where(model_version.c.job_id == job_id))
+    def versions_of_job(self, job_id: str) -> Sequence[ModelVersion]:
+        """Return the versions a job made: one of a training job, one for each seed of a study's."""
+        query = select(model_version).where(model_version.c.job_id == job_id).order_by(model_version.c.run)
+        return [ModelVersion(**row) for row in self._scope.connection.execute(query).mappings()]
 
     def versions(self, name: str) -> Sequence[ModelVersion]:
         """Return all versions of a model, the newest first."""

@@ -63,6 +63,8 @@ class NewResult:
         flip_rate: share of answers that differ from those under the training solver.
         train_steps: of the training solver, if it has a fixed grid.
         test_steps: of the test solver, if it has a fixed grid.
+        study_id: of the study that trained the model, if one did.
+        seed: that the study's model was trained with.
 
     Raises:
         ValueError: a number is not finite.
@@ -81,6 +83,8 @@ class NewResult:
     flip_rate: float | None = None
     train_steps: int | None = None
     test_steps: int | None = None
+    study_id: str | None = None
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("nfe", "seconds", "accuracy", "flip_rate"):
@@ -112,6 +116,8 @@ class Result:
     failures: int
     seconds: float
     created_at: datetime
+    study_id: str | None
+    seed: int | None
 
 
 class Results:
@@ -165,6 +171,7 @@ class Results:
         train_method: str | None = None,
         test_method: str | None = None,
         job: str | None = None,
+        study: str | None = None,
         minimum: Mapping[str, float] | None = None,
         maximum: Mapping[str, float] | None = None,
         sort: str = "-created_at",
@@ -180,6 +187,7 @@ class Results:
             train_method: method of the training solver.
             test_method: method of the test solver.
             job: id of the job that made them.
+            study: id of the study that made them.
             minimum: column of ``RANGED`` -> least value; rows without a value do not fit.
             maximum: column of ``RANGED`` -> greatest value.
             sort: one of ``SORTABLE``, with ``-`` in front from the greatest down. Rows without a
@@ -199,6 +207,7 @@ class Results:
             "train_method": train_method,
             "test_method": test_method,
             "job_id": job,
+            "study_id": study,
         }
         for name, value in equal.items():
             if value is not None:

@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = None
     api_key_file: Path | None = None
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
+    max_upload_bytes: Annotated[int, Field(ge=1024)] = Field(
+        default=128 * 1024 * 1024, description="of an uploaded data set, as a file and again unpacked"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     device: Literal["auto", "cpu", "cuda"] = Field(

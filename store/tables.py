@@ -38,6 +38,26 @@ metadata = MetaData(
 ID = String(36)
 NAME = sorted_text(100)
 
+study = Table(
+    "study",
+    metadata,
+    Column("id", ID, nullable=False),
+    Column("name", NAME, nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("spec", Document, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("cancel_requested_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    PrimaryKeyConstraint("id"),
+    CheckConstraint("status IN ('running', 'cancelling', 'succeeded', 'failed', 'cancelled')", name="status"),
+    CheckConstraint(
+        "(status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)",
+        name="finished_at_when_terminal",
+    ),
+    Index(None, "status", "id"),
+    Index(None, "name", "id"),
+)
+
 job = Table(
     "job",
     metadata,
@@ -66,8 +86,12 @@ job = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
+    # The study it belongs to, and its place there; without a place another job has taken it over.
+    Column("study_id", ID, ForeignKey("study.id")),
+    Column("study_cell", Integer),
     PrimaryKeyConstraint("id"),
-    CheckConstraint("kind IN ('training', 'sweep', 'audit')", name="kind"),
+    UniqueConstraint("study_id", "study_cell"),
+    CheckConstraint("kind IN ('training', 'sweep', 'audit', 'portrait', 'study_run')", name="kind"),
     CheckConstraint("status IN ('queued', 'running', 'cancelling', 'succeeded', 'failed', 'cancelled')", name="status"),
     CheckConstraint(
         "(status IN ('running', 'cancelling')) = (lease_expires_at IS NOT NULL)", name="lease_while_running"
@@ -83,11 +107,13 @@ job = Table(
         name="counts",
     ),
     CheckConstraint("progress_step >= 0 AND progress_total >= 0", name="progress"),
+    CheckConstraint("study_cell IS NULL OR (study_id IS NOT NULL AND study_cell >= 0)", name="study_cell"),
     # Newest first, with each filter; the id is the time.
     Index(None, "kind", "id"),
     Index(None, "status", "id"),
     Index(None, "model", "id"),
     Index(None, "name", "id"),
+    Index(None, "study_id", "id"),
     # The reconciler's questions.
     Index(None, "status", "lease_expires_at"),
     Index(None, "status", "rung_at"),
@@ -207,11 +233,48 @@ model_version = Table(
     Column("blob_id", ID, ForeignKey("blob.id"), nullable=False),
     Column("metadata", Document, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    # Which of the job's runs made it: those of several seeds may share a job.
+    Column("run", Integer, nullable=False, server_default="0"),
     PrimaryKeyConstraint("id"),
     UniqueConstraint("model", "version"),
-    UniqueConstraint("job_id"),
+    UniqueConstraint("job_id", "run"),
     UniqueConstraint("blob_id"),
     CheckConstraint("version >= 1", name="version"),
+    CheckConstraint("run >= 0", name="run"),
+)
+
+dataset = Table(
+    "dataset",
+    metadata,
+    Column("name", NAME, nullable=False),
+    Column("latest_version", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("name"),
+    CheckConstraint("latest_version >= 1", name="latest_version"),
+)
+
+dataset_version = Table(
+    "dataset_version",
+    metadata,
+    Column("id", ID, nullable=False),
+    Column("name", NAME, ForeignKey("dataset.name"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("sha256", String(64), nullable=False),  # of the inputs and labels
+    Column("input_shape", Document, nullable=False),
+    Column("classes", Integer, nullable=False),
+    Column("input_scale", Double, nullable=False),
+    Column("train_samples", BigInteger, nullable=False),
+    Column("test_samples", BigInteger, nullable=False),
+    Column("source", Document, nullable=False),
+    Column("blob_id", ID, ForeignKey("blob.id"), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("id"),
+    UniqueConstraint("name", "version"),
+    UniqueConstraint("blob_id"),
+    CheckConstraint("version >= 1", name="version"),
+    CheckConstraint("classes >= 2 AND train_samples >= 1 AND test_samples >= 1", name="counts"),
+    CheckConstraint("input_scale > 0", name="input_scale"),
 )
 
 result = Table(
@@ -236,6 +299,8 @@ result = Table(
     Column("failures", BigInteger, nullable=False),
     Column("seconds", Double, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("study_id", ID, ForeignKey("study.id")),
+    Column("seed", BigInteger),  # of a study's run
     PrimaryKeyConstraint("id"),
     CheckConstraint("samples >= 0 AND failures >= 0 AND failures <= samples", name="counts"),
     CheckConstraint("accuracy IS NULL OR (accuracy >= 0 AND accuracy <= 1)", name="accuracy"),
@@ -248,6 +313,7 @@ result = Table(
     Index(None, "accuracy", "id"),
     Index(None, "flip_rate", "id"),
     Index(None, "nfe", "id"),
+    Index(None, "study_id", "id"),
 )
 
 idempotency = Table(

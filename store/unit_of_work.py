@@ -4,12 +4,14 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
 from store.blobs import CHUNK_BYTES, Blobs, sha256
 from store.checkpoints import Checkpoints, StoredCheckpoint
+from store.datasets import Datasets
 from store.engine import create_engine_from, reading, writing
 from store.errors import BlobCorrupt, NotFound
 from store.events import Events
@@ -19,6 +21,7 @@ from store.metrics import Metrics
 from store.models import Models
 from store.results import Results
 from store.scope import Clock, Scope
+from store.studies import Studies
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +33,13 @@ class Transaction:
         scope = Scope(connection, clock)
         self.now = scope.now
         self.jobs = Jobs(scope)
+        self.studies = Studies(scope, self.jobs)
         self.events = Events(scope)
         self.metrics = Metrics(scope)
         self.blobs = Blobs(scope)
         self.checkpoints = Checkpoints(scope)
         self.models = Models(scope)
+        self.datasets = Datasets(scope)
         self.results = Results(scope)
         self.idempotency = IdempotencyKeys(scope)
 
@@ -90,6 +95,22 @@ class Store:
             LeaseLost: the job is no longer this attempt's.
         """
         blob_id = self._write_chunks(data, job_id, attempt)
+        with self.transaction() as tx:
+            tx.blobs.complete(blob_id)
+        return blob_id
+
+    def save_file(self, path: Path) -> str:
+        """Store a file's bytes; return the blob's id. Removed after an hour if nothing refers to it by then."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.tell()
+            file.seek(0)
+            with self.transaction() as tx:
+                blob_id = tx.blobs.begin(size, digest)
+            for position in range(-(-size // CHUNK_BYTES)):
+                data = file.read(CHUNK_BYTES)
+                with self.transaction() as tx:
+                    tx.blobs.append_chunk(blob_id, position, data)
         with self.transaction() as tx:
             tx.blobs.complete(blob_id)
         return blob_id

@@ -5,23 +5,42 @@ from typing import Any
 from pydantic import ValidationError
 
 from ode_core.datasets.files import DatasetUnavailable
-from ode_core.specs import BudgetExceeded
+from ode_core.specs import AuditBatchTooLarge, BudgetExceeded, PortraitImpossible
 
 
 class ModelUnavailable(Exception):
     """The model version a job names cannot be read; the message says why."""
 
 
+class EverySeedDiverged(Exception):
+    """None of the trainings of a study's job came to its end.
+
+    Attributes:
+        failed_seeds: ``{"seed", "reason"}`` for each.
+    """
+
+    def __init__(self, failed_seeds: list[dict[str, Any]]) -> None:
+        reasons = "; ".join(f"seed {failed['seed']}: {failed['reason']}" for failed in failed_seeds)
+        super().__init__(f"the training of every seed diverged: {reasons}")
+        self.failed_seeds = failed_seeds
+
+
 def describe_failure(error: Exception) -> dict[str, Any]:
     """Return ``{"code", "message"}`` for the exception that ended a job."""
     if type(error).__name__ == "TrainingDiverged":
         return _described("training_diverged", str(error))
+    if isinstance(error, EverySeedDiverged):
+        return _described("training_diverged", str(error)) | {"failed_seeds": error.failed_seeds}
     if isinstance(error, DatasetUnavailable):
         return _described("dataset_unavailable", str(error))
     if type(error).__name__ == "DeviceUnavailable":
         return _described("device_unavailable", str(error))
-    if isinstance(error, ModelUnavailable):
+    if isinstance(error, ModelUnavailable) or type(error).__name__ == "WeightsMismatch":
         return _described("model_unavailable", str(error))
+    if isinstance(error, AuditBatchTooLarge):
+        return _described("invalid_spec", f"adaptation: {error}")
+    if isinstance(error, PortraitImpossible):
+        return _described("portrait_impossible", str(error))
     if isinstance(error, BudgetExceeded):
         return _described("budget_exceeded", str(error))
     if isinstance(error, ValidationError):

@@ -8,12 +8,20 @@ from store.settings import Settings
 from store.unit_of_work import Store
 from worker.drain import DrainMark
 from worker.executors.audit import run_audit
+from worker.executors.portrait import run_portrait
+from worker.executors.study_run import run_of_study
 from worker.executors.sweep import run_sweep
 from worker.executors.training import train
 from worker.run_job import Executor, JobRunner
 from worker.torch_runtime import configure_torch
 
-EXECUTORS: dict[str, Executor] = {"training": train, "sweep": run_sweep, "audit": run_audit}
+EXECUTORS: dict[str, Executor] = {
+    "training": train,
+    "sweep": run_sweep,
+    "audit": run_audit,
+    "portrait": run_portrait,
+    "study_run": run_of_study,
+}
 
 
 def compose_runner(ring: Callable[[str], None]) -> JobRunner:

@@ -107,6 +107,8 @@ class JobRunner:
         log.info("job %s: %s after %.1f s", job_id, outcome, time.monotonic() - started)
         if outcome is Outcome.RELEASED:
             self.ring(job_id)
+        if claim.job.study_id is not None and outcome in (Outcome.SUCCEEDED, Outcome.FAILED):
+            self._ring_for_successors(claim.job.study_id)
         if outcome is Outcome.FAILED and self.spoiled():
             log.warning("job %s: its failure may have spoiled this process, ending it", job_id)
             _end_this_process_soon()
@@ -141,6 +143,18 @@ class JobRunner:
             log.exception("job %s: could not write how it ended; its lease runs out", job_id)
             return Outcome.LOST
         return Outcome.SUCCEEDED
+
+    def _ring_for_successors(self, study_id: str) -> None:
+        """Tell the workers of the jobs that the study went on with; best effort, as all rings."""
+        try:
+            with self.store.reading() as tx:
+                waiting = tx.studies.unrung_jobs(study_id)
+            for job_id in waiting:
+                self.ring(job_id)
+                with self.store.transaction() as tx:
+                    tx.jobs.mark_rung(job_id)
+        except DATABASE_AWAY as error:
+            log.info("study %s: not rung for its next jobs, the reconciler will: %s", study_id, error)
 
     def _end_stuck_process(self, job_id: str, attempt: int, reason: StopReason) -> None:
         """From the lease's thread: end the job on behalf of its thread, and the process with it.

@@ -1,14 +1,28 @@
-"""From a chart to a picture, without a browser or a network."""
+"""From a chart to a picture, without a browser or a network.
+
+For programs that have nothing else to do meanwhile; a server draws with ``api.charts.drawing``.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
 
 import altair
 import vl_convert
 
+Chart = altair.TopLevelMixin | Mapping[str, Any]
+"""An altair chart, or the Vega-Lite document of one."""
 
-def to_png(chart: altair.TopLevelMixin, *, scale: float = 2.0) -> bytes:
+
+def to_png(chart: Chart, *, scale: float = 2.0) -> bytes:
     """Return the chart as a PNG; ``scale`` multiplies its size in pixels."""
-    return bytes(vl_convert.vegalite_to_png(chart.to_json(), scale=scale))
+    return bytes(vl_convert.vegalite_to_png(_text(chart), scale=scale))
 
 
-def to_svg(chart: altair.TopLevelMixin) -> str:
+def to_svg(chart: Chart) -> str:
     """Return the chart as an SVG document, with its text as text."""
-    return str(vl_convert.vegalite_to_svg(chart.to_json()))
+    return str(vl_convert.vegalite_to_svg(_text(chart)))
+
+
+def _text(chart: Chart) -> str:
+    return str(chart.to_json()) if isinstance(chart, altair.TopLevelMixin) else json.dumps(chart)

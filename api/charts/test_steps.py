@@ -1,64 +1,76 @@
-"""Accuracy against the number of test steps: where a model is an ODE, the curves are flat."""
+"""Accuracy against the steps or evaluations of test solvers: where a model is an ODE, the curves are flat."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 
-from api.charts.theme import FAINT, INK, PALETTE, SHAPES, configuration
+from api.charts.figure import Canvas, Figure, NothingToDraw, Row
+from api.charts.study_accuracy import TITLES, XAxis
+from api.charts.theme import FAINT, INK, PALETTE, SHAPES
 
 PANEL_WIDTH, PANEL_HEIGHT = 400, 300
 
 
 def accuracy_against_steps(
-    rows: Sequence[Mapping[str, Any]], subtitles: Mapping[str, str] | None = None, title: str = ""
-) -> alt.HConcatChart:
+    rows: Sequence[Mapping[str, Any]],
+    subtitles: Mapping[str, str] | None = None,
+    title: str = "",
+    x: XAxis = "steps",
+) -> Figure:
     """Draw a panel for each model and in it a curve for each test method.
 
     The point of the solver that a model was trained with is marked.
 
     Args:
-        rows: result rows of fixed-grid solvers, as ``GET /v1/results`` gives them; used are ``model``,
-            ``test_method``, ``test_steps``, ``accuracy``, ``train_method`` and ``train_steps``. Rows
-            without steps or accuracy are left out.
+        rows: result rows, as ``GET /v1/results`` gives them; used are ``model``, ``test_method``, ``test_steps``,
+            ``nfe``, ``accuracy``, ``train_method`` and ``train_steps``. Rows without an accuracy or a place on the
+            axis are left out.
         subtitles: a line below a model's name.
         title: above everything.
+        x: what the axis shows.
+
+    Raises:
+        NothingToDraw: no row has an accuracy and a place on the axis.
     """
-    points = [_point(row) for row in rows if row["test_steps"] and row["accuracy"] is not None]
+    field = "test_steps" if x == "steps" else "nfe"
+    points = [_point(row, row[field]) for row in rows if row[field] and row["accuracy"] is not None]
+    if not points:
+        raise NothingToDraw(f"there is no result with an accuracy and {TITLES[x]}")
+    canvas = Canvas()
     methods = list(dict.fromkeys(point["method"] for point in points))
-    largest = max((point["steps"] for point in points), default=1)
+    largest = max(point["steps"] for point in points)
     panels = [
-        _panel([point for point in points if point["model"] == model], methods, largest).properties(
+        _panel(canvas, [point for point in points if point["model"] == model], methods, largest, x).properties(
             width=PANEL_WIDTH,
             height=PANEL_HEIGHT,
             title=alt.TitleParams(model, subtitle=(subtitles or {}).get(model, ""), subtitlePadding=4, offset=26),
         )
         for model in dict.fromkeys(point["model"] for point in points)
     ]
-    chart = alt.HConcatChart(hconcat=panels, spacing=36)
-    if title:
-        chart = chart.properties(title=alt.TitleParams(title, fontSize=20, offset=18))
-    configured: alt.HConcatChart = chart.configure(**configuration())
-    return configured
+    return Figure(title, alt.HConcatChart(hconcat=panels, spacing=36), canvas)
 
 
-def _point(row: Mapping[str, Any]) -> dict[str, Any]:
+def _point(row: Mapping[str, Any], place: float) -> Row:
     trained = row["test_method"] == row["train_method"] and row["test_steps"] == row["train_steps"]
+    solver = row["train_method"] + (f"-{row['train_steps']}" if row["train_steps"] else "")
     return {
         "model": row["model"],
         "method": row["test_method"],
-        "steps": row["test_steps"],
+        "steps": place,
         "accuracy": row["accuracy"],
-        "trained": f"trained with {row['train_method']}-{row['train_steps']}" if trained else None,
+        "trained": f"trained with {solver}" if trained and row["train_steps"] else None,
     }
 
 
-def _panel(points: list[dict[str, Any]], methods: list[str], largest: int) -> alt.LayerChart:
-    powers = [2**k for k in range(largest.bit_length())]
+def _panel(
+    canvas: Canvas, points: Sequence[Row], methods: Sequence[str], largest: float, x_axis: XAxis
+) -> alt.LayerChart:
+    powers = [2**k for k in range(int(largest).bit_length())]
     x = alt.X(
         "steps:Q",
         scale=alt.Scale(type="log", base=2, domain=[1, max(largest, 2)], nice=False, padding=14),
-        axis=alt.Axis(values=powers, format="d", title="steps of the test solver", grid=False),
+        axis=alt.Axis(values=powers, format="d", title=TITLES[x_axis], grid=False, labelOverlap=True),
     )
     y = alt.Y(
         "accuracy:Q",
@@ -71,14 +83,14 @@ def _panel(points: list[dict[str, Any]], methods: list[str], largest: int) -> al
     shape = alt.Shape(
         "method:N", scale=alt.Scale(domain=methods, range=list(SHAPES[: len(methods)])), title="test solver"
     )
-    curves = alt.Chart(alt.InlineData(values=points))
+    curves = canvas.draw(points, "results")
     lines = curves.mark_line(strokeWidth=2.5, clip=True).encode(x=x, y=y, color=colour)
     marks = curves.mark_point(size=70, filled=True, opacity=1).encode(x=x, y=y, color=colour, shape=shape)
     # Once: the test grid and the training solver may meet in two rows.
     trained = list({point["steps"]: point for point in points if point["trained"]}.values())
     if not trained:
         return alt.LayerChart(layer=[lines, marks])
-    where = alt.Chart(alt.InlineData(values=trained))
+    where = canvas.draw(trained, "trained")
     rule = where.mark_rule(color=FAINT, strokeWidth=1.5, strokeDash=[4, 3]).encode(x=x)
     ring = where.mark_point(size=320, filled=False, color=INK, strokeWidth=2.5, opacity=1).encode(x=x, y=y)
     left = trained[0]["steps"] <= largest**0.5

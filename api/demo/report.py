@@ -43,9 +43,10 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     written = Written(folder / "accuracy.png", folder / "accuracy.svg", folder / "report.html")
     rows = [row for finding in findings for row in sorted(finding.rows, key=lambda row: row["test_method"])]
-    chart = accuracy_against_steps(rows, {finding.name: finding.summary for finding in findings}, CHART_TITLE)
-    svg = to_svg(chart)
-    written.png.write_bytes(to_png(chart))
+    figure = accuracy_against_steps(rows, {finding.name: finding.summary for finding in findings}, CHART_TITLE)
+    document = figure.document()
+    svg = to_svg(document)
+    written.png.write_bytes(to_png(document))
     written.svg.write_text(svg, encoding="utf-8")
     environment = Environment(
         loader=PackageLoader("api"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -14,8 +14,8 @@ from api.demo.digit_images import Digit, held_out_digits
 from api.demo.findings import Answers, Finding, accuracy_table, prediction_table
 from api.demo.own_server import ServerDidNotStart, own_server
 from api.demo.plan import DEMO, QUICK, TEST_METHODS, Plan
-from api.demo.progress_display import follow
 from api.demo.report import write_report
+from api.progress_display import follow
 from ode_core.specs import DigitsSpec, SolverSpec
 from store.settings import Settings
 

@@ -1,65 +1,45 @@
 """Jobs: accept them, read them, cancel them."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from api.event_stream import event_stream
+from api.finished_jobs import RETRY_AFTER_SECONDS, result_of
+from api.idempotency_key import IdempotencyKey
 from api.identifiers import JobId, find_job
 from api.job_acceptance import JobSpec, accept_job
 from api.json_answers import json_response
-from api.openapi import POSTED, described, problem_responses
-from api.problems import Problem, invalid
-from api.query_parameters import After, Limit, NameFilter, refuse_unknown_query
+from api.openapi import POSTED, accepted_response, described, problem_responses
+from api.problems import invalid
+from api.query_parameters import After, Limit, NameFilter, StudyFilter, refuse_unknown_query
 from api.schemas.answer import ListOf
 from api.schemas.jobs import EventAnswer, JobAnswer, JobResult, MetricSeriesList
 from api.services import Services, ServicesOfApp, StoreOfApp
 from api.waiting import preferred_wait, wait_for_job
 from ode_core.specs import EvaluationJobSpec, TrainingJobSpec
+from store.ids import is_id
 from store.jobs import JobKind, JobStatus
 
 router = APIRouter(prefix="/v1", tags=["jobs"], dependencies=[Depends(refuse_unknown_query)])
 
-RETRY_AFTER_SECONDS = 1
 _METRIC_NAME = r"^[A-Za-z0-9_.:-]{1,100}$"
 
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=255,
-        pattern=r"^[\x21-\x7e]+$",
-        description="makes a retry safe: the same key and body give the stored answer",
-    ),
-]
 Prefer = Annotated[
     str | None, Header(description="`wait=N`: wait up to N seconds, at most 60, for the job to end", max_length=1000)
 ]
 
-_ACCEPTED: dict[int | str, dict[str, Any]] = {
-    202: {
-        "description": "The job is accepted",
-        "headers": {
-            "Location": {"description": "the job", "schema": {"type": "string"}},
-            "Retry-After": {"description": "seconds until it is worth asking", "schema": {"type": "integer"}},
-            "Idempotency-Replayed": {
-                "description": "`true`: the answer to an earlier request with this key",
-                "schema": {"type": "string"},
-            },
-        },
-    }
-}
+_ACCEPTED = accepted_response("job")
 
 
 @router.post(
     "/training-jobs",
     status_code=202,
     response_model=JobAnswer,
-    responses=_ACCEPTED | problem_responses(409, *POSTED),
+    responses=_ACCEPTED | problem_responses(404, 409, *POSTED),
     summary="Train a model",
 )
 async def create_training_job(
@@ -69,7 +49,10 @@ async def create_training_job(
     idempotency_key: IdempotencyKey = None,
     prefer: Prefer = None,
 ) -> Response:
-    """Train a model; when the job has succeeded, the model named has one version more."""
+    """Train a model, from the beginning or from a stored version's weights.
+
+    When the job has succeeded, the model named has one version more.
+    """
     return await _accept(request, services, spec, idempotency_key, prefer)
 
 
@@ -78,7 +61,7 @@ async def create_training_job(
     status_code=202,
     response_model=JobAnswer,
     responses=_ACCEPTED | problem_responses(404, 409, *POSTED),
-    summary="Sweep a model over test solvers, or audit it",
+    summary="Sweep a model over test solvers, audit it, or make its portrait",
 )
 async def create_evaluation_job(
     request: Request,
@@ -95,14 +78,14 @@ async def _accept(
     request: Request, services: Services, spec: JobSpec, idempotency_key: str | None, prefer: str | None
 ) -> Response:
     accepted = await run_in_threadpool(accept_job, services, spec, idempotency_key)
-    headers = {"Location": f"/v1/jobs/{accepted.job_id}"}
+    headers = {"Location": f"/v1/jobs/{accepted.id}"}
     if accepted.replayed:
         headers["Idempotency-Replayed"] = "true"
     body = accepted.body
     seconds = preferred_wait(prefer)
     finished = False
     if seconds:
-        job = await wait_for_job(request, services, accepted.job_id, seconds)
+        job = await wait_for_job(request, services, accepted.id, seconds)
         headers["Preference-Applied"] = f"wait={seconds}"
         body, finished = JobAnswer.of(job).model_dump(mode="json"), job.finished
     if not finished:
@@ -117,12 +100,15 @@ def list_jobs(
     status: Annotated[list[JobStatus] | None, Query(max_length=10, description="may be repeated")] = None,
     model: NameFilter = None,
     name: NameFilter = None,
+    study: StudyFilter = None,
     limit: Limit = 50,
     after: After = None,
 ) -> ListOf[JobAnswer]:
     """List jobs, newest first."""
+    if study is not None and not is_id(study):
+        return ListOf[JobAnswer](data=[], has_more=False, next_cursor=None)
     with store.reading() as tx:
-        page = tx.jobs.list(kind=kind, status=status, model=model, name=name, limit=limit, after=after)
+        page = tx.jobs.list(kind=kind, status=status, model=model, name=name, study=study, limit=limit, after=after)
     return ListOf[JobAnswer](
         data=[JobAnswer.of(job) for job in page.items], has_more=page.has_more, next_cursor=page.next_cursor
     )
@@ -148,25 +134,7 @@ def get_job_result(store: StoreOfApp, job_id: JobId) -> Response:
     """Return what a job found; 409 until it has succeeded, with the reason if it never will."""
     with store.reading() as tx:
         job = find_job(tx, job_id)
-    if job.status == "succeeded":
-        return json_response(job.result)
-    if job.status == "failed":
-        error = job.error or {}
-        raise Problem(
-            409,
-            "job_failed",
-            f"the job failed ({error.get('code')}): {error.get('message')}",
-            errors=[{"path": "job.error", "message": f"{error.get('code')}: {error.get('message')}"}],
-        )
-    if job.status == "cancelled":
-        raise Problem(409, "job_cancelled", "the job was cancelled and has no result: submit it again")
-    raise Problem(
-        409,
-        "job_not_finished",
-        f"the job is {job.status}, at step {job.progress_step} of {job.progress_total}: ask again later, "
-        f"or follow /v1/jobs/{job.id}/events",
-        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-    )
+    return json_response(result_of(job))
 
 
 @router.get(

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query
 
 from api.openapi import problem_responses
-from api.query_parameters import After, Limit, NameFilter, refuse_unknown_query
+from api.query_parameters import After, Limit, NameFilter, StudyFilter, refuse_unknown_query
 from api.schemas.answer import ListOf
 from api.schemas.results import ResultRow
 from api.services import StoreOfApp
@@ -15,7 +15,7 @@ from store.results import SORTABLE
 
 router = APIRouter(prefix="/v1", tags=["results"], dependencies=[Depends(refuse_unknown_query)])
 
-DatasetName = Literal["digits", "concentric_spheres", "mnist", "cifar10"]
+DatasetName = Literal["digits", "concentric_spheres", "three_minima", "xor", "mnist", "cifar10", "uploaded"]
 Share = Annotated[float | None, Query(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -28,6 +28,7 @@ def list_results(
     train_method: Annotated[MethodName | None, Query()] = None,
     test_method: Annotated[MethodName | None, Query()] = None,
     job: Annotated[str | None, Query(max_length=36, description="id of the job that measured them")] = None,
+    study: StudyFilter = None,
     min_accuracy: Share = None,
     max_flip_rate: Share = None,
     max_nfe: Annotated[float | None, Query(ge=0, allow_inf_nan=False)] = None,
@@ -44,7 +45,7 @@ def list_results(
     """List test results, filtered and sorted."""
     minimum = {"accuracy": min_accuracy} if min_accuracy is not None else {}
     maximum = {column: bound for column, bound in (("flip_rate", max_flip_rate), ("nfe", max_nfe)) if bound is not None}
-    if job is not None and not is_id(job):
+    if not all(is_id(one) for one in (job, study) if one is not None):
         return ListOf[ResultRow](data=[], has_more=False, next_cursor=None)
     with store.reading() as tx:
         page = tx.results.list(
@@ -54,6 +55,7 @@ def list_results(
             train_method=train_method,
             test_method=test_method,
             job=job,
+            study=study,
             minimum=minimum,
             maximum=maximum,
             sort=sort,

@@ -34,8 +34,10 @@ class JobLinks(Answer):
     result: str
     metrics: str
     events: str
+    charts: str
     cancel: str
     model: str | None = Field(description="the model trained or tested")
+    study: str | None = Field(description="the study it is part of")
 
 
 class JobAnswer(Answer):
@@ -55,6 +57,7 @@ class JobAnswer(Answer):
     spec: JsonObject = Field(description="the request, with its defaults filled in")
     model: str | None = Field(description="the model trained or tested")
     version: int | None = Field(description="of the model; of a training job, once it has succeeded")
+    study: str | None = Field(description="id of the study it is part of")
     links: JobLinks
 
     @classmethod
@@ -76,13 +79,16 @@ class JobAnswer(Answer):
             spec=job.spec,
             model=job.model,
             version=_version(job),
+            study=job.study_id,
             links=JobLinks(
                 self=own,
                 result=f"{own}/result",
                 metrics=f"{own}/metrics",
                 events=f"{own}/events",
+                charts=f"{own}/charts",
                 cancel=f"{own}/cancel",
                 model=None if job.model is None else f"/v1/models/{job.model}",
+                study=None if job.study_id is None else f"/v1/studies/{job.study_id}",
             ),
         )
 
@@ -98,7 +104,9 @@ class JobResult(Answer):
     """What a job found; the fields depend on its kind.
 
     Training: `model`, `version`, the final `solver`, `accuracy` on the test split and more. Sweep:
-    `results`, a row for each solver. Audit: `verdict`, `sentence` and the evidence.
+    `results`, a row for each solver. Audit: `verdict`, `sentence` and the evidence. Portrait: `views`,
+    `reference` and more, which the charts are drawn from. Run of a study: `runs`, one for each seed with its `version`,
+    and `failed_seeds`; `version` is the last of them.
     """
 
     model_config = ConfigDict(extra="allow")

@@ -27,6 +27,13 @@ class VersionLinks(Answer):
     job: str
 
 
+class StartedFrom(Answer):
+    """The version a training began with."""
+
+    model: str
+    version: int
+
+
 class ModelVersionAnswer(Answer):
     """One immutable version of a model."""
 
@@ -39,6 +46,7 @@ class ModelVersionAnswer(Answer):
     solver: SolverAnswer = Field(description="what it was trained with at the end; predictions use it by default")
     input_shape: list[int] = Field(description="of one input", examples=[[1, 8, 8]])
     classes: int
+    started_from: StartedFrom | None = Field(description="whose weights the training began with; null: random ones")
     training_spec: JsonObject = Field(description="the training job's request")
     metadata: JsonObject = Field(description="accuracy, counts and so on, as the training reported them")
     links: VersionLinks
@@ -47,6 +55,7 @@ class ModelVersionAnswer(Answer):
     def of(cls, version: ModelVersion) -> "ModelVersionAnswer":
         """Return the answer about a version of the store."""
         spec = TrainingJobSpec.model_validate(version.training_spec)
+        start = spec.start_from
         own = f"/v1/models/{version.model}/versions/{version.version}"
         return cls(
             model=version.model,
@@ -58,6 +67,7 @@ class ModelVersionAnswer(Answer):
             solver=SolverSpec.model_validate(version.solver),
             input_shape=list(model_input_shape(spec.architecture, spec.dataset.input_shape)),
             classes=spec.dataset.classes,
+            started_from=None if start is None else StartedFrom(model=start.model, version=start.version),
             training_spec=version.training_spec,
             metadata=version.metadata,
             links=VersionLinks(

@@ -30,9 +30,12 @@ class ResultRow(Answer):
     samples: int
     failures: int = Field(description="samples whose solve failed; they count as wrong")
     seconds: float
+    study: str | None = Field(description="id of the study that trained the model, if one did")
+    seed: int | None = Field(description="that the study trained the model with")
     created_at: datetime
 
     @classmethod
     def of(cls, result: Result) -> "ResultRow":
         """Return the row of a result of the store."""
-        return cls.model_validate({name: getattr(result, name) for name in cls.model_fields})
+        values = vars(result) | {"study": result.study_id}
+        return cls.model_validate({name: values[name] for name in cls.model_fields})

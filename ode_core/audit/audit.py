@@ -17,9 +17,9 @@ from ode_core.audit.sweep import TestResult, test_result
 from ode_core.audit.verdict import Rule, Verdict, decide, samples_needed, sentence
 from ode_core.models.classifier import Classifier
 from ode_core.models.predictions import Predictions
+from ode_core.solvers.more_accurate_solver import more_accurate_solver
 from ode_core.specs.budgets import solve_evaluations
 from ode_core.specs.solver import MAX_FIXED_STEPS, SolverSpec
-from ode_core.training.step_adaptation import more_accurate_solver
 
 PAPER_THRESHOLD = 0.1
 ALLOWED_UNSETTLED = 0.01  # share of the samples; with more of them the reference as a whole is not to be trusted

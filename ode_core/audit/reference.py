@@ -37,6 +37,7 @@ class Reference:
         failures: samples whose solve failed.
         reason: how it ended, in words.
         predictions: for each sample the prediction at the finest tolerance it took.
+        evaluations: evaluations of the field at all tolerances together, mean over the samples.
     """
 
     settled: Tensor
@@ -44,6 +45,7 @@ class Reference:
     failures: int
     reason: str
     predictions: Predictions
+    evaluations: float
 
     @property
     def unsettled(self) -> int:
@@ -87,6 +89,7 @@ def converged_reference(
     scale = _state_size(exact, inputs)
     tolerance = FIRST_TOLERANCE
     found = _solve(exact, inputs, tolerance, scale, on_tolerance, max_evaluations)
+    evaluations = int(found.evaluations.sum())
     open_samples = torch.arange(len(inputs))
     refinements = 0
     while len(open_samples) > 0 and tolerance > last_tolerance * 1.01:
@@ -95,6 +98,7 @@ def converged_reference(
         coarse = _select(found, open_samples)
         fine = _solve(exact, inputs[open_samples.to(inputs.device)], tolerance, scale, on_tolerance, max_evaluations)
         _replace(found, open_samples, fine)
+        evaluations += int(fine.evaluations.sum())
         # A solve that leaves the floating-point range does so at every tolerance; a tighter one only costs.
         hopeless = fine.status != SolveStatus.SUCCESS
         open_samples = open_samples[~(_settled(coarse, fine) | hopeless)]
@@ -106,6 +110,7 @@ def converged_reference(
         failures=found.failures,
         reason=_reason(int((~settled).sum()), found, tolerance),
         predictions=found,
+        evaluations=evaluations / len(inputs),
     )
 
 

@@ -3,7 +3,8 @@
 import hashlib
 import math
 import struct
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -24,7 +25,18 @@ from ode_core.datasets.files import (
     find_file,
     read_start,
 )
-from ode_core.specs.dataset import Cifar10Spec, ConcentricSpheresSpec, DatasetSpec, DigitsSpec, MnistSpec
+from ode_core.datasets.labelled_arrays import ArraysRefused, LabelledArrays
+from ode_core.datasets.three_minima import resting_minimum
+from ode_core.specs.dataset import (
+    Cifar10Spec,
+    ConcentricSpheresSpec,
+    DatasetSpec,
+    DigitsSpec,
+    MnistSpec,
+    ThreeMinimaSpec,
+    UploadedSpec,
+    XorSpec,
+)
 
 IDX_UNSIGNED_BYTE = 0x08
 CIFAR10_ROW = 1 + 3 * 32 * 32
@@ -34,7 +46,7 @@ UInt8Array = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Inputs ``(n, *sample_shape)`` in the data set's own units (uint8 or float32), int64 labels ``(n,)``."""
+    """Inputs ``(n, *sample_shape)`` in the data set's own units (uint8 or floating), int64 labels ``(n,)``."""
 
     train_inputs: Tensor
     train_labels: Tensor
@@ -51,21 +63,36 @@ class Dataset:
         return digest.hexdigest()
 
 
-def load_dataset(spec: DatasetSpec, directory: Path | None) -> Dataset:
-    """Return the data set; ``directory`` is where published files lie.
+ReadUpload = Callable[[UploadedSpec], bytes]
+"""Returns the stored bytes of an uploaded data set."""
+
+
+def load_dataset(spec: DatasetSpec, directory: Path | None, read_upload: ReadUpload | None = None) -> Dataset:
+    """Return the data set.
+
+    Args:
+        spec: which; of an uploaded one with its facts.
+        directory: where published files lie.
+        read_upload: where uploaded data sets come from.
 
     Raises:
-        DatasetUnavailable: a file is missing or is not what its name says.
+        DatasetUnavailable: a file is missing or is not what its name says, or the uploaded data is not what it was.
     """
     match spec:
         case DigitsSpec():
             return _digits(spec)
         case ConcentricSpheresSpec():
             return _concentric_spheres(spec)
+        case ThreeMinimaSpec():
+            return _three_minima(spec)
+        case XorSpec():
+            return _xor()
         case MnistSpec():
             return _mnist(spec, directory)
         case Cifar10Spec():
             return _cifar10(spec, directory)
+        case UploadedSpec():
+            return _uploaded(spec, read_upload)
 
 
 def _digits(spec: DigitsSpec) -> Dataset:
@@ -99,6 +126,40 @@ def _spheres(rng: np.random.Generator, samples: int, dimension: int) -> tuple[Te
     points = directions * np.concatenate(radii)[:, None]
     order = rng.permutation(samples)
     return torch.from_numpy(points[order].astype(np.float32)), torch.from_numpy(labels[order].astype(np.int64))
+
+
+def _three_minima(spec: ThreeMinimaSpec) -> Dataset:
+    rng = np.random.default_rng(spec.seed)
+    parts = []
+    for samples in (spec.train_samples, spec.test_samples):
+        # Rounded before they are followed: the labels are those of the very points that a model is given.
+        points = rng.uniform((-1.0, -2.0), (2.0, 2.0), (samples, 2)).astype(np.float32)
+        labels = resting_minimum(points.astype(np.float64))
+        parts += [torch.from_numpy(points), torch.from_numpy(labels)]
+    return Dataset(*parts)
+
+
+def _xor() -> Dataset:
+    points = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    labels = torch.tensor([0, 1, 1, 0])
+    return Dataset(points, labels, points, labels)
+
+
+def _uploaded(spec: UploadedSpec, read_upload: ReadUpload | None) -> Dataset:
+    if read_upload is None or spec.facts is None:
+        raise DatasetUnavailable(
+            f"the uploaded data set {spec.name} is in a server's database: run this as a job there"
+        )
+    try:
+        arrays = LabelledArrays.from_bytes(read_upload(spec))
+    except ArraysRefused as error:
+        raise DatasetUnavailable(f"{spec.name} version {spec.version} is damaged ({error}): upload it anew") from None
+    dataset = Dataset(*(torch.from_numpy(part) for part in astuple(arrays)))
+    if dataset.fingerprint != spec.facts.sha256:
+        raise DatasetUnavailable(
+            f"{spec.name} version {spec.version} is not the data that the job was accepted with: upload it anew"
+        )
+    return dataset
 
 
 def _mnist(spec: MnistSpec, directory: Path | None) -> Dataset:

@@ -5,6 +5,7 @@ a matrix product it is two to seven times faster than through a convolution kern
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,8 +13,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from ode_core.fields.buffer_pool import BufferPool
 from ode_core.fields.chain_tape import ChainTape, knows_activation
+from ode_core.fields.tape_memory import TapePool
 from ode_core.solvers.functional_field import FunctionalField
 
 # From 8 points on the zeros in the matrix cost more than they save (measured with 32 and 128 channels).
@@ -47,6 +48,46 @@ def dense_matrix(weight: Tensor, length: int) -> Tensor:
     return entries.reshape(*stack, channels_in * length, channels_out * length)
 
 
+@lru_cache(maxsize=8)
+def _sources(
+    shapes: tuple[tuple[int, ...], ...], length: int, device: torch.device
+) -> tuple[Tensor, tuple[tuple[int, ...], ...]]:
+    """Return where the numbers of dense tensors come from, one after the other, and the shapes of these tensors.
+
+    Args:
+        shapes: of the convolutions' weights, and then as many of their biases.
+        length: points of the signal.
+        device: of the result.
+
+    Returns:
+        The positions in the convolutions' tensors, one after the other, counted from 1; 0 where the matrix is zero.
+    """
+    with torch.inference_mode(False):  # as in _taps
+        sizes = [math.prod(shape) for shape in shapes]
+        numbers = torch.split_with_sizes(torch.arange(1, sum(sizes) + 1, dtype=torch.float64), sizes)
+        numbered = [part.view(shape) for part, shape in zip(numbers, shapes, strict=True)]
+        layers = len(shapes) // 2
+        dense = [dense_matrix(weight, length) for weight in numbered[:layers]]
+        dense += [bias.repeat_interleave(length, dim=-1) for bias in numbered[layers:]]
+        places = torch.cat([tensor.flatten() for tensor in dense])
+        return places.to(device, torch.int32), tuple(tuple(tensor.shape) for tensor in dense)
+
+
+def _dense_tensors(
+    weights: Sequence[Tensor], biases: Sequence[Tensor], length: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return ``dense_matrix`` of every weight, and the biases of every point.
+
+    In one gather for all layers, which with its derivative takes half the time of a few operations for each.
+    """
+    tensors = (*weights, *biases)
+    sources, shapes = _sources(tuple(tuple(tensor.shape) for tensor in tensors), length, weights[0].device)
+    numbers = torch.cat([weights[0].new_zeros(1), *(tensor.flatten() for tensor in tensors)]).index_select(0, sources)
+    parts = torch.split_with_sizes(numbers, [math.prod(shape) for shape in shapes])
+    dense = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+    return dense[: len(weights)], dense[len(weights) :]
+
+
 @dataclass(frozen=True)
 class DenseChain:
     """A field of dense layers with one activation between them, for states of one shape.
@@ -71,7 +112,7 @@ class DenseChain:
     activation: nn.Module
     stacked: int | None = None
     before_evaluation: Callable[[], None] | None = None
-    pool: BufferPool = field(default_factory=BufferPool, compare=False)
+    pool: TapePool = field(default_factory=TapePool, compare=False)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -147,7 +188,7 @@ def is_chain(layers: Sequence[nn.Module], state_shape: Sequence[int]) -> bool:
     affine, activations = layers[::2], layers[1::2]
     if len(affine) < 2 or any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
         return False
-    if not all(knows_activation(layer) and repr(layer) == repr(activations[0]) for layer in activations):
+    if not all(knows_activation(layer) and type(layer) is type(activations[0]) for layer in activations):
         return False
     linear = all(isinstance(layer, nn.Linear) and layer.bias is not None for layer in affine)
     return linear or (state_shape[-1] <= LONGEST and all(_keeps_length(layer) for layer in affine))
@@ -179,9 +220,13 @@ def chain_of(
         time_dependent: whether the first layer takes the time as a last, extra channel.
         stacked: the number of networks ``S``, or None for one without a leading dimension.
     """
-    length = state_shape[-1] if isinstance(layers[0], nn.Conv1d) else 1
-    weights = [w.mT if w.ndim == 2 + (stacked is not None) else dense_matrix(w, length) for w, _ in tensors]
-    biases = [b if length == 1 else b.repeat_interleave(length, dim=-1) for _, b in tensors]
+    length = 1
+    weights, biases = [w for w, _ in tensors], [b for _, b in tensors]
+    if isinstance(layers[0], nn.Conv1d):
+        length = state_shape[-1]
+        weights, biases = _dense_tensors(weights, biases, length)
+    else:
+        weights = [w.mT for w in weights]
     time_weight = None
     if time_dependent:
         # The time is one more channel, the same at every point.

@@ -10,9 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from ode_core.fields.arithmetic import CastChain, CastNetwork, network_type
-from ode_core.fields.buffer_pool import BufferPool
 from ode_core.fields.dense_chain import lower
-from ode_core.specs.model import Activation, Conv1dField, Conv2dField, FieldArithmetic, FieldSpec, MlpField
+from ode_core.fields.growing_ellipses import GrowingEllipses
+from ode_core.fields.tape_memory import TapePool
+from ode_core.specs.model import (
+    Activation,
+    Conv1dField,
+    Conv2dField,
+    FieldArithmetic,
+    FieldSpec,
+    GrowingEllipsesField,
+    MlpField,
+)
 
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -61,7 +70,7 @@ class VectorField(nn.Module):
         self.network = network
         self.time_dependent = time_dependent
         self.arithmetic = arithmetic
-        self._pool = BufferPool()
+        self._pool = TapePool()
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         """Return ``dz/dt``."""
@@ -86,6 +95,8 @@ class VectorField(nn.Module):
 
     def _network_type(self) -> torch.dtype | None:
         """Return the type to compute in where it is not that of the weights."""
+        if self.arithmetic != "bfloat16":
+            return None  # without a look for the weights, which takes longer than all the rest of a preparation
         weights = next(self.network.parameters()).dtype
         dtype = network_type(self.arithmetic, weights)
         return None if dtype == weights else dtype
@@ -102,8 +113,12 @@ class VectorField(nn.Module):
         return torch.cat([z, channel], dim=1)
 
 
-def build_field(spec: FieldSpec, state_shape: tuple[int, ...], arithmetic: FieldArithmetic = "full") -> VectorField:
-    """Return the field for states of ``state_shape`` (without the batch), with torch's own initial weights."""
+def build_field(
+    spec: FieldSpec, state_shape: tuple[int, ...], arithmetic: FieldArithmetic = "full"
+) -> VectorField | GrowingEllipses:
+    """Return the field for states of ``state_shape`` (without the batch), with torch's own initial weights if any."""
+    if isinstance(spec, GrowingEllipsesField):
+        return GrowingEllipses(spec)
     width_in = state_shape[0] + int(spec.time_dependent)
     layers: list[nn.Module]
     if isinstance(spec, MlpField):

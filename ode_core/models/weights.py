@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import nn
+from torch import Tensor, nn
 
 from ode_core.models.classifier import DTYPES, Classifier, build_classifier
 from ode_core.specs.dataset import DatasetSpec
@@ -41,11 +41,32 @@ def load_classifier(
     Raises:
         WeightsMismatch: names, shapes or types do not fit the architecture.
     """
+    classifier = build_classifier(model, dataset)
+    tensors, stored = _read(weights, classifier)
+    # Loaded as they are and only then converted: through float32, float64 weights would lose digits.
+    classifier.to(dtype=stored).load_state_dict(tensors)
+    classifier.to(device=device, dtype=stored if precision is None else DTYPES[precision])
+    return classifier.eval().requires_grad_(False)
+
+
+def load_weights(classifier: Classifier, weights: bytes) -> None:
+    """Give a classifier the weights that ``weights_to_bytes`` made of one of its architecture and precision.
+
+    Raises:
+        WeightsMismatch: names, shapes or types do not fit the classifier.
+    """
+    tensors, stored = _read(weights, classifier)
+    if stored != classifier.dtype:
+        raise WeightsMismatch(f"the weights are {stored}, the model computes in {classifier.dtype}")
+    classifier.load_state_dict(tensors)
+
+
+def _read(weights: bytes, classifier: Classifier) -> tuple[dict[str, Tensor], torch.dtype]:
+    """Return the weights by name, and their type, if they are those of the classifier's architecture."""
     try:
         tensors = load(weights)
     except SafetensorError as error:
         raise WeightsMismatch(f"these bytes are not a safetensors file: {error}") from None
-    classifier = build_classifier(model, dataset)
     expected = classifier.state_dict()
     if missing := sorted(expected.keys() - tensors.keys()):
         raise WeightsMismatch(f"weights are missing: {', '.join(missing)}")
@@ -59,8 +80,4 @@ def load_classifier(
     dtypes = {tensor.dtype for tensor in tensors.values()}
     if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
         raise WeightsMismatch("all weights must be float32, or all float64")
-    stored = dtypes.pop()
-    # Loaded as they are and only then converted: through float32, float64 weights would lose digits.
-    classifier.to(dtype=stored).load_state_dict(tensors)
-    classifier.to(device=device, dtype=stored if precision is None else DTYPES[precision])
-    return classifier.eval().requires_grad_(False)
+    return tensors, dtypes.pop()

@@ -284,7 +284,8 @@ class _AdaptiveWalk:
     def _trajectory(self) -> Tensor | None:
         if self.history is None or self._output_of is None:
             return None
-        return self.history.trajectory()[self._output_of]
+        outputs = self.history.trajectory()
+        return outputs if len(outputs) == len(self._output_of) else outputs[self._output_of]
 
 
 def _limits(solver: SolverSpec, z0: Tensor, stops: list[float], max_evaluations: int | None, interval: float) -> Limits:

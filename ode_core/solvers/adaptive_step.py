@@ -225,7 +225,7 @@ def plan_step(walk: Walk, limits: Limits, direction: float) -> Plan:
 
 def broken_samples(walk: Walk, attempt: Attempt) -> Tensor:
     """``(batch,)`` of bool: whose step gave something that is not a number."""
-    finite = torch.isfinite(attempt.ratio) & finite_samples(attempt.z_new)
+    finite = finite_samples(attempt.ratio) & finite_samples(attempt.z_new)
     for slope in attempt.extra:
         finite = finite & finite_samples(slope)
     return walk.running & ~finite

@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 import torch
 
+from ode_core.solvers.columns import by_columns
+
 log = logging.getLogger(__name__)
 
 Compilation = Literal["auto", "always", "never"]
@@ -63,7 +65,13 @@ class KindOfStep:
         before = _graphs_made()
         try:
             if self.graph is None:
-                self.graph = torch.compile(_with_own_code(build()), fullgraph=True, dynamic=False)
+                self.graph = torch.compile(
+                    _with_own_code(build()),
+                    fullgraph=True,
+                    dynamic=False,
+                    # One loop, however long: what one loop leaves to the next goes through memory.
+                    options={"post_grad_custom_pre_pass": by_columns(), "max_fusion_size": 1000},
+                )
             # Worker processes for a single graph would stay behind.
             with _one_compiler_thread() if self._graphs == 0 else nullcontext():
                 result = self.graph(*arguments)

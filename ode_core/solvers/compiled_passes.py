@@ -25,9 +25,19 @@ from ode_core.solvers.adaptive_step import (
 )
 from ode_core.solvers.compilation import KindOfStep, kind_of_step
 from ode_core.solvers.functional_field import FunctionalField, as_functional
+from ode_core.solvers.packed_walk import (
+    PackedLimits,
+    PackedWalk,
+    flat_if_narrow,
+    packed_limits,
+    packed_passes,
+    packed_walk,
+    unpacked_limits,
+    unpacked_walk,
+)
 from ode_core.solvers.solution import Field, is_plain
 from ode_core.solvers.status import SolveStatus
-from ode_core.solvers.step_history import Pass, StepHistory, pass_of
+from ode_core.solvers.step_history import Passes, StepHistory
 
 # A graph makes several passes: calling it costs as much as two. With more stages fewer, as compiling takes longer.
 _MOST_PASSES, _MOST_STAGES = 4, 28
@@ -36,7 +46,6 @@ _SMALLEST_BATCH = 16
 _PADDED_BATCH = 2**14
 # Above this many the field's own work is all of a pass.
 _LARGEST_BATCH = 2**18
-_NARROW = 8
 
 
 class CompilablePasses:
@@ -54,42 +63,42 @@ class CompilablePasses:
         limits: Limits,
         kind: KindOfStep,
         *,
+        shape: torch.Size,
         batch: int,
         size: int,
         remembered: bool,
     ) -> None:
         self.kind, self.ran = kind, False
-        self._functional, self._rule, self._limits = functional, rule, limits
-        self._batch, self._size, self._remembered = batch, size, remembered
+        self._functional, self._rule, self._limits = functional, rule, packed_limits(limits)
+        self._shape, self._batch, self._size, self._remembered = shape, batch, size, remembered
 
     def run(self, walk: Walk, history: StepHistory | None) -> Walk:
         """Make passes until every sample has arrived or failed, or the graph fails; return where they stand."""
-        walk = self._padded(walk)
+        packed = packed_walk(self._padded(walk))
         going = True
         while going:
             if self._functional.before_evaluation is not None:
                 self._functional.before_evaluation()
-            made = self.kind.compiled(self._build, self._functional.tensors, walk, self._limits)
+            made = self.kind.compiled(self._build, self._functional.tensors, packed, self._limits)
             if made is None:
                 break
-            walk, running, passes = made
+            packed, running, passes = made
             if history is not None:
-                for step in passes:
-                    history.append(step if self._batch == self._size else _first(step, self._batch))
+                history.append(passes if self._batch == self._size else passes.of_first(self._batch))
             self.ran, going = True, bool(running)
-        # Copies: a part of the padded batch would keep all of it.
-        found: Walk = pytree.tree_map(lambda values: values[: self._batch].clone(), walk)
-        return found
+        return _first(unpacked_walk(packed, self._shape), self._batch)
 
     def _build(self) -> FunctionType:
         stages = self._rule.method.least_evaluations + 1
-        return _some_passes(self._functional, self._rule, stages, remembered=self._remembered)
+        return _some_passes(self._functional, self._rule, self._shape, stages, remembered=self._remembered)
 
     def _padded(self, walk: Walk) -> Walk:
+        if self._batch == self._size:
+            return walk
         standing = torch.arange(self._size, device=walk.z.device)
-        walk = _select(walk, standing.clamp(max=self._batch - 1))
+        padded: Walk = pytree.tree_map(lambda values: values[standing.clamp(max=self._batch - 1)], walk)
         padding = standing >= self._batch
-        return _laid_out(walk._replace(status=torch.where(padding, int(SolveStatus.SUCCESS), walk.status)))
+        return padded._replace(status=torch.where(padding, int(SolveStatus.SUCCESS), padded.status))
 
 
 def compilable_passes(
@@ -110,17 +119,27 @@ def compilable_passes(
     limits = _padded_stops(limits)
     shape = (walk.z.dtype, walk.z.device, walk.z.shape[1:], size, len(limits.stops))
     kind = kind_of_step(("passes", functional.key, rule.key, remembered, *shape), functional.owner)
-    return CompilablePasses(functional, rule, limits, kind, batch=len(walk.z), size=size, remembered=remembered)
+    return CompilablePasses(
+        functional, rule, limits, kind, shape=walk.z.shape[1:], batch=len(walk.z), size=size, remembered=remembered
+    )
 
 
-def _some_passes(functional: FunctionalField, rule: PassRule, stages: int, *, remembered: bool) -> FunctionType:
+def _some_passes(
+    functional: FunctionalField, rule: PassRule, shape: torch.Size, stages: int, *, remembered: bool
+) -> FunctionType:
     evaluate = functional.function
     count = max(1, min(_MOST_PASSES, _MOST_STAGES // stages))
 
-    def some_passes(tensors: tuple[Tensor, ...], walk: Walk, limits: Limits) -> tuple[Walk, Tensor, list[Pass]]:
+    def some_passes(
+        tensors: tuple[Tensor, ...], packed: PackedWalk, bounds: PackedLimits
+    ) -> tuple[PackedWalk, Tensor, Passes | None]:
         def field(t: Tensor, z: Tensor) -> Tensor:
-            return evaluate(tensors, t, z)
+            if z.shape[1:] == shape:
+                return evaluate(tensors, t, z)
+            each = (len(z), *(1 for _ in shape))
+            return evaluate(tensors, t.reshape(each), z.reshape(len(z), *shape)).reshape(z.shape)
 
+        walk, limits = unpacked_walk(packed, flat_if_narrow(shape)), unpacked_limits(bounds)
         passes = []
         for _ in range(count):
             plan = plan_step(walk, limits, rule.direction)
@@ -129,39 +148,17 @@ def _some_passes(functional: FunctionalField, rule: PassRule, stages: int, *, re
             new, moved = take_step(walk, plan, attempt, broken, limits, rule)
             if not rule.method.first_same_as_last:
                 new = with_renewed_slope(walk, new, slope_at(field, new), stale_slopes(walk, new, moved, rule))
-            if remembered:
-                passes.append(_kept(pass_of(new.t, new.z, within_step(rule, walk, plan, attempt, new))))
+            passes.append((new.t, [new.z, *within_step(rule, walk, plan, attempt, new)]))
             walk = new
-        return _laid_out(walk), walk.running.any(), passes
+        return packed_walk(walk), walk.running.any(), packed_passes(passes) if remembered else None
 
     assert isinstance(some_passes, FunctionType)
     return some_passes
 
 
-def _first(step: Pass, batch: int) -> Pass:
-    return Pass(step.t_new[:batch], step.z_new[:, :batch], [c[:, :batch] for c in step.coefficients])
-
-
-def _kept(step: Pass) -> Pass:
-    """Return the pass in memory of its own, in the order in which it will be read."""
-    return Pass(step.t_new, step.z_new.contiguous(), [c.contiguous() for c in step.coefficients])
-
-
-def _select(walk: Walk, samples: Tensor) -> Walk:
-    """Return a walk of these samples, with memory of its own for each of its tensors."""
-    selected: Walk = pytree.tree_map(lambda values: values[samples].contiguous(), walk)
-    return selected
-
-
-def _laid_out(walk: Walk) -> Walk:
-    """Return the walk so that in memory one feature of all samples follows the other, where there are few.
-
-    What is computed for every sample then runs over neighbours, also sums over a sample. A graph is made for one
-    layout, so it has to return what it takes.
-    """
-    if walk.z.ndim != 2 or walk.z.shape[1] > _NARROW:
-        return walk
-    return walk._replace(z=walk.z.mT.contiguous().mT, slope=walk.slope.mT.contiguous().mT)
+def _first(walk: Walk, batch: int) -> Walk:
+    found: Walk = pytree.tree_map(lambda values: values[:batch], walk)
+    return found
 
 
 def _padded_stops(limits: Limits) -> Limits:

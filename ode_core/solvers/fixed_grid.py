@@ -4,9 +4,10 @@ The uniform grid is ``t_k = t0 + (t1 - t0) k / N`` by formula. Adding up ``h`` w
 some ``h = 1/N``, end in a spurious extra step.
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -79,15 +80,17 @@ def solve_fixed_grid(
     final, trajectory, execution = _run(walk, outputs, compilation)
     assert execution.path == "taped" or walk.evaluations == planned
     # A step only adds to the state, and nothing added to inf or NaN is finite: looking at the end suffices.
-    finite = finite_samples(final)
-    if not bool(finite.all()):
+    status = per_sample_values(z0, SolveStatus.SUCCESS)
+    if not math.isfinite(float(final.detach().sum())):  # one sum is much faster than a look at each sample
+        finite = finite_samples(final)
+        status[~finite] = int(SolveStatus.NON_FINITE)
         final = torch.where(broadcast_to_state(finite, final), final, torch.nan)
         if trajectory is not None:
             reached = torch.stack([broadcast_to_state(finite_samples(row), row) for row in trajectory])
             trajectory = torch.where(reached, trajectory, torch.nan)
     return Solution(
         final=final,
-        status=torch.where(finite, int(SolveStatus.SUCCESS), int(SolveStatus.NON_FINITE)),
+        status=status,
         evaluations=per_sample_values(z0, planned),
         accepted=per_sample_values(z0, steps),
         rejected=per_sample_values(z0, 0),
@@ -230,8 +233,12 @@ class _GridWalk:
         self.evaluations = 0
         self.record: Record | None = None
         self._rows, self._b = _scaled(tableau, self.h)
-        self._c = torch.tensor([float(c) for c in tableau.c[: len(self._rows)]], dtype=torch.float64)
         self._slope: Tensor | None = None  # the field at the current state
+
+    @cached_property
+    def _c(self) -> Tensor:
+        """``c`` of the stages that a step evaluates."""
+        return torch.tensor([float(c) for c in self.tableau.c[: len(self._rows)]], dtype=torch.float64)
 
     def to_the_end(self, steps: CompilableSteps | None = None, compilation: Compilation = "never") -> None:
         """Walk to ``t1``, with compiled steps where they are given and due."""

@@ -94,7 +94,7 @@ def per_sample(values: Tensor) -> Tensor:
 
 def finite_samples(values: Tensor) -> Tensor:
     """``(batch,)`` of bool: which samples of ``(batch, *state)`` are finite throughout."""
-    return torch.isfinite(per_sample(values.detach())).all(dim=1)
+    return (per_sample(values.detach()).abs() < torch.inf).all(dim=1)  # False for NaN; isfinite takes twice as long
 
 
 def is_plain(tensor: Tensor) -> bool:

@@ -118,7 +118,7 @@ class StepControl:
             accepted: ``(batch,)`` of bool, whether this step was accepted.
             rejected_before: ``(batch,)`` of bool, whether the step before was rejected.
         """
-        known = torch.nan_to_num(ratio, nan=torch.inf, posinf=torch.inf).clamp(min=_SMALLEST_RATIO)
+        known = torch.where(ratio < torch.inf, ratio, torch.inf).clamp(min=_SMALLEST_RATIO)  # infinite for NaN
         elementary = self.safety * inverse_root(known, self.order)
         grown = elementary if self.name == "i" else self._with_memory(known, history)
         after_accept = torch.where(rejected_before, 1.0, grown.clamp(1.0, self.largest))

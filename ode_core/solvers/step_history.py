@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ode_core.solvers.solution import per_sample
+from ode_core.solvers.solution import is_plain, per_sample
 from ode_core.solvers.step_polynomial import evaluate_polynomial
 
 # Passes are kept until there are this many, or this many bytes of them, and then read and let go: few enough that
@@ -15,124 +15,136 @@ _MOST_PASSES = 32
 _MOST_BYTES = 2**26
 
 
-class Pass(NamedTuple):
-    """One pass of a solve. A sample that did not move has ``t_new`` where it was.
+class Passes(NamedTuple):
+    """Some passes of a solve. A sample that did not move has its time where it was.
 
-    States are ``(state, batch)``, sample by sample last: what is gathered for many outputs then lies side by side.
+    States are sample by sample last: what is gathered for many outputs then lies side by side.
 
     Attributes:
-        t_new: ``(batch,)`` in float64, the time after it.
-        z_new: ``(state, batch)``, the state after it.
-        coefficients: of each step's polynomial, ``(state, batch)``; empty where every output is a stop.
+        times: ``(passes, batch)`` in float64, the times after each.
+        states: ``(1 + powers, state, passes, batch)``, the states after each and then the coefficients of each step's
+            polynomial; no powers where every output is a stop.
     """
 
-    t_new: Tensor
-    z_new: Tensor
-    coefficients: Sequence[Tensor] = ()
+    times: Tensor
+    states: Tensor
+
+    def of_first(self, batch: int) -> "Passes":
+        """Return the passes of the first samples."""
+        return Passes(self.times[:, :batch], self.states[..., :batch])
 
 
-def pass_of(t_new: Tensor, z_new: Tensor, coefficients: Sequence[Tensor]) -> Pass:
-    """Return a pass from states ``(batch, *state)``."""
-    return Pass(t_new, _samples_last(z_new), [_samples_last(c) for c in coefficients])
+def pass_of(t_new: Tensor, z_new: Tensor, coefficients: Sequence[Tensor]) -> Passes:
+    """Return one pass from times ``(batch,)`` and states ``(batch, *state)``."""
+    states = torch.stack([samples_last(values) for values in (z_new, *coefficients)])
+    return Passes(t_new.unsqueeze(0), states.unsqueeze(2))
 
 
 class StepHistory:
     """Collects the passes of a solve and reads the outputs off them.
 
     Args:
-        times: ``(times,)`` in float64, the output times in the order of the walk.
+        times: ``(times,)`` in float64, the output times in the order of the walk, no two equal.
         t0: the start time.
         z0: ``(batch, *state)``, the start.
         direction: 1 or -1.
     """
 
     def __init__(self, times: Tensor, t0: float, z0: Tensor, direction: float) -> None:
-        self._times, self._direction, self._z0 = times, direction, z0
-        self._t = torch.full((z0.shape[0],), t0, dtype=torch.float64, device=z0.device)
-        self._z = _samples_last(z0)
+        self._times, self._direction, self._shape = times, direction, z0.shape[1:]
+        self._t = torch.full((1, z0.shape[0]), t0, dtype=torch.float64, device=z0.device)
+        self._z = samples_last(z0).unsqueeze(1)
         self._spacing = _spacing(times)
-        start = self._z.unsqueeze(1)
-        outputs = torch.where((times == t0).unsqueeze(1), start, torch.nan)
-        self._outputs = outputs.flatten(1)  # (state, times * batch)
-        self._kept: list[Pass] = []
-        self._room = 0
+        # In the direction of the walk, between one before all and one after all.
+        self._ordered = torch.nn.functional.pad(direction * times, (1, 1), value=torch.inf)
+        self._ordered[0] = -torch.inf
+        self._outputs = _outputs_at_start(times, t0, z0)
+        self._kept: list[Passes] = []
+        self._count, self._room = 0, 0
 
-    def append(self, step: Pass) -> None:
-        """Add a pass of the solve."""
+    def append(self, passes: Passes) -> None:
+        """Add passes of the solve."""
         if not self._kept:
-            size = (1 + len(step.coefficients)) * step.z_new.numel() * step.z_new.element_size()
+            size = passes.states[:, :, 0].numel() * passes.states.element_size()
             self._room = max(1, min(_MOST_PASSES, _MOST_BYTES // max(1, size)))
-        self._kept.append(step)
-        if len(self._kept) >= self._room:
+        self._kept.append(passes)
+        self._count += len(passes.times)
+        if self._count >= self._room:
             self._read()
 
     def trajectory(self) -> Tensor:
         """Return the outputs ``(times, batch, *state)``; NaN where a sample did not get."""
         self._read()
-        count, batch = len(self._times), len(self._t)
-        rows = self._outputs.T.contiguous()
-        return rows.reshape(count, batch, *self._z0.shape[1:])
+        return self._outputs.reshape(len(self._times), self._t.shape[1], *self._shape)
 
     def _read(self) -> None:
         if not self._kept:
             return
-        kept, self._kept = self._kept, []
-        batch = len(self._t)
-        t = torch.cat([self._t, *(step.t_new for step in kept)])
-        z = torch.cat([self._z, *(step.z_new for step in kept)], dim=1)
-        self._t, self._z = kept[-1].t_new, kept[-1].z_new
-        steps, outputs = self._steps_of_outputs(t, batch)
+        times = torch.cat([self._t, *(passes.times for passes in self._kept)])
+        states = torch.cat([passes.states for passes in self._kept], dim=2)
+        z = torch.cat([self._z, states[0]], dim=1).flatten(1)
+        self._t, self._z = times[-1:], states[0, :, -1:]
+        self._kept, self._count = [], 0
+        batch, t = times.shape[1], times.flatten()
+        steps, outputs, places = self._steps_of_outputs(t, batch)
         if len(steps) == 0:
             return
-        places = outputs * batch + steps % batch
-        if kept[0].coefficients:
+        if len(states) > 1:
             start, end = t.index_select(0, steps), t.index_select(0, steps + batch)
             times = self._times.index_select(0, outputs)
-            powers = [
-                _take(torch.cat([step.coefficients[j] for step in kept], dim=1), steps)
-                for j in range(len(kept[0].coefficients))
-            ]
             share = ((times - start) / (end - start)).to(z.dtype)
-            self._write(places, evaluate_polynomial(_take(z, steps), powers, share))
+            coefficients = [_take(values.flatten(1), steps) for values in states[1:]]
+            self._write(places, evaluate_polynomial(_take(z, steps), coefficients, share))
             # Where a step ends on an output, the output is the state itself and not the polynomial's end.
             landed = torch.nonzero(end == times).flatten()
             places, steps = places[landed], steps[landed]
         self._write(places, _take(z, steps + batch))
 
-    def _steps_of_outputs(self, t: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-        """Return for every output reached in these passes, in any order, its step and which output it is.
+    def _steps_of_outputs(self, t: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return for every output reached in these passes, in any order, its step, which output it is, and its place.
 
         Args:
             t: ``((passes + 1) * batch,)``, the times before and after each pass.
             batch: number of samples.
 
         Returns:
-            Steps, numbered ``pass * batch + sample``, and outputs.
+            Steps, numbered ``pass * batch + sample``; outputs; and places, numbered ``output * batch + sample``.
         """
         passed = self._passed(t)
         before, after = passed[:-batch], passed[batch:]
         reached = after - before
-        steps = torch.repeat_interleave(torch.arange(len(reached), device=t.device), reached)
+        steps = torch.repeat_interleave(reached)
         first = before - (torch.cumsum(reached, dim=0) - reached)
-        return steps, torch.arange(len(steps), device=t.device) + first.index_select(0, steps)
+        places = (first.view(-1, batch) * batch + torch.arange(batch, device=t.device)).flatten()
+        count = torch.arange(len(steps), device=t.device)
+        return steps, count + first.index_select(0, steps), count * batch + places.index_select(0, steps)
 
     def _passed(self, t: Tensor) -> Tensor:
         """Return how many outputs are not after each time, ``t`` anywhere on the way."""
-        times, t = self._direction * self._times, self._direction * t
+        t, times = self._direction * t, self._ordered
         if self._spacing is not None:
             # Equally spaced times, as most are, are found by a division that is right up to one: a tenth of the time.
-            last = len(times) - 1
-            guess = ((t - times[0]) / self._spacing).clamp(-1, last).long()
-            here, following = (times.index_select(0, (guess + i).clamp(0, last)) for i in (0, 1))
-            found = guess + 1 + ((following <= t) & (guess < last)).long() - ((here > t) & (guess >= 0)).long()
-            below = times.index_select(0, (found - 1).clamp(min=0)) <= t
-            above = times.index_select(0, found.clamp(max=last)) > t
-            if bool(((below | (found == 0)) & (above | (found == last + 1))).all()):
+            guess = ((t - times[1]) / self._spacing + 1).clamp(0, len(times) - 2).long()
+            found = guess + (times[1:].index_select(0, guess) <= t) - (times.index_select(0, guess) > t).long()
+            if bool(((times.index_select(0, found) <= t) & (times[1:].index_select(0, found) > t)).all()):
                 return found
-        return torch.searchsorted(times, t, right=True)
+        return torch.searchsorted(times[1:-1], t, right=True)
 
     def _write(self, places: Tensor, values: Tensor) -> None:
-        self._outputs = self._outputs.scatter(1, places.expand(len(values), -1), values)
+        places = places.expand(len(values), -1)
+        # Only autograd and the transforms of torch.func need the outputs as they were before, which takes a copy.
+        if values.requires_grad or not is_plain(values):
+            self._outputs = self._outputs.mT.scatter(1, places, values).mT
+        else:
+            self._outputs.mT.scatter_(1, places, values)
+
+
+def _outputs_at_start(times: Tensor, t0: float, z0: Tensor) -> Tensor:
+    """Return outputs ``(times * batch, state)``: the start where it is asked for, else NaN."""
+    start = per_sample(z0)
+    asked = [start] if float(times[0]) == t0 else []  # equal times are one
+    missing = start.new_full(((len(times) - len(asked)) * len(start), start.shape[1]), torch.nan)
+    return torch.cat([*asked, missing])
 
 
 def _spacing(times: Tensor) -> float | None:
@@ -149,6 +161,6 @@ def _take(values: Tensor, columns: Tensor) -> Tensor:
     return values.gather(1, columns.expand(len(values), -1))
 
 
-def _samples_last(values: Tensor) -> Tensor:
+def samples_last(values: Tensor) -> Tensor:
     """Return ``(batch, *state)`` as ``(state, batch)``."""
     return per_sample(values).mT

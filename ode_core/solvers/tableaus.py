@@ -16,7 +16,7 @@ from ode_core.solvers.interpolants import Interpolant, Row
 Tree = tuple["Tree", ...]  # a rooted tree is the multiset of the subtrees at its root
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is made once; by its fractions a hash takes up to half a millisecond
 class ButcherTableau:
     """An explicit Runge-Kutta method in exact fractions; decimals count as the fractions they are.
 

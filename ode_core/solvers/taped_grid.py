@@ -5,6 +5,7 @@ together, a small field costs little more than its matrix products.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Protocol, TypeGuard
 
 import torch
@@ -84,26 +85,45 @@ def keeps_tape(field: object) -> TypeGuard[TapedField]:
     return hasattr(type(field), "tape")
 
 
+Weights = list[tuple[int, float]]  # (stage, weight) pairs, zeros left out
+
+
 class GridRule:
-    """The numbers of an explicit method on a uniform grid, scaled by the step."""
+    """The numbers of an explicit method on a uniform grid, scaled by the step.
 
-    def __init__(self, tableau: ButcherTableau, steps: int, t0: float, t1: float) -> None:
-        used = tableau.grid_rows
-        self.steps, self.h = steps, (t1 - t0) / steps
-        self.rows = [[self.h * float(w) for w in row] for row in used]
-        self.b = [self.h * float(w) for w in tableau.b[: len(used)]]
-        self.stages = len(self.rows)  # evaluations of a step
-        self._c, self._t0, self._t1 = [float(c) for c in tableau.c[: len(used)]], t0, t1
+    Attributes:
+        steps: of the grid.
+        stages: evaluations of a step.
+        rows: for each stage the weights of the slopes before it.
+        columns: for each stage its weights in the stages after it.
+        b: the weights of the slopes in a step.
+        shares: the same with zeros, as 0-d tensors: multiplying by a number makes one each time.
+        times: of every evaluation, within the interval.
+    """
 
-    def time(self, step: int, stage: int) -> float:
-        """Return the time of a stage, within the interval."""
-        t = self._t0 + (self._t1 - self._t0) * (step + self._c[stage]) / self.steps
-        return min(max(t, min(self._t0, self._t1)), max(self._t0, self._t1))
+    def __init__(self, tableau: ButcherTableau, steps: int, t0: float, t1: float, dtype: torch.dtype) -> None:
+        used, h = tableau.grid_rows, (t1 - t0) / steps
+        self.steps, self.stages = steps, len(used)
+        rows = [[h * float(w) for w in row] for row in used]
+        b = [h * float(w) for w in tableau.b[: len(used)]]
+        self.rows = [_nonzero(row) for row in rows]
+        self.columns = [_nonzero([row[i] if i < len(row) else 0.0 for row in rows]) for i in range(len(used))]
+        self.b = _nonzero(b)
+        self.shares = torch.tensor(b, dtype=dtype).unbind()
+        c, low, high = [float(c) for c in tableau.c[: len(used)]], min(t0, t1), max(t0, t1)
+        times = (t0 + (t1 - t0) * (step + share) / steps for step in range(steps) for share in c)
+        self.times = [t if low <= t <= high else min(max(t, low), high) for t in times]
+
+
+@lru_cache(maxsize=4)
+def _grid_rule(tableau: ButcherTableau, steps: int, t0: float, t1: float, dtype: torch.dtype) -> GridRule:
+    """Return the rule, the same for every iteration of a training."""
+    return GridRule(tableau, steps, t0, t1, dtype)
 
 
 def solve_taped(field: TapedField, z0: Tensor, tableau: ButcherTableau, steps: int, t0: float, t1: float) -> Tensor:
     """Return the state ``(batch, *state)`` at ``t1``; gradients flow to ``z0`` and the field's ``tensors``."""
-    rule = GridRule(tableau, steps, t0, t1)
+    rule = _grid_rule(tableau, steps, t0, t1, z0.dtype)
     wanted = torch.is_grad_enabled() and (z0.requires_grad or any(w.requires_grad for w in field.tensors))
     if not wanted:
         tape = field.tape(z0, rule.stages)
@@ -144,35 +164,37 @@ def _differentiable_backward(
 
 
 def _walk_with_autograd(evaluate: Any, z0: Tensor, tensors: Sequence[Tensor], rule: GridRule) -> Tensor:
-    rows, b, z = _nonzero(rule.rows), _nonzero([rule.b])[0], z0
-    for step in range(rule.steps):
+    z, times = z0, iter(rule.times)
+    for _ in range(rule.steps):
         slopes: list[Tensor] = []
-        for i in range(rule.stages):
-            stage = z
-            for j, w in rows[i]:
-                stage = torch.add(stage, slopes[j], alpha=w)
-            t = torch.tensor(rule.time(step, i), dtype=z.dtype, device=z.device)
-            slopes.append(evaluate(tuple(tensors), t, stage))
-        for j, w in b:
-            z = torch.add(z, slopes[j], alpha=w)
+        for row in rule.rows:
+            t = torch.tensor(next(times), dtype=z.dtype, device=z.device)
+            slopes.append(evaluate(tuple(tensors), t, _sum(z, slopes, row)))
+        z = _sum(z, slopes, rule.b)
+    return z
+
+
+def _sum(z: Tensor, slopes: Sequence[Tensor], weights: Weights) -> Tensor:
+    for j, w in weights:
+        z = torch.add(z, slopes[j], alpha=w)
     return z
 
 
 def _walk(tape: FieldTape, z0: Tensor, rule: GridRule, *, remember: bool) -> Tensor:
-    rows, b, stages = _nonzero(rule.rows), _nonzero([rule.b])[0], rule.stages
     # The state is written to where its first stage is wanted.
     z = tape.stage(0)
     z.copy_(tape.pack(z0))
-    slopes = [torch.empty_like(z, memory_format=torch.contiguous_format) for _ in range(stages)]
+    slopes = [torch.empty_like(z, memory_format=torch.contiguous_format) for _ in range(rule.stages)]
     end = torch.empty_like(slopes[0]) if remember else z
     for step in range(rule.steps):
-        first = step * stages if remember else 0
-        for i in range(stages):
+        first = step * rule.stages  # evaluation
+        slot = first if remember else 0
+        for i in range(rule.stages):
             if i > 0:
-                _add_up(z, slopes, rows[i], out=tape.stage(first + i))
-            tape.evaluate(first + i, rule.time(step, i), slopes[i])
-        following = tape.stage(first + stages) if remember and step + 1 < rule.steps else end
-        _add_up(z, slopes, b, out=following)
+                _add_up(z, slopes, rule.rows[i], out=tape.stage(slot + i))
+            tape.evaluate(slot + i, rule.times[first + i], slopes[i])
+        following = tape.stage(slot + rule.stages) if remember and step + 1 < rule.steps else end
+        _add_up(z, slopes, rule.b, out=following)
         z = following
     return tape.unpack(z)
 
@@ -185,28 +207,23 @@ def _pull_back(tape: FieldTape, cotangent: Tensor, rule: GridRule) -> Tensor:
     """
     z = tape.pack(cotangent)
     stages = [torch.empty_like(z) for _ in range(rule.stages)]  # Z*_i
-    columns = _nonzero([[row[i] if i < len(row) else 0.0 for row in rule.rows] for i in range(rule.stages)])
     later = [(i, 1.0) for i in range(1, rule.stages)]
-    for step in range(rule.steps - 1, -1, -1):
-        for i in range(rule.stages - 1, -1, -1):
-            slot = step * rule.stages + i
-            slope = tape.cotangent(slot)
-            torch.mul(z, rule.b[i], out=slope)
-            for j, w in columns[i]:
-                slope.add_(stages[j], alpha=w)
-            if i > 0:
-                tape.pull_back(slot, stages[i], add=False)
-            else:
-                _add_up(z, stages, later, out=z)
-                tape.pull_back(slot, z, add=True)
+    for slot in range(rule.steps * rule.stages - 1, -1, -1):
+        i = slot % rule.stages
+        slope = tape.cotangent(slot)
+        torch.mul(z, rule.shares[i], out=slope)
+        for j, w in rule.columns[i]:
+            slope.add_(stages[j], alpha=w)
+        if i > 0:
+            tape.pull_back(slot, stages[i], add=False)
+        else:
+            _add_up(z, stages, later, out=z)
+            tape.pull_back(slot, z, add=True)
     return z
 
 
-Weights = list[tuple[int, float]]
-
-
-def _nonzero(rows: Sequence[Sequence[float]]) -> list[Weights]:
-    return [[(j, w) for j, w in enumerate(row) if w != 0.0] for row in rows]
+def _nonzero(weights: Sequence[float]) -> Weights:
+    return [(j, w) for j, w in enumerate(weights) if w != 0.0]
 
 
 def _add_up(z: Tensor, slopes: Sequence[Tensor], weights: Weights, *, out: Tensor) -> None:

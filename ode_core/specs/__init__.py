@@ -1,5 +1,12 @@
 """Specs: what a job, a model and a solver are made of. Importable without torch."""
 
+from ode_core.specs.adaptation import (
+    AdaptationSpec,
+    AuditBatchTooLarge,
+    CertifiedAdaptation,
+    StepAdaptation,
+    ToleranceAdaptation,
+)
 from ode_core.specs.budgets import (
     Budget,
     BudgetExceeded,
@@ -8,8 +15,19 @@ from ode_core.specs.budgets import (
     check_training_budget,
     solve_evaluations,
 )
-from ode_core.specs.dataset import Cifar10Spec, ConcentricSpheresSpec, DatasetSpec, DigitsSpec, MnistSpec
-from ode_core.specs.evaluation import AuditJobSpec, EvaluationJobSpec, SweepJobSpec
+from ode_core.specs.critical_step import Bracket, Violation, bracket, next_steps, violations
+from ode_core.specs.dataset import (
+    Cifar10Spec,
+    ConcentricSpheresSpec,
+    DatasetSpec,
+    DigitsSpec,
+    MnistSpec,
+    ThreeMinimaSpec,
+    UploadedFacts,
+    UploadedSpec,
+    XorSpec,
+)
+from ode_core.specs.evaluation import AuditJobSpec, EvaluationJobSpec, PortraitJobSpec, SweepJobSpec
 from ode_core.specs.gradient import GRADIENTS, GradientFacts, GradientMode, check_gradient
 from ode_core.specs.methods import METHODS, MethodFacts, MethodName
 from ode_core.specs.model import (
@@ -19,6 +37,7 @@ from ode_core.specs.model import (
     Conv2dField,
     ConvStem,
     FieldSpec,
+    GrowingEllipsesField,
     LinearStem,
     MlpField,
     ModelSpec,
@@ -29,9 +48,24 @@ from ode_core.specs.model import (
     model_state_shape,
     parameter_count,
 )
+from ode_core.specs.names import NAME_PATTERN
+from ode_core.specs.portrait import PortraitImpossible, check_portrait_budget, portrait_solvers
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 from ode_core.specs.spec import Spec
-from ode_core.specs.training import NAME_PATTERN, ModelName, StepAdaptation, TrainingJobSpec, TrainingSpec
+from ode_core.specs.stacking import is_stackable, require_stackable
+from ode_core.specs.study import (
+    STUDY_NAME_PATTERN,
+    CriticalStepSearch,
+    SolverGrid,
+    StudyBase,
+    StudyRunSpec,
+    StudySpec,
+    StudySweep,
+    check_study_budget,
+    check_study_run_budget,
+    training_document,
+)
+from ode_core.specs.training import ModelName, StartFrom, TrainingJobSpec, TrainingSpec, check_start
 
 __all__ = [
     "DEFAULT_MAX_STEPS",
@@ -39,21 +73,28 @@ __all__ = [
     "METHODS",
     "NAME_PATTERN",
     "PRESETS",
+    "STUDY_NAME_PATTERN",
+    "AdaptationSpec",
+    "AuditBatchTooLarge",
     "AuditJobSpec",
+    "Bracket",
     "Budget",
     "BudgetExceeded",
+    "CertifiedAdaptation",
     "Cifar10Spec",
     "ClassifierSpec",
     "ConcentricSpheresSpec",
     "Conv1dField",
     "Conv2dField",
     "ConvStem",
+    "CriticalStepSearch",
     "DatasetSpec",
     "DigitsSpec",
     "EvaluationJobSpec",
     "FieldSpec",
     "GradientFacts",
     "GradientMode",
+    "GrowingEllipsesField",
     "LinearStem",
     "MethodFacts",
     "MethodName",
@@ -61,21 +102,46 @@ __all__ = [
     "MnistSpec",
     "ModelName",
     "ModelSpec",
+    "PortraitImpossible",
+    "PortraitJobSpec",
     "PresetSpec",
+    "SolverGrid",
     "SolverSpec",
     "Spec",
+    "StartFrom",
     "StemSpec",
     "StepAdaptation",
+    "StudyBase",
+    "StudyRunSpec",
+    "StudySpec",
+    "StudySweep",
     "SweepJobSpec",
+    "ThreeMinimaSpec",
+    "ToleranceAdaptation",
     "TrainingJobSpec",
     "TrainingSpec",
+    "UploadedFacts",
+    "UploadedSpec",
+    "Violation",
+    "XorSpec",
+    "bracket",
     "check_gradient",
+    "check_portrait_budget",
     "check_solve_budget",
+    "check_start",
+    "check_study_budget",
+    "check_study_run_budget",
     "check_sweep_budget",
     "check_training_budget",
     "expand_preset",
+    "is_stackable",
     "model_input_shape",
     "model_state_shape",
+    "next_steps",
     "parameter_count",
+    "portrait_solvers",
+    "require_stackable",
     "solve_evaluations",
+    "training_document",
+    "violations",
 ]

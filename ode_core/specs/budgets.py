@@ -5,6 +5,7 @@ from typing import get_args
 
 from pydantic import Field
 
+from ode_core.specs.adaptation import ceiling_steps
 from ode_core.specs.evaluation import SweepJobSpec
 from ode_core.specs.gradient import GRADIENTS
 from ode_core.specs.model import evaluation_operations, model_state_shape, parameter_count
@@ -40,8 +41,9 @@ def check_training_budget(spec: TrainingJobSpec, budget: Budget) -> None:
     architecture = spec.architecture
     state_size = math.prod(model_state_shape(architecture, shape))
     evaluations = solve_evaluations(spec.solver, architecture.end_time, state_size)
-    if spec.adaptation is not None:
-        evaluations = max(evaluations, spec.solver.facts.evaluations(spec.adaptation.max_steps))
+    ceiling = None if spec.adaptation is None else ceiling_steps(spec.adaptation, spec.solver)
+    if ceiling is not None:
+        evaluations = max(evaluations, spec.solver.facts.evaluations(ceiling))
     # How many steps an adaptive solver takes is not known beforehand; a usual number is assumed.
     typical = _adaptive_evaluations(spec.solver, 100, state_size) if spec.solver.adaptive else evaluations
     forward = evaluation_operations(architecture, shape) * typical * spec.training.batch_size

@@ -1,4 +1,4 @@
-"""Evaluation of a stored model: a sweep over test solvers, an audit."""
+"""Evaluation of a stored model: a sweep over test solvers, an audit, a portrait."""
 
 from typing import Annotated, Literal
 
@@ -34,4 +34,19 @@ class AuditJobSpec(Spec):
     samples: Samples | None = Field(default=None, description="null: the whole test split")
 
 
-EvaluationJobSpec = Annotated[SweepJobSpec | AuditJobSpec, Field(discriminator="kind")]
+class PortraitJobSpec(Spec):
+    """Look at one model version in its phase plane, at two step sizes and exactly; for states of two numbers."""
+
+    kind: Literal["portrait"] = "portrait"
+    model: ModelName
+    version: Version | None = Field(default=None, description="null: the latest when the job is accepted")
+    solver: SolverSpec | None = Field(default=None, description="a fixed grid; null: what the version was trained with")
+    finer: SolverSpec | None = Field(default=None, description="a fixed grid; null: the solver with twice the steps")
+    samples: Annotated[int, Field(ge=1, le=100)] = Field(default=40, description="trajectories, of the test split")
+    fan_samples: Annotated[int, Field(ge=0, le=8)] = Field(
+        default=4, description="samples whose error fan is computed, of each class in turn"
+    )
+    grid: Annotated[int, Field(ge=5, le=81)] = Field(default=41, description="cells along each edge of a plane")
+
+
+EvaluationJobSpec = Annotated[SweepJobSpec | AuditJobSpec | PortraitJobSpec, Field(discriminator="kind")]

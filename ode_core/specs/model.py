@@ -45,7 +45,23 @@ class MlpField(Spec):
     time_dependent: bool = Field(default=False, description="give the field t as an extra feature")
 
 
-FieldSpec = Annotated[Conv1dField | Conv2dField | MlpField, Field(discriminator="kind")]
+class GrowingEllipsesField(Spec):
+    """The field ``z' = [[a, 1], [-g |z|^d, b]] z`` of the plane, without weights: only the head is trained.
+
+    Points go round on growing ellipses, the outer ones faster. On the four points of XOR over [0, 4] the errors of
+    Euler's steps spread like Lady Windermere's fan: with ``h = 10^-2.5`` a line separates the classes, with finer
+    steps none does.
+    Source: Ott et al., ResNet After All, ICLR 2021, whose constants are unpublished; the defaults show its effect.
+    """
+
+    kind: Literal["growing_ellipses"] = "growing_ellipses"
+    a: Annotated[float, Field(ge=-10, le=10)] = 0.09
+    b: Annotated[float, Field(ge=-10, le=10)] = 0.16
+    g: Annotated[float, Field(ge=0, le=1000)] = 9.3
+    d: Annotated[float, Field(ge=1, le=10)] = 1.39
+
+
+FieldSpec = Annotated[Conv1dField | Conv2dField | MlpField | GrowingEllipsesField, Field(discriminator="kind")]
 
 
 class ConvStem(Spec):
@@ -79,6 +95,16 @@ class ClassifierSpec(Spec):
     )
 
     @model_validator(mode="after")
+    def _network_has_something_to_do(self) -> Self:
+        if self.field.kind != "growing_ellipses":
+            return self
+        if self.stem is not None:
+            raise ValueError("a growing_ellipses field takes the data's two coordinates as they are: leave stem out")
+        if self.field_arithmetic != "full":
+            raise ValueError("a growing_ellipses field has no network to reduce: leave field_arithmetic out")
+        return self
+
+    @model_validator(mode="after")
     def _stem_fits_field(self) -> Self:
         if self.stem is None:
             return self
@@ -93,12 +119,13 @@ class PresetSpec(Spec):
     """One of the paper's architectures by name; expanded when a job is accepted."""
 
     kind: Literal["preset"] = "preset"
-    name: Literal["sphere2", "cifar10"]
+    name: Literal["sphere2", "cifar10", "xor_fan"]
 
 
 PRESETS: dict[str, ClassifierSpec] = {
     "sphere2": ClassifierSpec(field=Conv1dField(channels=32)),
     "cifar10": ClassifierSpec(field=Conv2dField(channels=128)),
+    "xor_fan": ClassifierSpec(field=GrowingEllipsesField(), end_time=4.0),
 }
 
 ModelSpec = Annotated[ClassifierSpec | PresetSpec, Field(discriminator="kind")]
@@ -114,13 +141,20 @@ def model_input_shape(model: ClassifierSpec, sample_shape: tuple[int, ...]) -> t
 
     ``mlp`` takes ``(n,)``; ``conv1d`` takes ``(channels, length)``: a vector or a one-channel
     image becomes one channel, an image one signal per channel; ``conv2d`` takes
-    ``(channels, height, width)``.
+    ``(channels, height, width)``; ``growing_ellipses`` takes ``(2,)``.
 
     Raises:
-        ValueError: the field needs an image and the data set has none.
+        ValueError: the field needs an image, or a point of the plane, and the data set has none.
     """
     if model.field.kind == "mlp":
         return (math.prod(sample_shape),)
+    if model.field.kind == "growing_ellipses":
+        if math.prod(sample_shape) != 2:
+            raise ValueError(
+                f"a growing_ellipses field needs samples of two numbers, but the data set's have shape "
+                f"{list(sample_shape)}: use xor, or concentric_spheres with dimension 2, or another field"
+            )
+        return (2,)
     if model.field.kind == "conv1d":
         channels = 1 if len(sample_shape) == 1 else sample_shape[0]
         return (channels, math.prod(sample_shape) // channels)
@@ -159,6 +193,8 @@ def _stem_parameters(model: ClassifierSpec, sample_shape: tuple[int, ...]) -> in
 
 def _field_parameters(model: ClassifierSpec, state: tuple[int, ...]) -> int:
     field = model.field
+    if field.kind == "growing_ellipses":
+        return 0
     time = int(field.time_dependent)
     if field.kind == "mlp":
         widths = [state[0] + time, *field.hidden, state[0]]
@@ -171,5 +207,7 @@ def _field_parameters(model: ClassifierSpec, state: tuple[int, ...]) -> int:
 def evaluation_operations(model: ClassifierSpec, sample_shape: tuple[int, ...]) -> int:
     """Return the multiplications of one evaluation of the field for one sample, roughly."""
     state = model_state_shape(model, sample_shape)
+    if model.field.kind == "growing_ellipses":
+        return 20  # a root and a power among them
     positions = 1 if model.field.kind == "mlp" else math.prod(state[1:])
     return _field_parameters(model, state) * positions

@@ -1,17 +1,18 @@
-"""How a model is trained, and how the step is adapted meanwhile."""
+"""How a model is trained."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ode_core.specs.dataset import DatasetSpec
+from ode_core.specs.adaptation import AdaptationSpec, check_adaptation, check_audit_batch
+from ode_core.specs.dataset import DatasetSpec, UploadedSpec
 from ode_core.specs.gradient import GRADIENTS, GradientMode, check_gradient
 from ode_core.specs.methods import METHODS
 from ode_core.specs.model import ClassifierSpec, ModelSpec, expand_preset, model_state_shape
-from ode_core.specs.solver import MAX_FIXED_STEPS, SolverSpec
+from ode_core.specs.names import NAME_PATTERN
+from ode_core.specs.solver import SolverSpec
 from ode_core.specs.spec import Spec
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 ModelName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
@@ -39,25 +40,13 @@ class TrainingSpec(Spec):
         return self
 
 
-class StepAdaptation(Spec):
-    """Adapt the step size during training so that the model stays an ODE (Ott et al. 2021).
+class StartFrom(Spec):
+    """A stored model version whose weights a training begins with."""
 
-    Every ``interval`` iterations the batch's accuracy under the training solver is held against a
-    more accurate test solver. A difference above ``threshold`` halves the step. Otherwise ``talk``
-    makes it ``growth`` times larger; ``look_ahead`` does so only if the larger step still agrees.
-    In the last ``settle_fraction`` of the training the step only gets smaller.
-    """
-
-    kind: Literal["step"] = "step"
-    rule: Literal["talk", "look_ahead"] = "talk"
-    interval: Annotated[int, Field(ge=1, le=100_000)] = 50
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    growth: Annotated[float, Field(gt=1, le=2)] = 1.1
-    max_steps: Annotated[int, Field(ge=1, le=MAX_FIXED_STEPS)] = 500
-    settle_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-
-
-AdaptationSpec = Annotated[StepAdaptation, Field()]
+    model: ModelName
+    version: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="null: the latest when the job is accepted"
+    )
 
 
 class TrainingJobSpec(Spec):
@@ -69,6 +58,9 @@ class TrainingJobSpec(Spec):
     solver: SolverSpec
     training: TrainingSpec = TrainingSpec()
     adaptation: AdaptationSpec | None = None
+    start_from: StartFrom | None = Field(
+        default=None, description="begin with a stored version's weights; the optimiser starts anew"
+    )
     gradient: GradientMode = Field(
         default="backprop",
         description="; ".join(
@@ -83,7 +75,8 @@ class TrainingJobSpec(Spec):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        model_state_shape(self.architecture, self.dataset.input_shape)
+        if not isinstance(self.dataset, UploadedSpec) or self.dataset.facts is not None:
+            model_state_shape(self.architecture, self.dataset.input_shape)
         if self.architecture.field_arithmetic != "full" and self.training.precision == "float64":
             raise ValueError(
                 f"{self.architecture.field_arithmetic} arithmetic of the field is for float32: set precision to "
@@ -100,16 +93,45 @@ class TrainingJobSpec(Spec):
         if not self.solver.adaptive:
             self.solver.fixed_steps(0.0, self.architecture.end_time)
         if self.adaptation is not None:
-            if self.solver.adaptive:
-                raise ValueError("step adaptation needs a fixed-step solver: give steps, or set adaptation to null")
-            if self.solver.method not in ("euler", "midpoint"):
-                raise ValueError(
-                    f"step adaptation knows a more accurate test solver for euler and midpoint, "
-                    f"not for {self.solver.method}: train with one of these, or set adaptation to null"
-                )
-            if self.solver.grid == "truncate" or self.solver.runs_on != "odeness":
-                raise ValueError(
-                    "step adaptation chooses equal steps of its own methods: leave out grid truncate and "
-                    "backend torchdiffeq, or set adaptation to null"
-                )
+            check_adaptation(self.adaptation, self.solver, self.architecture.end_time)
+            check_audit_batch(self.adaptation, _train_samples(self.dataset))
         return self
+
+
+def check_start(spec: TrainingJobSpec, start: TrainingJobSpec) -> None:
+    """Raise ``ValueError`` when weights that ``start`` trained cannot begin the training of ``spec``.
+
+    The arithmetic of the field may differ: it is how the same weights are computed with.
+    """
+    own, other = spec.architecture, start.architecture
+    differences = [
+        f"{name} {getattr(own, name)!r} instead of {getattr(other, name)!r}"
+        for name in type(own).model_fields
+        if name != "field_arithmetic" and getattr(own, name) != getattr(other, name)
+    ]
+    if differences:
+        raise ValueError(
+            f"the model's architecture is not that of the version it starts from: {'; '.join(differences)}; give the "
+            f"version's architecture, or start from another"
+        )
+    for what, mine, its in (
+        ("inputs of shape", list(spec.dataset.input_shape), list(start.dataset.input_shape)),
+        ("classes:", spec.dataset.classes, start.dataset.classes),
+        ("inputs scaled by", spec.dataset.input_scale, start.dataset.input_scale),
+    ):
+        if mine != its:
+            raise ValueError(
+                f"the data set has {what} {mine}, that of the version it starts from {its}: take data of the same "
+                f"form, or start from another version"
+            )
+    if spec.training.precision != start.training.precision:
+        raise ValueError(
+            f"training.precision is {spec.training.precision}, that of the version it starts from "
+            f"{start.training.precision}: give that"
+        )
+
+
+def _train_samples(dataset: DatasetSpec) -> int | None:
+    """Return how many samples the training split has, at most; None where only the data tell."""
+    known: int | None = getattr(dataset, "train_samples", getattr(dataset, "train_limit", None))
+    return known

@@ -1,5 +1,6 @@
 """A training run, one iteration at a time, that can stop anywhere and go on bit for bit."""
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -16,21 +17,24 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ode_core.datasets.load import Dataset
-from ode_core.models.classifier import ClassifierOutput, build_model
+from ode_core.models.classifier import Classifier, ClassifierOutput, build_model
 from ode_core.models.predictions import OnBatch, predict
-from ode_core.models.weights import weights_to_bytes
+from ode_core.models.weights import load_weights, weights_to_bytes
 from ode_core.solvers.gradients.reversible import ReconstructionWarning
 from ode_core.solvers.solution import Execution, SolveFailed
 from ode_core.solvers.status import SolveStatus
+from ode_core.specs.adaptation import CertifiedAdaptation
 from ode_core.specs.gradient import GradientMode
-from ode_core.specs.methods import MethodName
 from ode_core.specs.solver import SolverSpec
 from ode_core.specs.spec import Spec
-from ode_core.specs.training import StepAdaptation, TrainingJobSpec
+from ode_core.specs.training import TrainingJobSpec
+from ode_core.training.adaptation.audit_batch import hold_out_audit_batch
+from ode_core.training.adaptation.build_rule import build_rule
+from ode_core.training.adaptation.model_probe import ModelProbe
+from ode_core.training.adaptation.running_adaptation import RunningAdaptation
 from ode_core.training.checkpoint import Checkpoint
 from ode_core.training.optimizers import build_optimizer
 from ode_core.training.sampling import BatchSampler
-from ode_core.training.step_adaptation import FIRST_STEP_EVALUATIONS, StepCheck, check_step, first_step, steps_for
 
 
 class TrainingDiverged(RuntimeError):
@@ -38,11 +42,13 @@ class TrainingDiverged(RuntimeError):
 
     Attributes:
         iteration: the iteration that could not be done, counted from 1.
+        what: what happened in it, and what to try.
     """
 
     def __init__(self, iteration: int, iterations: int, what: str) -> None:
         super().__init__(f"in iteration {iteration} of {iterations} {what}")
         self.iteration = iteration
+        self.what = what
 
 
 @dataclass(frozen=True)
@@ -50,14 +56,17 @@ class TrainedModel:
     """What a finished run leaves: weights, the solver they belong to, and facts about them.
 
     Attributes:
-        weights: a safetensors file.
-        solver: the solver at the end of the training, as adapted; part of the model.
+        weights: a safetensors file: those of the end of the training or, with a certified adaptation, the last
+            certified ones where there are any.
+        solver: the solver they belong to, as adapted; part of the model.
         metadata: JSON values. ``test_accuracy`` is measured under that solver on the whole test split of
             ``test_samples``; ``test_failures`` of them, counted as wrong, could not be solved. Evaluations of the
             field are those of one sample: ``training_evaluations`` of all forward solves together, on average
             ``mean_training_evaluations`` (and ``mean_steps`` steps, None with tolerances) an iteration, and
-            ``adaptation_evaluations`` of the adaptation apart from them. ``execution`` says which of the equivalent
-            ways the solves of the training were computed in, as far as it is known.
+            ``adaptation_evaluations`` of the adaptation apart from them. ``adaptation`` says what its checks came to
+            and, with a certified one, whether the weights are ``certified``, by which check, or why not.
+            ``started_from`` is the version whose weights the training began with. ``execution`` says which of the
+            equivalent ways the solves of the training were computed in, as far as it is known.
     """
 
     weights: bytes
@@ -69,7 +78,8 @@ class TrainingRun:
     """Trains the model of a spec on a data set.
 
     With step adaptation the solver's own step count is not used: the first step comes from an estimate on
-    the first batch, as in the paper, and every solve uses the integer number of steps it makes.
+    the first batch, as in the paper, and every solve uses the integer number of steps it makes. With certified
+    adaptation a part of the training split is held out and never trained on.
 
     Attributes:
         iteration: finished iterations.
@@ -77,14 +87,33 @@ class TrainingRun:
         model: the model in training.
         max_evaluations: bound on the evaluations of the field for one sample in a solve of the training or of the
             final test, or None. In the training a sample beyond it ends the run; in the test it counts as failed.
+
+    Args:
+        initial_weights: a safetensors file of the same architecture and precision to begin with; None: the weights
+            the seed draws.
+
+    Raises:
+        AuditBatchTooLarge: the adaptation would hold out more than half of the training split.
+        WeightsMismatch: the initial weights do not fit.
     """
 
     def __init__(
-        self, spec: TrainingJobSpec, dataset: Dataset, device: torch.device, *, max_evaluations: int | None = None
+        self,
+        spec: TrainingJobSpec,
+        dataset: Dataset,
+        device: torch.device,
+        *,
+        max_evaluations: int | None = None,
+        initial_weights: bytes | None = None,
     ) -> None:
+        if (spec.start_from is None) != (initial_weights is None):
+            raise ValueError("initial_weights are those of the spec's start_from: give both, or neither")
         self.spec, self.dataset, self.device = spec, dataset, device
         self.max_evaluations = max_evaluations
-        self.model = build_model(spec).to(device)
+        self.model = build_model(spec)
+        if initial_weights is not None:
+            load_weights(self.model, initial_weights)
+        self.model.to(device)
         # Compiled steps agree to round-off only, and when one is compiled is not known beforehand: a resumed run
         # would not be the same bit for bit.
         self.model.compilation = "never"
@@ -93,11 +122,19 @@ class TrainingRun:
         self.solver = _whole_steps(spec.solver, spec.architecture.end_time)
         self.iteration = 0
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self._sampler = BatchSampler(len(dataset.train_labels), spec.training.batch_size, spec.training.seed)
-        self._step: float | None = None  # of the adaptation, relative to the interval
+        rule = build_rule(spec, self.solver)
+        self._adaptation = None if rule is None else RunningAdaptation(rule)
+        self._trained_on: Tensor | None = None  # indices into the training split; None: all of it
+        self._audit_inputs: Tensor | None = None
+        if self._adaptation is not None:
+            self.solver = self._adaptation.solver
+        if isinstance(spec.adaptation, CertifiedAdaptation):
+            self._trained_on, held_out = hold_out_audit_batch(spec.adaptation, len(dataset.train_labels))
+            self._audit_inputs = dataset.train_inputs[held_out]
+        samples = len(dataset.train_labels) if self._trained_on is None else len(self._trained_on)
+        self._sampler = BatchSampler(samples, spec.training.batch_size, spec.training.seed)
         self._training_evaluations = 0.0
         self._training_steps = 0
-        self._adaptation_evaluations = 0
         self._seconds = 0.0
 
     @property
@@ -109,9 +146,11 @@ class TrainingRun:
         """Do one iteration and return its metrics by name.
 
         Always ``loss``, ``train_accuracy`` (of the batch, before the update), ``gradient_norm`` and ``nfe``
-        (evaluations of the field in the forward solve, mean over the batch); ``steps`` on a fixed grid; at a
-        check of the adaptation ``adaptation_difference``, ``adaptation_accepted`` (1 or 0) and
-        ``adaptation_evaluations``, those of the very first step included.
+        (evaluations of the field in the forward solve, mean over the batch); ``steps`` on a fixed grid, ``tolerance``
+        where one is adapted. At a check of the adaptation ``adaptation_difference`` or, of a certified one,
+        ``adaptation_flip_rate``, ``adaptation_flip_rate_upper`` and ``certified`` (1 or 0); ``adaptation_accepted``
+        (1 or 0), ``adaptation_action`` (-1: finer, 0, 1: coarser) and ``adaptation_evaluations``, those of the
+        very first step included. The check after the last iteration is among that iteration's metrics.
 
         Raises:
             TrainingDiverged: the loss or the gradient is not finite, the adjoint equation could not be solved, or the
@@ -123,20 +162,24 @@ class TrainingRun:
         output = self.model.run(inputs, self.solver, gradient=self.spec.gradient, max_evaluations=self.max_evaluations)
         self.execution = output.solution.execution
         loss = cross_entropy(output.logits, labels)
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self._parameters:
+            parameter.grad = None  # as the optimiser's zero_grad does, in a twentieth of the time
         self._backward(loss)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        norm = torch.linalg.vector_norm(torch.cat([p.grad.flatten() for p in self._parameters if p.grad is not None]))
         metrics |= self._read(output, loss, norm, labels)
         diverged = self.divergence(metrics["loss"], metrics["gradient_norm"], output.solution.status)
         if diverged is not None:
             raise diverged
         self.optimizer.step()
-        return self.count(metrics, time.perf_counter() - start)
+        metrics = self.count(metrics, time.perf_counter() - start)
+        return metrics | self._adapt(inputs, labels) if self.finished else metrics
 
     def count(self, metrics: dict[str, float], seconds: float) -> dict[str, float]:
         """Count an iteration that was done; return its metrics with the number of steps on a fixed grid."""
         if not self.solver.adaptive:
             metrics["steps"] = float(self.solver.fixed_steps(0.0, self.model.end_time, self.spec.training.precision))
+        elif self._adaptation is not None and self.solver.rtol is not None:
+            metrics["tolerance"] = self.solver.rtol
         self.iteration += 1
         self._training_evaluations += metrics["nfe"]
         self._training_steps += int(metrics.get("steps", 0))
@@ -177,13 +220,14 @@ class TrainingRun:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if value is not None}
+        if self._adaptation is not None:
+            tensors |= self._adaptation.tensors()
         metadata = {
             "spec": self._spec_fingerprint(),
             "dataset": self.dataset.fingerprint,
-            "step": self._step,
+            "adaptation": None if self._adaptation is None else self._adaptation.state(),
             "training_evaluations": self._training_evaluations,
             "training_steps": self._training_steps,
-            "adaptation_evaluations": self._adaptation_evaluations,
             "seconds": self._seconds,
         }
         return Checkpoint(self.iteration, {name: t.detach().clone() for name, t in tensors.items()}, metadata)
@@ -200,6 +244,8 @@ class TrainingRun:
             raise ValueError("this checkpoint belongs to another training spec")
         if checkpoint.metadata["dataset"] != self.dataset.fingerprint:
             raise ValueError("the data set is not the one this checkpoint was made with: put back the original files")
+        if "adaptation" not in checkpoint.metadata:
+            raise ValueError("this checkpoint was made by an earlier version of the program")
         self.model.load_state_dict(_with_prefix(checkpoint.tensors, "model."))
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _with_prefix(checkpoint.tensors, "optimizer.").items():
@@ -209,19 +255,20 @@ class TrainingRun:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.iteration = checkpoint.iteration
-        self._step = checkpoint.metadata["step"]
-        if self._step is not None:
-            self._use_step(self._step)
+        if self._adaptation is not None:
+            self._adaptation.restore(checkpoint.metadata["adaptation"], checkpoint.tensors)
+            self.solver = self._adaptation.solver
         self._training_evaluations = checkpoint.metadata["training_evaluations"]
         self._training_steps = checkpoint.metadata["training_steps"]
-        self._adaptation_evaluations = checkpoint.metadata["adaptation_evaluations"]
         self._seconds = checkpoint.metadata["seconds"]
 
     def trained_model(self, *, on_batch: OnBatch | None = None) -> TrainedModel:
         """Return the weights with the solver they belong to, tested on the whole test split."""
+        model, solver = self._exported()
         predictions = predict(
-            self.model, self.dataset.test_inputs, self.solver, on_batch=on_batch, max_evaluations=self.max_evaluations
+            model, self.dataset.test_inputs, solver, on_batch=on_batch, max_evaluations=self.max_evaluations
         )
+        adaptation, start = self._adaptation, self.spec.start_from
         metadata = {
             "test_accuracy": predictions.accuracy(self.dataset.test_labels),
             "test_samples": len(self.dataset.test_labels),
@@ -230,7 +277,9 @@ class TrainingRun:
             "training_evaluations": self._training_evaluations,
             "mean_training_evaluations": self._training_evaluations / max(self.iteration, 1),
             "mean_steps": None if self.solver.adaptive else self._training_steps / max(self.iteration, 1),
-            "adaptation_evaluations": self._adaptation_evaluations,
+            "adaptation_evaluations": 0.0 if adaptation is None else adaptation.evaluations,
+            "adaptation": self._told_of_adaptation(on_batch),
+            "started_from": None if start is None else start.model_dump(mode="json"),
             "training_seconds": round(self._seconds, 3),
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "input_shape": list(self.model.input_shape),
@@ -240,59 +289,53 @@ class TrainingRun:
             "execution": None if self.execution is None else dataclasses.asdict(self.execution),
             "dataset_fingerprint": self.dataset.fingerprint,
         }
-        return TrainedModel(weights_to_bytes(self.model), self.solver, metadata)
+        return TrainedModel(weights_to_bytes(model), solver, metadata)
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """Return inputs and labels of the next iteration's batch."""
+        return self.samples(self.batch_indices())
+
+    def batch_indices(self) -> Tensor:
+        """Return which training samples are in the next iteration's batch."""
         indices = self._sampler.batch(self.iteration)
-        inputs, labels = self.dataset.train_inputs[indices], self.dataset.train_labels[indices]
+        return indices if self._trained_on is None else self._trained_on[indices]
+
+    def samples(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return inputs and labels of training samples."""
+        inputs = self.dataset.train_inputs.index_select(0, indices)
+        labels = self.dataset.train_labels.index_select(0, indices)
         return inputs.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
     def _adapt(self, inputs: Tensor, labels: Tensor) -> dict[str, float]:
-        rule = self.spec.adaptation
-        if rule is None:
+        adaptation = self._adaptation
+        if adaptation is None or not adaptation.due(self.iteration):
             return {}
-        if self.iteration % rule.interval:
-            return {}
-        evaluations = 0
-        if self._step is None:
-            self._use_step(self._first_step(inputs, rule))
-            evaluations += FIRST_STEP_EVALUATIONS
-        check = self._check(inputs, labels, rule)
-        self._use_step(check.step)
-        evaluations += check.evaluations
-        self._adaptation_evaluations += evaluations
-        return {
-            "adaptation_difference": check.difference,
-            "adaptation_accepted": float(check.accepted),
-            "adaptation_evaluations": float(evaluations),
-        }
+        probe = ModelProbe(self.model, inputs, labels, self._audit_inputs, self.max_evaluations)
+        metrics = adaptation.check(self.iteration, self.model, probe)
+        self.solver = adaptation.solver
+        return metrics
 
-    @torch.no_grad()
-    def _first_step(self, inputs: Tensor, rule: StepAdaptation) -> float:
-        return first_step(
-            self.model.field,
-            self.model.initial_state(inputs),
-            order=self.solver.facts.order,
-            end_time=self.model.end_time,
-            max_steps=rule.max_steps,
+    def _told_of_adaptation(self, on_batch: OnBatch | None) -> dict[str, Any] | None:
+        """Return what the metadata tell of the adaptation, with the test of the last weights where others are given."""
+        if self._adaptation is None:
+            return None
+        told = self._adaptation.summary(self.spec.adaptation, self.iteration)
+        kept = self._adaptation.kept
+        if kept is None or kept.iteration == self.iteration:
+            return told
+        last = predict(
+            self.model, self.dataset.test_inputs, self.solver, on_batch=on_batch, max_evaluations=self.max_evaluations
         )
+        return told | {"final_test_accuracy": last.accuracy(self.dataset.test_labels)}
 
-    def _check(self, inputs: Tensor, labels: Tensor, rule: StepAdaptation) -> StepCheck:
-        assert self._step is not None
-        settling = self.iteration >= self.spec.training.iterations * (1 - rule.settle_fraction)
-
-        def accuracy_of(method: MethodName, steps: int) -> float:
-            logits = self.model.predict(inputs, SolverSpec(method=method, steps=steps)).logits
-            # A failed solve is wrong, whatever class argmax makes of its NaN.
-            right = (logits.argmax(dim=1) == labels) & torch.isfinite(logits).all(dim=1)
-            return float(right.double().mean())
-
-        return check_step(rule, self.solver.method, self._step, accuracy_of, may_grow=not settling)
-
-    def _use_step(self, step: float) -> None:
-        self._step = step
-        self.solver = self.solver.with_steps(steps_for(step))
+    def _exported(self) -> tuple[Classifier, SolverSpec]:
+        """Return the model to be given away with its solver: the last certified one, or the present one."""
+        kept = None if self._adaptation is None else self._adaptation.kept
+        if kept is None:
+            return self.model, self.solver
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(kept.tensors)
+        return model, kept.certificate.solver
 
     def _read(self, output: ClassifierOutput, loss: Tensor, norm: Tensor, labels: Tensor) -> dict[str, float]:
         right = (output.logits.detach().argmax(dim=1) == labels).sum()

@@ -17,23 +17,20 @@ class BatchSampler:
             raise ValueError("there is no training data")
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
         self._epoch = -1
-        self._order = np.empty(0, dtype=np.int64)
+        self._order = torch.empty(0, dtype=torch.int64)
 
     def batch(self, iteration: int) -> Tensor:
-        """Return the indices ``(batch_size,)`` of a batch; iterations count from 0."""
-        start = iteration * self.batch_size
-        positions = range(start, start + self.batch_size)
-        indices = np.empty(self.batch_size, dtype=np.int64)
-        filled = 0
-        while filled < self.batch_size:
-            epoch, offset = divmod(positions[filled], self.samples)
-            taken = self._epoch_order(epoch)[offset : offset + self.batch_size - filled]
-            indices[filled : filled + len(taken)] = taken
-            filled += len(taken)
-        return torch.from_numpy(indices)
+        """Return the indices ``(batch_size,)`` of a batch, to be read only; iterations count from 0."""
+        epoch, offset = divmod(iteration * self.batch_size, self.samples)
+        parts, missing = [], self.batch_size
+        while missing > 0:
+            parts.append(self._epoch_order(epoch)[offset : offset + missing])
+            missing -= len(parts[-1])
+            epoch, offset = epoch + 1, 0
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _epoch_order(self, epoch: int) -> np.ndarray:
+    def _epoch_order(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.samples)
+            self._order = torch.from_numpy(np.random.default_rng([self.seed, epoch]).permutation(self.samples))
         return self._order

@@ -13,28 +13,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ode_core.datasets.load import Dataset
-from ode_core.fields.buffer_pool import BufferPool
 from ode_core.fields.dense_chain import LONGEST, chain_of, is_chain
+from ode_core.fields.tape_memory import TapePool
+from ode_core.fields.vector_fields import VectorField
+from ode_core.models.predictions import OnBatch
 from ode_core.solvers.solve import solve
+from ode_core.specs.stacking import require_stackable
 from ode_core.specs.training import TrainingJobSpec
 from ode_core.training.checkpoint import Checkpoint
 from ode_core.training.optimizers import build_optimizer
 from ode_core.training.run import TrainedModel, TrainingDiverged, TrainingRun
-
-
-def require_stackable(spec: TrainingJobSpec) -> None:
-    """Raise ``ValueError`` with the reason when runs of a spec cannot be stacked."""
-    model = spec.architecture
-    if spec.solver.adaptive or spec.adaptation is not None:
-        raise ValueError("runs with tolerances or step adaptation take different steps: train them one by one")
-    if spec.solver.facts.family != "explicit" or spec.solver.runs_on != "odeness" or spec.solver.grid == "truncate":
-        raise ValueError("only explicit methods on uniform grids can be stacked: train these runs one by one")
-    if spec.gradient != "backprop":
-        raise ValueError(f"stacked runs use gradient backprop, not {spec.gradient}: train these runs one by one")
-    if model.stem is not None or model.field_arithmetic != "full":
-        raise ValueError("a model with a stem, or with its field in reduced arithmetic, is trained by itself")
-    if model.field.kind == "conv2d":
-        raise ValueError("a field of image convolutions keeps the processor busy by itself: train its runs one by one")
 
 
 class StackedTrainingRun:
@@ -60,12 +48,13 @@ class StackedTrainingRun:
         self.runs = [TrainingRun(one, dataset, device) for one in specs]
         self.diverged: list[TrainingDiverged | None] = [None] * len(seeds)
         self._model = copy.deepcopy(self.runs[0].model)
+        assert isinstance(self._model.field, VectorField)
         if not is_chain(list(self._model.field.network), self._model.state_shape):
             raise ValueError(f"a convolution over more than {LONGEST} points is trained by itself")
         self._weights = _stacked([run.model for run in self.runs])
         self._optimizer = build_optimizer(spec.training, self._weights.values())
         self._alive = torch.ones(len(seeds), dtype=self._model.dtype, device=device)
-        self._pool = BufferPool()
+        self._pool = TapePool()
 
     @property
     def iteration(self) -> int:
@@ -83,12 +72,13 @@ class StackedTrainingRun:
         None for a run that has diverged; ``diverged`` then says why, and its weights are those before.
         """
         start = time.perf_counter()
-        batches = [run.batch() for run in self.runs]
-        inputs, labels = (torch.stack(parts) for parts in zip(*batches, strict=True))
+        inputs, labels = self.runs[0].samples(torch.cat([run.batch_indices() for run in self.runs]))
+        labels = labels.view(len(self.runs), -1)
         with self._model.float32_products():
             logits, statuses, evaluations = self._forward(inputs)
         losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(dim=1)
-        self._optimizer.zero_grad(set_to_none=True)
+        for weights in self._weights.values():
+            weights.grad = None
         with self._model.float32_products():
             torch.dot(losses, self._alive).backward()  # type: ignore[no-untyped-call]
         norms = self._gradient_norms()
@@ -106,16 +96,53 @@ class StackedTrainingRun:
         self._give_back(number)
         return self.runs[number].checkpoint()
 
-    def trained_model(self, number: int) -> TrainedModel:
+    def stacked_checkpoint(self) -> Checkpoint:
+        """Return the state of all runs between two iterations, those that have diverged included."""
+        checkpoints = [self.checkpoint(number) for number in range(len(self.runs))]
+        tensors = {f"{i}.{name}": value for i, one in enumerate(checkpoints) for name, value in one.tensors.items()}
+        runs = [
+            {"iteration": one.iteration, "metadata": one.metadata, "diverged": None if failed is None else failed.what}
+            for one, failed in zip(checkpoints, self.diverged, strict=True)
+        ]
+        return Checkpoint(self.iteration, tensors, {"runs": runs})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a ``stacked_checkpoint`` of the same spec, seeds and data; on the CPU bit for bit.
+
+        Raises:
+            ValueError: the checkpoint is of something else.
+        """
+        parts = checkpoint.metadata.get("runs", [])
+        if len(parts) != len(self.runs):
+            raise ValueError("this checkpoint belongs to another number of runs")
+        for number, (run, part) in enumerate(zip(self.runs, parts, strict=True)):
+            prefix = f"{number}."
+            tensors = {
+                name.removeprefix(prefix): value
+                for name, value in checkpoint.tensors.items()
+                if name.startswith(prefix)
+            }
+            run.restore(Checkpoint(part["iteration"], tensors, part["metadata"]))
+            if part["diverged"] is not None:
+                iterations = run.spec.training.iterations
+                self.diverged[number] = TrainingDiverged(run.iteration + 1, iterations, part["diverged"])
+        self._take_over()
+
+    def trained_model(self, number: int, *, on_batch: OnBatch | None = None) -> TrainedModel:
         """Return what one run leaves; see ``TrainingRun.trained_model``."""
         self._give_back(number)
-        return self.runs[number].trained_model()
+        return self.runs[number].trained_model(on_batch=on_batch)
 
     def _forward(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits ``(runs, batch, classes)``, statuses ``(runs, batch)`` and mean evaluations ``(runs,)``."""
-        runs, batch = inputs.shape[:2]
-        z0 = self._model.initial_state(inputs.flatten(0, 1))
+        """Return logits ``(runs, batch, classes)``, statuses ``(runs, batch)`` and mean evaluations ``(runs,)``.
+
+        Args:
+            inputs: ``(runs * batch, *shape)``.
+        """
+        runs, batch = len(self.runs), len(inputs) // len(self.runs)
+        z0 = self._model.initial_state(inputs)
         field = self._model.field
+        assert isinstance(field, VectorField)
         names = [f"field.network.{i}" for i in range(0, len(field.network), 2)]
         chain = chain_of(
             [(self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]) for name in names],
@@ -134,8 +161,9 @@ class StackedTrainingRun:
         return logits, solution.status.view(runs, batch), solution.evaluations.view(runs, batch).double().mean(dim=1)
 
     def _gradient_norms(self) -> Tensor:
-        parts = [w.grad.flatten(1).square().sum(dim=1) for w in self._weights.values() if w.grad is not None]
-        return torch.stack(parts).sum(dim=0).double().sqrt()
+        gradients = [w.grad.flatten(1) for w in self._weights.values() if w.grad is not None]
+        norms: Tensor = torch.linalg.vector_norm(torch.cat(gradients, dim=1), dim=1)
+        return norms.double()
 
     def _stop_diverged(self, rows: Sequence[Sequence[float]], statuses: Tensor) -> None:
         for i, (loss, _, norm, _) in enumerate(rows):
@@ -184,6 +212,31 @@ class StackedTrainingRun:
                 }
         groups = run.optimizer.state_dict()["param_groups"]
         run.optimizer.load_state_dict({"state": {i: s for i, s in state.items() if s}, "param_groups": groups})
+
+    @torch.no_grad()
+    def _take_over(self) -> None:
+        """Make the stack of the runs' own weights and optimiser states: the opposite of ``_give_back``."""
+        for name, parts in _stacked([run.model for run in self.runs]).items():
+            self._weights[name].copy_(parts)
+        alive = [number for number, failed in enumerate(self.diverged) if failed is None]
+        if alive:
+            states = [run.optimizer.state_dict()["state"] for run in self.runs]
+            state = {
+                index: {
+                    key: torch.stack(
+                        [states[n][index][key] if n in alive else torch.zeros_like(value) for n in range(len(states))]
+                    )
+                    if value.ndim
+                    else value.clone()  # the count of steps, which all that are alive share
+                    for key, value in of_parameter.items()
+                }
+                for index, of_parameter in states[alive[0]].items()
+            }
+            groups = self._optimizer.state_dict()["param_groups"]
+            self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for number in range(len(self.runs)):
+            if number not in alive:
+                self._clear(number)
 
 
 def _stacked(models: Sequence[nn.Module]) -> dict[str, nn.Parameter]:

@@ -153,7 +153,11 @@ def claim(store: Store, job: Job) -> int:
 
 
 def train(
-    store: Store, document: dict[str, Any] = DIGITS_JOB, *, metadata: dict[str, Any] | None = None
+    store: Store,
+    document: dict[str, Any] = DIGITS_JOB,
+    *,
+    metadata: dict[str, Any] | None = None,
+    metrics: dict[str, list[tuple[int, float]]] | None = None,
 ) -> ModelVersion:
     """Register an untrained model's weights as the version a training job made."""
     from ode_core.models.classifier import build_model
@@ -164,6 +168,7 @@ def train(
     attempt = claim(store, job)
     blob_id = store.save_blob(weights_to_bytes(build_model(spec)), job_id=job.id, attempt=attempt)
     with store.transaction() as tx:
+        tx.metrics.append(job.id, attempt, metrics or {})
         version = tx.models.register_version(
             spec.name,
             job.id,

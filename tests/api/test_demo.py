@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import re
 import signal
@@ -21,8 +22,8 @@ from api.client import Client, JobNotSucceeded, Predictions, ResultRow
 from api.demo.digit_images import Digit, held_out_digits
 from api.demo.findings import Answers, Finding, accuracy_table, prediction_table
 from api.demo.plan import DEMO, QUICK, TEST_METHODS
-from api.demo.progress_display import follow
 from api.demo.report import write_report
+from api.progress_display import follow
 from ode_core.datasets.load import load_dataset
 from ode_core.specs import DigitsSpec, SolverSpec
 from tests.api.conftest import DIGITS_JOB, Served, claim
@@ -109,13 +110,13 @@ class TestDigits:
 
 class TestChart:
     def test_is_a_png_and_an_svg_that_names_models_solvers_and_the_training_point(self) -> None:
-        chart = accuracy_against_steps(
+        figure = accuracy_against_steps(
             [*sweep("plain"), *sweep("adapted", 23), row("adapted", "euler", 23, 0.9, 23)],
             {"plain": "a verdict"},
             "All",
         )
 
-        png, svg = to_png(chart), to_svg(chart)
+        png, svg = to_png(figure.document()), to_svg(figure.document())
 
         assert png.startswith(b"\x89PNG")
         shown = {text.text for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")}
@@ -125,11 +126,11 @@ class TestChart:
         assert "32" not in shown
 
     def test_leaves_out_what_has_no_place_in_it(self) -> None:
-        chart = accuracy_against_steps(
+        figure = accuracy_against_steps(
             [row("a", "dopri5", None, 0.9), row("a", "rk4", 4, None), row("a", "rk4", 2, 0.5)]
         )
 
-        text = chart.to_json()
+        text = json.dumps(figure.document())
         assert '"rk4"' in text
         assert '"dopri5"' not in text
         assert '"steps": 4' not in text

@@ -1,5 +1,6 @@
 """The description of the API is complete, and nothing that fits or misses it makes the server fail."""
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,16 +24,30 @@ EXPECTED = {
     "GET /v1/jobs/{job_id}/result",
     "GET /v1/jobs/{job_id}/metrics",
     "GET /v1/jobs/{job_id}/events",
+    "GET /v1/jobs/{job_id}/charts",
+    "GET /v1/jobs/{job_id}/charts/{chart}",
     "POST /v1/jobs/{job_id}/cancel",
+    "POST /v1/studies",
+    "GET /v1/studies",
+    "GET /v1/studies/{study_id}",
+    "GET /v1/studies/{study_id}/results",
+    "GET /v1/studies/{study_id}/charts",
+    "GET /v1/studies/{study_id}/charts/{chart}",
+    "POST /v1/studies/{study_id}/cancel",
+    "POST /v1/studies/{study_id}/resume",
     "GET /v1/models",
     "GET /v1/models/{name}",
     "GET /v1/models/{name}/versions/{version}",
     "GET /v1/models/{name}/versions/{version}/checkpoint",
+    "GET /v1/models/{name}/versions/{version}/charts",
+    "GET /v1/models/{name}/versions/{version}/charts/{chart}",
     "POST /v1/models/{name}/predict",
     "POST /v1/models/{name}/versions/{version}/predict",
     "GET /v1/results",
     "GET /v1/solvers",
     "GET /v1/datasets",
+    "POST /v1/datasets",
+    "GET /v1/datasets/{name}",
     "GET /healthz",
     "GET /readyz",
     "GET /metrics",
@@ -157,8 +173,23 @@ def nearly(draw: st.DrawFn, right: Any) -> Any:
 
 
 TRAINING = DIGITS_JOB | {"adaptation": {"kind": "step", "rule": "talk", "interval": 50, "threshold": 0.1}}
+UPLOADED = TRAINING | {"dataset": {"kind": "uploaded", "name": "tiny", "version": 1, "facts": None}}
 SWEEP = {"kind": "sweep", "model": "tiny", "version": 1, "solvers": [{"method": "euler", "steps": 2}]}
 AUDIT = {"kind": "audit", "model": "tiny", "epsilon": 0.01}
+STUDY = {
+    "name": "grid",
+    "base": {
+        "dataset": {"kind": "concentric_spheres", "dimension": 2},
+        "model": {"kind": "preset", "name": "sphere2"},
+        "training": {"iterations": 5},
+    },
+    "train": {"methods": ["euler"], "steps": [1, 2]},
+    "adaptations": [None, {"kind": "step"}],
+    "seeds": 2,
+    "sweep": {"methods": ["rk4"], "steps": [4], "samples": 10},
+}
+SEARCH = STUDY | {"train": None, "adaptations": [None], "search": {"lowest": 1, "highest": 8, "threshold": 0.1}}
+PORTRAIT = {"kind": "portrait", "model": "spheres", "solver": {"method": "euler", "steps": 2}, "grid": 9}
 PREDICT = {"inputs": [[[[0, 1.5, 5, 13, 9, 1, 0, 0]] * 8]], "solver": {"method": "dopri5", "rtol": 1e-3, "atol": 1e-3}}
 
 
@@ -177,8 +208,9 @@ def check(response: httpx.Response, document: dict[str, Any], operation: str) ->
 
 @given(
     request=st.one_of(
-        st.tuples(st.just("POST /v1/training-jobs"), nearly(TRAINING)),
-        st.tuples(st.just("POST /v1/evaluation-jobs"), nearly(SWEEP) | nearly(AUDIT)),
+        st.tuples(st.just("POST /v1/training-jobs"), nearly(TRAINING) | nearly(UPLOADED)),
+        st.tuples(st.just("POST /v1/evaluation-jobs"), nearly(SWEEP) | nearly(AUDIT) | nearly(PORTRAIT)),
+        st.tuples(st.just("POST /v1/studies"), nearly(STUDY) | nearly(SEARCH)),
         st.tuples(st.just("POST /v1/models/{name}/predict"), nearly(PREDICT)),
     )
 )
@@ -193,12 +225,25 @@ def test_no_body_makes_the_server_fail(described: Described, request: tuple[str,
 
 ODD_TEXTS = ["", "0", "-1", "1e9", "null", "tiny", "\x00", "é", "%", "a/b", "..", "9" * 30]
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(ODD_TEXTS)
-NAMES = ["limit", "after", "model", "name", "status", "kind", "sort", "version", "after_step", "max_points", "dataset"]
+NAMES = [
+    "limit",
+    "after",
+    "model",
+    "name",
+    "status",
+    "kind",
+    "sort",
+    "version",
+    "after_step",
+    "max_points",
+    "dataset",
+    "x",
+]
 
 
 @given(
     operation=st.sampled_from(sorted(name for name in EXPECTED if name.startswith("GET /v1"))),
-    parts=st.fixed_dictionaries({"job_id": TEXTS, "name": TEXTS, "version": TEXTS}),
+    parts=st.fixed_dictionaries({"job_id": TEXTS, "study_id": TEXTS, "name": TEXTS, "version": TEXTS, "chart": TEXTS}),
     query=st.dictionaries(st.sampled_from(NAMES) | TEXTS, TEXTS, max_size=3),
     headers=st.dictionaries(
         st.sampled_from(["Range", "If-None-Match", "If-Range", "Last-Event-ID", "X-Request-ID", "Accept", "Prefer"]),
@@ -220,11 +265,21 @@ def test_no_query_path_or_header_makes_the_server_fail(
 
 
 def test_answers_fit_the_declared_statuses(served: Served, described: Described) -> None:
-    version = train(served.store)
+    version = train(served.store, metrics={"loss": [(1, 0.7), (2, 0.6)]})
+    arrays = io.BytesIO()
+    np.savez(arrays, inputs=np.random.default_rng(0).random((40, 2)), labels=np.arange(40) % 2)
     with served.client() as client:
+        study = client.post("/v1/studies", json=STUDY).json()
+        headers = {"Content-Type": "application/octet-stream"}
+        created = client.post("/v1/datasets?name=tiny", content=arrays.getvalue(), headers=headers)
+        assert created.status_code == 201
+        check(created, described.document, "POST /v1/datasets")
         for name, _ in operations(described.document):
             if name.startswith("GET "):
-                url = name.removeprefix("GET ").replace("{job_id}", version.job_id)
+                url = name.removeprefix("GET ").replace("{job_id}", version.job_id).replace("{study_id}", study["id"])
+                of_study = name == "GET /v1/studies/{study_id}/charts/{chart}"
+                url = url.replace("{chart}", "accuracy" if of_study else "training")
                 response = client.get(url.replace("{name}", "tiny").replace("{version}", "1"))
-                assert response.status_code == 200
+                # Of a study that has not tested a model yet there is nothing to draw.
+                assert response.status_code == (422 if of_study else 200), response.text
                 check(response, described.document, name)

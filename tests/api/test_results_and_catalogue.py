@@ -73,6 +73,8 @@ def test_a_result_row_names_both_solvers_and_what_was_measured(served_on_both: S
         "samples": 360,
         "failures": 0,
         "seconds": 0.1,
+        "study": None,
+        "seed": None,
     }
 
 
@@ -172,6 +174,8 @@ def test_the_examples_of_all_solvers_and_datasets_can_be_used(served: Served) ->
     assert {one["kind"]: one["available"] for one in datasets} == {
         "digits": True,
         "concentric_spheres": True,
+        "three_minima": True,
+        "xor": True,
         "mnist": False,
         "cifar10": False,
     }

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from api.client import Client
@@ -100,6 +101,29 @@ def client(server: EmbeddedServer) -> Iterator[Client]:
 
 def test_trains_tests_judges_and_predicts(client: Client) -> None:
     run_main_job(client, "spheres")
+
+
+def test_trains_tests_and_predicts_on_uploaded_data(client: Client, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    np.savez(tmp_path / "blobs.npz", inputs=rng.normal(size=(120, 2)) + 4 * labels[:, None], labels=labels)
+
+    version = client.upload_dataset("blobs", tmp_path / "blobs.npz", test_fraction=0.25)
+    spec = training_job("blobs", adapted=False) | {"dataset": {"kind": "uploaded", "name": "blobs"}}
+    trained = client.wait(client.submit_training(spec)["id"], timeout=JOB_SECONDS, poll_seconds=0.1)
+    sweep = client.submit_evaluation(
+        {"kind": "sweep", "model": "blobs", "solvers": [{"method": "euler", "steps": 2}, {"method": "rk4", "steps": 8}]}
+    )
+    client.wait(sweep["id"], timeout=JOB_SECONDS, poll_seconds=0.1)
+    answer = client.predict("blobs", [[[-2.0, -2.0]], [[6.0, 6.0]]])
+
+    assert trained["spec"]["dataset"]["version"] == version["version"] == 1
+    assert trained["spec"]["dataset"]["facts"]["sha256"] == version["sha256"]
+    assert client.result(trained["id"])["dataset_fingerprint"] == version["sha256"]
+    rows = list(client.results(model="blobs", dataset="uploaded"))
+    assert [row["samples"] for row in rows] == [30, 30]
+    assert min(row["accuracy"] or 0 for row in rows) > 0.9
+    assert [prediction["label"] for prediction in answer["predictions"]] == [0, 1]
 
 
 def test_cancels_a_training_within_seconds(client: Client) -> None:

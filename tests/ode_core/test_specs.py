@@ -22,13 +22,16 @@ from ode_core.specs import (
     DatasetSpec,
     DigitsSpec,
     EvaluationJobSpec,
+    GrowingEllipsesField,
     MlpField,
     MnistSpec,
     SolverSpec,
+    StepAdaptation,
     SweepJobSpec,
     TrainingJobSpec,
     check_gradient,
     check_solve_budget,
+    check_start,
     check_sweep_budget,
     check_training_budget,
     model_input_shape,
@@ -226,6 +229,11 @@ def test_a_data_set_states_its_shape_classes_and_scale(spec, shape, classes, lar
         {},
         {"kind": "concentric_spheres", "dimension": 1},
         {"kind": "concentric_spheres", "train_samples": 0},
+        {"kind": "concentric_spheres", "version": 2},
+        {"kind": "three_minima", "version": 0},
+        {"kind": "three_minima", "test_samples": 3},
+        {"kind": "xor", "version": 2},
+        {"kind": "xor", "seed": 0},
         {"kind": "digits", "test_fraction": 1.0},
         {"kind": "mnist", "train_limit": 60_001},
         {"kind": "cifar10", "test_limit": 0},
@@ -242,6 +250,8 @@ def test_a_data_set_out_of_bounds_is_refused(spec):
 @pytest.mark.parametrize(
     ("field", "sample", "shape"),
     [
+        (GrowingEllipsesField(), (2,), (2,)),
+        (GrowingEllipsesField(), (1, 2), (2,)),
         (MlpField(), (3, 4, 5), (60,)),
         (MlpField(), (7,), (7,)),
         (Conv1dField(), (7,), (1, 7)),
@@ -404,6 +414,109 @@ def test_step_adaptation_refuses_a_grid_and_a_backend_that_it_would_not_keep(sol
     with pytest.raises(ValidationError, match="leave out grid truncate and backend torchdiffeq"):
         job(solver=solver)
     job(solver=solver, adaptation=None)
+
+
+TOLERANCES = {"method": "dopri5", "rtol": 1e-4, "atol": 1e-4}
+CERTIFIED = {"kind": "certified"}
+
+
+def test_a_stored_step_adaptation_is_read_as_it_was_written():
+    stored = {"kind": "step", "rule": "look_ahead", "interval": 7, "threshold": 0.05, "growth": 1.2, "max_steps": 64}
+    spec = job(adaptation=stored | {"settle_fraction": 0.2}).adaptation
+    assert isinstance(spec, StepAdaptation)
+    assert spec.model_dump() == stored | {"settle_fraction": 0.2, "ceiling": "clamp"}
+
+
+@pytest.mark.parametrize(
+    ("adaptation", "solver", "message"),
+    [
+        ({"kind": "tolerance"}, {"method": "euler", "steps": 2}, "needs a solver with tolerances: give rtol and atol"),
+        ({"kind": "tolerance"}, TOLERANCES | {"method": "tsit5"}, "for fehlberg2 and dopri5, not for tsit5"),
+        ({"kind": "tolerance"}, TOLERANCES | {"atol": 1e-5}, "give rtol and atol the same value"),
+        ({"kind": "tolerance"}, TOLERANCES | {"backend": "torchdiffeq"}, "leave out backend torchdiffeq"),
+        ({"kind": "tolerance", "max_tolerance": 1e-5}, TOLERANCES, "above max_tolerance 1e-05: begin with smaller"),
+        (CERTIFIED, {"method": "euler", "steps": 501}, "begins with the solver's 501 steps.* max_steps 500"),
+        (CERTIFIED | {"min_steps": 4}, {"method": "euler", "steps": 2}, "2 steps, but min_steps is 4"),
+        (CERTIFIED | {"min_steps": 4, "max_steps": 3}, {"method": "euler", "steps": 4}, "min_steps 4 is above"),
+        (CERTIFIED, {"method": "trapezoid", "steps": 4}, "explicit methods, not for trapezoid"),
+        (CERTIFIED, {"method": "explicit_adams", "steps": 4}, "leave out grid truncate and backend torchdiffeq"),
+        (CERTIFIED, {"method": "euler", "step_size": 0.3, "grid": "truncate"}, "leave out grid truncate"),
+        (CERTIFIED | {"max_tolerance": 1e-5}, TOLERANCES, "above max_tolerance"),
+        (CERTIFIED | {"climb_threshold": 0.02}, {"method": "euler", "steps": 2}, "must be well below epsilon"),
+        (
+            CERTIFIED | {"audit_samples": 490},
+            {"method": "euler", "steps": 2},
+            # 0.025^(1/490) = 1 - 0.00750009
+            "490 audit_samples cannot show .*: take at least 491 audit_samples",
+        ),
+        ({"kind": "unknown"}, {"method": "euler", "steps": 2}, "'step', 'tolerance', 'certified'"),
+    ],
+)
+def test_an_adaptation_that_cannot_be_says_what_to_do(adaptation, solver, message):
+    with pytest.raises(ValidationError, match=message):
+        job(adaptation=adaptation, solver=solver)
+
+
+@pytest.mark.parametrize("method", ["euler", "midpoint", "heun3", "rk4", "dopri5", "asynchronous_leapfrog"])
+def test_the_certified_rule_takes_every_method_that_makes_explicit_steps(method):
+    assert job(adaptation=CERTIFIED, solver={"method": method, "steps": 8}).adaptation is not None
+
+
+@pytest.mark.parametrize("method", [name for name, facts in METHODS.items() if facts.adaptive and name != "kvaerno3"])
+def test_the_certified_rule_takes_explicit_methods_with_tolerances(method):
+    job(adaptation=CERTIFIED, solver=TOLERANCES | {"method": method})
+
+
+@pytest.mark.parametrize("limit", ["train_samples", "train_limit"])
+def test_an_audit_batch_of_more_than_half_of_the_data_is_refused(limit):
+    kind = {"train_samples": "concentric_spheres", "train_limit": "mnist"}[limit]
+    model = {"kind": "classifier", "field": {"kind": "mlp", "hidden": [4]}}
+    job(adaptation=CERTIFIED, dataset={"kind": kind, limit: 1000}, model=model)
+    with pytest.raises(ValidationError, match=r"500 are held out .*, which has 999 samples: take at most 499"):
+        job(adaptation=CERTIFIED, dataset={"kind": kind, limit: 999}, model=model)
+
+
+def test_the_budget_counts_the_most_steps_an_adaptation_may_come_to():
+    certified = job(adaptation=CERTIFIED | {"max_steps": 700}, solver={"method": "rk4", "steps": 2})
+    check_training_budget(certified, Budget(evaluations_per_solve=2800))
+    with pytest.raises(BudgetExceeded, match="2,800 evaluations in a solve"):
+        check_training_budget(certified, Budget(evaluations_per_solve=2799))
+    check_training_budget(job(adaptation={"kind": "tolerance"}, solver=TOLERANCES), Budget())
+
+
+# ---------------------------------------------------------------- weights from elsewhere
+
+
+def test_a_training_that_starts_from_the_same_architecture_may_differ_in_everything_else():
+    other = job(
+        solver={"method": "rk4", "steps": 9},
+        adaptation=None,
+        training={"learning_rate": 0.5, "seed": 9},
+        dataset={"kind": "digits", "split_seed": 3},
+        model={"kind": "classifier", "field": {"kind": "conv2d", "channels": 32}, "field_arithmetic": "bfloat16"},
+    )
+    check_start(job(), other)
+    sphere = {"dataset": {"kind": "concentric_spheres"}, "adaptation": None}
+    preset = job(model={"kind": "preset", "name": "sphere2"}, **sphere)
+    written_out = job(model=preset.architecture.model_dump(), **sphere)
+    check_start(preset, written_out)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {"kind": "classifier", "field": {"kind": "conv2d", "channels": 8}}}, "architecture.*channels=8"),
+        (
+            {"model": {"kind": "classifier", "field": {"kind": "conv2d", "channels": 32}, "end_time": 2.0}},
+            "end_time 2.0 instead of 1.0",
+        ),
+        ({"dataset": {"kind": "mnist"}}, r"inputs of shape \[1, 28, 28\], that of the version .* \[1, 8, 8\]"),
+        ({"training": {"precision": "float64"}}, "precision is float64, that of the version it starts from float32"),
+    ],
+)
+def test_a_training_that_does_not_fit_the_weights_it_starts_from_says_where(change, message):
+    with pytest.raises(ValueError, match=message):
+        check_start(job(**change), job())
 
 
 # ---------------------------------------------------------------- budgets

@@ -43,7 +43,7 @@ def test_a_trained_model_can_be_found_and_loaded(store: Store) -> None:
     with store.reading() as tx:
         assert tx.models.version("digits") == made
         assert tx.models.version("digits", 1) == made
-        assert tx.models.version_of_job(made.job_id) == made
+        assert tx.models.versions_of_job(made.job_id) == [made]
         model = tx.models.get("digits")
     assert (made.version, made.solver) == (1, {"method": "euler", "steps": 2})
     assert model is not None
@@ -67,7 +67,7 @@ def test_what_is_not_there_is_none(store: Store) -> None:
         assert tx.models.get("digits") is None
         assert tx.models.version("digits") is None
         assert tx.models.versions("digits") == []
-        assert tx.models.version_of_job("no such job") is None
+        assert tx.models.versions_of_job("no such job") == []
 
 
 def test_a_lost_lease_registers_nothing(store: Store) -> None:

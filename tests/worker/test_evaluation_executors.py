@@ -1,4 +1,4 @@
-"""Sweeps and audits of a model that a training job has just made."""
+"""Sweeps, audits and portraits of a model that a training job has just made."""
 
 import threading
 from collections.abc import Callable
@@ -15,7 +15,11 @@ from ode_core.specs import (
     ClassifierSpec,
     ConcentricSpheresSpec,
     Conv1dField,
+    DigitsSpec,
     EvaluationJobSpec,
+    LinearStem,
+    MlpField,
+    PortraitJobSpec,
     SolverSpec,
     SweepJobSpec,
     TrainingJobSpec,
@@ -26,6 +30,7 @@ from store.results import Result
 from store.settings import Settings
 from store.unit_of_work import Store
 from worker.executors.audit import run_audit
+from worker.executors.portrait import run_portrait
 from worker.executors.sweep import run_sweep
 from worker.executors.training import train
 from worker.run_job import JobRunner, Outcome
@@ -49,7 +54,7 @@ def run(store: Store, settings: Settings, draining: threading.Event) -> Callable
     return JobRunner(
         settings=settings,
         store=store,
-        executors={"training": train, "sweep": run_sweep, "audit": run_audit},
+        executors={"training": train, "sweep": run_sweep, "audit": run_audit, "portrait": run_portrait},
         ring=lambda job_id: None,
         draining=draining.is_set,
     ).run
@@ -213,7 +218,9 @@ def test_a_stored_model_predicts_what_its_sweep_says(
 
 
 @pytest.mark.parametrize(
-    "spec", [SweepJobSpec(model="nobody", solvers=[RK4]), AuditJobSpec(model="nobody")], ids=["sweep", "audit"]
+    "spec",
+    [SweepJobSpec(model="nobody", solvers=[RK4]), AuditJobSpec(model="nobody"), PortraitJobSpec(model="nobody")],
+    ids=["sweep", "audit", "portrait"],
 )
 def test_a_model_that_is_gone_fails_the_job_with_its_name(
     run: Any, accept: Any, job: ReadJob, spec: EvaluationJobSpec
@@ -238,3 +245,93 @@ def test_a_solver_beyond_the_budget_is_refused_where_it_runs(
     failure = job(job_id).error
     assert failure is not None
     assert failure["code"] == "budget_exceeded"
+
+
+def test_a_portrait_shows_the_training_solver_and_half_its_step(
+    trained: TrainingJobSpec, run: Any, accept: Any, job: ReadJob
+) -> None:
+    job_id = accept(PortraitJobSpec(model="spheres", samples=5, fan_samples=2, grid=7))
+
+    assert run(job_id) is Outcome.SUCCEEDED
+
+    ended = job(job_id)
+    assert ended.result is not None
+    assert (ended.result["model"], ended.result["version"]) == ("spheres", 1)
+    assert [view["solver"] for view in ended.result["views"]] == [
+        {"method": "euler", "steps": 2},
+        {"method": "euler", "steps": 4},
+    ]
+    assert len(ended.result["labels"]) == SAMPLES
+    assert len(ended.result["views"][0]["trajectories"]["states"]) == 5
+    assert len(ended.result["views"][0]["input_regions"]) == 7
+    assert [fan["label"] for fan in ended.result["views"][1]["fans"]] == [0, 1]
+
+
+def test_a_portrait_of_a_state_of_two_features_of_images_has_no_plane_of_inputs(
+    run: Any, submit: Any, accept: Any, job: ReadJob
+) -> None:
+    spec = TrainingJobSpec(
+        name="digits",
+        dataset=DigitsSpec(),
+        model=ClassifierSpec(field=MlpField(hidden=(4,)), stem=LinearStem(features=2)),
+        solver=EULER,
+        training=TrainingSpec(iterations=2),
+    )
+    assert run(submit(spec)) is Outcome.SUCCEEDED
+    job_id = accept(PortraitJobSpec(model="digits", samples=5, fan_samples=0, grid=5))
+
+    assert run(job_id) is Outcome.SUCCEEDED
+
+    result = job(job_id).result
+    assert result is not None
+    assert result["classes"] == 10
+    assert result["inputs"] is result["input_plane"] is result["views"][0]["input_regions"] is None
+    assert result["decision_line"] is result["views"][0]["separation"] is None
+    assert result["views"][0]["fans"] == []
+
+
+@pytest.mark.parametrize(
+    ("dimension", "parts", "code", "words"),
+    [
+        (3, {}, "portrait_impossible", "two numbers"),
+        (2, {"solver": DOPRI5}, "portrait_impossible", "fixed grid"),
+        (2, {"solver": SolverSpec(method="euler", steps=60_000)}, "portrait_impossible", "finer"),
+        (2, {"finer": SolverSpec(method="rk4", steps=99_000)}, "budget_exceeded", "steps"),
+        (2, {"finer": SolverSpec(method="euler", steps=99_000)}, "budget_exceeded", "states"),
+    ],
+)
+def test_a_portrait_that_cannot_be_made_fails_with_the_reason(
+    run: Any, submit: Any, accept: Any, job: ReadJob, dimension: int, parts: dict[str, Any], code: str, words: str
+) -> None:
+    spec = TrainingJobSpec(
+        name="small",
+        dataset=ConcentricSpheresSpec(dimension=dimension, train_samples=8, test_samples=4),
+        model=ClassifierSpec(field=Conv1dField(channels=2)),
+        solver=EULER,
+        training=TrainingSpec(iterations=1, batch_size=4),
+    )
+    assert run(submit(spec)) is Outcome.SUCCEEDED
+    job_id = accept(PortraitJobSpec(model="small", **parts))
+
+    assert run(job_id) is Outcome.FAILED
+
+    failure = job(job_id).error
+    assert failure is not None
+    assert failure["code"] == code
+    assert words in failure["message"]
+
+
+def test_a_list_of_jobs_leaves_a_portraits_result_out(
+    store: Store, trained: TrainingJobSpec, run: Any, accept: Any
+) -> None:
+    portrait_id = accept(PortraitJobSpec(model="spheres", samples=2, fan_samples=0, grid=5))
+    assert run(portrait_id) is Outcome.SUCCEEDED
+
+    with store.reading() as tx:
+        listed = {job.kind: job.result for job in tx.jobs.list().items}
+        alone = tx.jobs.require(portrait_id)
+
+    assert listed["portrait"] is None
+    assert listed["training"] is not None
+    assert listed["training"]["model"] == "spheres"
+    assert alone.result is not None

@@ -8,12 +8,17 @@ import pytest
 import torch
 
 from ode_core.datasets.load import load_dataset
+from ode_core.models.weights import load_classifier
 from ode_core.specs import (
+    CertifiedAdaptation,
     ClassifierSpec,
     ConcentricSpheresSpec,
     Conv1dField,
+    Conv2dField,
+    DigitsSpec,
     MnistSpec,
     SolverSpec,
+    StartFrom,
     StepAdaptation,
     TrainingJobSpec,
     TrainingSpec,
@@ -269,6 +274,144 @@ def test_a_training_that_diverges_fails_with_the_iteration_and_a_remedy(
     assert "learning rate" in failure["message"]
     steps = [step for step, _ in series(store, job_id).get("loss", [])]
     assert steps == list(range(1, len(steps) + 1))
+
+
+def tuning_job(**changes: Any) -> TrainingJobSpec:
+    return small_job(name="tuned", start_from=StartFrom(model="small", version=1), **changes)
+
+
+def test_a_fine_tuning_begins_where_the_version_it_starts_from_ended(
+    store: Store, worker: Worker, submit: Submit, job: ReadJob
+) -> None:
+    worker.run(submit(small_job()))
+    # As many samples a batch as there are: the first loss is that of the weights on the whole training split.
+    whole = TrainingSpec(iterations=3, batch_size=40, learning_rate=1e-9, seed=5)
+    job_id = submit(tuning_job(training=whole))
+
+    assert worker.run(job_id) is Outcome.SUCCEEDED
+
+    with store.reading() as tx:
+        base, tuned = (tx.models.versions(name)[0] for name in ("small", "tuned"))
+    spec = small_job()
+    model = load_classifier(spec.architecture, spec.dataset, store.read_blob(base.blob_id))
+    data = load_dataset(spec.dataset, None)
+    logits = model(data.train_inputs, spec.solver)
+    loss = torch.nn.functional.cross_entropy(logits, data.train_labels).item()
+    accuracy = (logits.argmax(dim=1) == data.train_labels).double().mean().item()
+    points = series(store, job_id)
+    assert points["loss"][0] == (1, pytest.approx(loss, rel=1e-5))
+    assert points["train_accuracy"][0] == (1, accuracy)
+    assert tuned.metadata["test_accuracy"] == base.metadata["test_accuracy"]
+    assert tuned.metadata["started_from"] == {"model": "small", "version": 1}
+    assert base.metadata["started_from"] is None
+
+
+@pytest.mark.parametrize("stop", [4, 17])
+def test_a_drained_fine_tuning_goes_on_from_its_checkpoint_and_not_from_where_it_started(
+    store: Store, worker: Worker, submit: Submit, stop: int
+) -> None:
+    worker.run(submit(small_job()))
+    undisturbed = submit(tuning_job())
+    worker.run(undisturbed)
+    job_id = submit(tuning_job())
+
+    assert worker.run_until(job_id, stop, worker.drain) is Outcome.RELEASED
+    worker.run(submit(small_job()))  # a newer version meanwhile changes nothing
+    assert worker.run(job_id) is Outcome.SUCCEEDED
+
+    assert series(store, job_id) == series(store, undisturbed)
+    with store.reading() as tx:
+        blobs = [version.blob_id for version in tx.models.versions("tuned")]
+    assert store.read_blob(blobs[0]) == store.read_blob(blobs[1])
+
+
+def test_a_fine_tuning_whose_worker_was_lost_repeats_what_came_after_its_checkpoint(
+    store: Store, worker: Worker, submit: Submit
+) -> None:
+    worker.run(submit(small_job()))
+    undisturbed = submit(tuning_job())
+    worker.run(undisturbed)
+    for iteration in (3, 17):  # before the first checkpoint, and after it
+        job_id = submit(tuning_job())
+
+        def lease_runs_out(job_id: str = job_id) -> None:
+            with store.transaction() as tx:
+                tx.jobs.release(job_id, 1)
+
+        assert worker.run_until(job_id, iteration, lease_runs_out) is Outcome.LOST
+        assert worker.run(job_id) is Outcome.SUCCEEDED
+        assert series(store, job_id) == series(store, undisturbed)
+
+
+def test_a_fine_tuning_of_a_version_that_is_not_there_fails_with_the_reason(
+    worker: Worker, submit: Submit, job: ReadJob
+) -> None:
+    job_id = submit(tuning_job())
+
+    assert worker.run(job_id) is Outcome.FAILED
+
+    failure = job(job_id).error
+    assert failure is not None
+    assert failure["code"] == "model_unavailable"
+    assert "no model 'small' with version 1" in failure["message"]
+
+
+def test_weights_that_do_not_fit_fail_the_job_with_where_they_differ(
+    worker: Worker, submit: Submit, job: ReadJob
+) -> None:
+    worker.run(submit(small_job()))
+    job_id = submit(tuning_job(model=ClassifierSpec(field=Conv1dField(channels=5))))
+
+    assert worker.run(job_id) is Outcome.FAILED
+
+    failure = job(job_id).error
+    assert failure is not None
+    assert failure["code"] == "model_unavailable"
+    assert "the architecture needs" in failure["message"]
+
+
+def test_a_certified_training_that_was_drained_ends_with_the_same_certificate(
+    store: Store, worker: Worker, submit: Submit
+) -> None:
+    adaptation = CertifiedAdaptation(interval=5, audit_samples=20, climb_threshold=0.17, epsilon=0.3)
+    undisturbed = submit(small_job(adaptation=adaptation))
+    worker.run(undisturbed)
+    job_id = submit(small_job(name="drained", adaptation=adaptation))
+
+    assert worker.run_until(job_id, 17, worker.drain) is Outcome.RELEASED
+    assert worker.run(job_id) is Outcome.SUCCEEDED
+
+    stored = series(store, job_id)
+    assert stored == series(store, undisturbed)
+    checked = [1, 6, 11, 16, 21, 26, 30]  # before these iterations, and after the last
+    for name in ("flip_rate", "flip_rate_upper", "accepted", "evaluations", "action"):
+        assert [step for step, _ in stored[f"adaptation_{name}"]] == checked
+    assert [step for step, _ in stored["certified"]] == checked
+    with store.reading() as tx:
+        one, other = (tx.models.versions(name)[0] for name in ("small", "drained"))
+    assert one.metadata["adaptation"] == other.metadata["adaptation"]
+    assert one.solver == other.solver
+    assert store.read_blob(one.blob_id) == store.read_blob(other.blob_id)
+
+
+def test_an_audit_batch_that_the_data_turn_out_too_few_for_fails_with_what_to_take(
+    worker: Worker, submit: Submit, job: ReadJob
+) -> None:
+    # Half of the digits are for the test: 898 are left.
+    job_id = submit(
+        small_job(
+            dataset=DigitsSpec(test_fraction=0.5),
+            model=ClassifierSpec(field=Conv2dField(channels=1)),
+            adaptation=CertifiedAdaptation(),
+        )
+    )
+
+    assert worker.run(job_id) is Outcome.FAILED
+
+    failure = job(job_id).error
+    assert failure is not None
+    assert failure["code"] == "invalid_spec"
+    assert "take at most 449" in failure["message"]
 
 
 def test_a_missing_dataset_file_fails_the_job_with_the_remedy(worker: Worker, submit: Submit, job: ReadJob) -> None:

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ode_core.datasets.load import load_dataset
 from ode_core.models.classifier import Classifier
 from ode_core.models.weights import load_classifier
-from ode_core.specs import SolverSpec, TrainingJobSpec
-from store.jobs import Job
+from ode_core.specs import SolverSpec, StartFrom, TrainingJobSpec
 from store.models import ModelVersion
 from store.unit_of_work import Store
+from worker.executors.job_data import load_job_data
 from worker.failures import ModelUnavailable
 from worker.running_job import RunningJob
 from worker.torch_runtime import choose_device
@@ -45,17 +44,12 @@ def load_stored_model(running: RunningJob, samples: int | None) -> StoredModel:
         DatasetUnavailable: its data set cannot be read.
     """
     job = running.job
-    version = running.keep_trying(lambda: _find_version(running.store, job))
-    if version is None:
-        raise ModelUnavailable(
-            f"there is no model {job.model!r} with version {job.model_version or 'latest'}; "
-            "GET /v1/models lists the models"
-        )
+    version = _require_version(running, job.model, job.model_version)
     spec = TrainingJobSpec.model_validate(version.training_spec)
     device = choose_device(running.settings.device)
     weights = running.keep_trying(lambda: running.store.read_blob(version.blob_id))
     model = load_classifier(spec.architecture, spec.dataset, weights, device=device)
-    dataset = load_dataset(spec.dataset, running.settings.datasets)
+    dataset = load_job_data(running, spec.dataset)
     return StoredModel(
         version=version,
         spec=spec,
@@ -66,8 +60,27 @@ def load_stored_model(running: RunningJob, samples: int | None) -> StoredModel:
     )
 
 
-def _find_version(store: Store, job: Job) -> ModelVersion | None:
-    if job.model is None:
+def read_start_weights(running: RunningJob, start: StartFrom) -> bytes:
+    """Return the weights a training begins with, as a safetensors file.
+
+    Raises:
+        ModelUnavailable: the version does not exist.
+    """
+    version = _require_version(running, start.model, start.version)
+    return running.keep_trying(lambda: running.store.read_blob(version.blob_id))
+
+
+def _require_version(running: RunningJob, model: str | None, number: int | None) -> ModelVersion:
+    version = running.keep_trying(lambda: _find_version(running.store, model, number))
+    if version is None:
+        raise ModelUnavailable(
+            f"there is no model {model!r} with version {number or 'latest'}; GET /v1/models lists the models"
+        )
+    return version
+
+
+def _find_version(store: Store, model: str | None, number: int | None) -> ModelVersion | None:
+    if model is None:
         return None
     with store.reading() as tx:
-        return tx.models.version(job.model, job.model_version)
+        return tx.models.version(model, number)

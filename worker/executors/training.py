@@ -2,21 +2,57 @@
 
 import logging
 import time
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from ode_core.datasets.load import load_dataset
 from ode_core.specs import TrainingJobSpec, check_training_budget
 from ode_core.training.checkpoint import Checkpoint
 from ode_core.training.run import TrainedModel, TrainingRun
 from store.unit_of_work import Transaction
+from worker.executors.job_data import load_job_data
+from worker.executors.stored_model import read_start_weights
 from worker.lease import WorkerDraining
 from worker.running_job import FinishJob, RunningJob
 from worker.torch_runtime import choose_device
 
 log = logging.getLogger(__name__)
 
-FLUSH_SECONDS = 1.0
 FLUSH_POINTS = 500  # iterations; about one chunk row a series
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often an iterated job writes.
+
+    Attributes:
+        flush_seconds: after which metrics and progress are written.
+        checkpoint_seconds: that pass between two checkpoints, at least.
+    """
+
+    flush_seconds: float = 1.0
+    checkpoint_seconds: float = 0.0
+
+
+class Iterations(Protocol):
+    """What is trained iteration by iteration, and can go on from a checkpoint."""
+
+    @property
+    def iteration(self) -> int:
+        """Finished iterations."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether all iterations are done."""
+
+    def advance(self) -> dict[str, float]:
+        """Do one iteration; return its metrics by name."""
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the state between two iterations."""
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint; ``ValueError`` if it is of something else."""
 
 
 class MetricBuffer:
@@ -26,10 +62,12 @@ class MetricBuffer:
         running: the job.
         step: the last iteration whose points are to stay; those after it are removed with the
             first write.
+        seconds: after which the points are written.
     """
 
-    def __init__(self, running: RunningJob, step: int) -> None:
+    def __init__(self, running: RunningJob, step: int, seconds: float) -> None:
         self._running = running
+        self._seconds = seconds
         self._written = step
         self._pending: dict[str, list[tuple[int, float]]] = {}
         self._step = step
@@ -47,7 +85,7 @@ class MetricBuffer:
     @property
     def due(self) -> bool:
         """Whether it is time to write."""
-        return self._step - self._written >= FLUSH_POINTS or time.monotonic() - self._flushed_at >= FLUSH_SECONDS
+        return self._step - self._written >= FLUSH_POINTS or time.monotonic() - self._flushed_at >= self._seconds
 
     def flush(self, message: str) -> None:
         """Write the points and the progress in one transaction."""
@@ -74,65 +112,85 @@ def train(running: RunningJob) -> FinishJob:
     Raises:
         LeaseLost, JobCancelled: at once; the points so far and the last checkpoint stay.
         WorkerDraining: after a checkpoint.
-        TrainingDiverged, DatasetUnavailable, BudgetExceeded: the job fails.
+        TrainingDiverged, DatasetUnavailable, ModelUnavailable, BudgetExceeded: the job fails.
     """
     spec = TrainingJobSpec.model_validate(running.job.spec)
     budget = running.settings.budget
     check_training_budget(spec, budget)
-    dataset = load_dataset(spec.dataset, running.settings.datasets)
+    dataset = load_job_data(running, spec.dataset)
     device = choose_device(running.settings.device)
-    run = TrainingRun(spec, dataset, device, max_evaluations=budget.evaluations_per_solve)
-    _resume(running, run)
-    _iterate(running, spec, run)
+    run = TrainingRun(
+        spec,
+        dataset,
+        device,
+        max_evaluations=budget.evaluations_per_solve,
+        initial_weights=None if spec.start_from is None else read_start_weights(running, spec.start_from),
+    )
+    resume(running, run, running.job.id)
+    iterate(running, run, spec.training.checkpoint_interval, lambda: f"training with {run.solver.label}")
     running.check()
     total = running.job.progress_total
     trained = run.trained_model(on_batch=lambda left: running.report(total, total, f"final test, {left:,} samples"))
     return _finish(running, spec, trained)
 
 
-def _resume(running: RunningJob, run: TrainingRun) -> None:
-    """Go on from the job's last checkpoint, if there is one that this program can read."""
-    checkpoint = running.keep_trying(lambda: running.store.latest_checkpoint(running.job.id))
+def resume(running: RunningJob, run: Iterations, job_id: str) -> bool:
+    """Go on from the last checkpoint of ``job_id``, if there is one that this program can read; return whether."""
+    checkpoint = running.keep_trying(lambda: running.store.latest_checkpoint(job_id))
     if checkpoint is None:
-        return
+        return False
     try:
         run.restore(Checkpoint.from_bytes(checkpoint.data))
     except ValueError as error:
         # Of another version of the program, say. The spec says all: from the beginning it is the same training.
         log.warning("job %s: begins anew: %s", running.job.id, error)
-        return
+        return False
     running.write(lambda tx: tx.events.record(running.job.id, running.attempt, "resumed", {"step": run.iteration}))
+    return True
 
 
-def _iterate(running: RunningJob, spec: TrainingJobSpec, run: TrainingRun) -> None:
-    metrics = MetricBuffer(running, run.iteration)
-    metrics.flush(_progress(run))
-    saved_at = run.iteration
+def iterate(
+    running: RunningJob,
+    run: Iterations,
+    checkpoint_interval: int,
+    message: Callable[[], str],
+    pace: Pace = Pace(),
+) -> None:
+    """Do the remaining iterations; store metrics, progress with its message, and checkpoints on the way.
+
+    Raises:
+        LeaseLost, JobCancelled: at once; the points so far and the last checkpoint stay.
+        WorkerDraining: after a checkpoint.
+    """
+    metrics = MetricBuffer(running, run.iteration, pace.flush_seconds)
+    metrics.flush(message())
+    saved_at, saved_time = run.iteration, time.monotonic()
     try:
         while not run.finished:
             running.check()
             values = run.advance()
             metrics.add(run.iteration, values)
-            if run.iteration % spec.training.checkpoint_interval == 0:
-                metrics.flush(_progress(run))
+            waited = time.monotonic() - saved_time >= pace.checkpoint_seconds
+            if run.iteration % checkpoint_interval == 0 and waited:
+                metrics.flush(message())
                 _save(running, run)
-                saved_at = run.iteration
+                saved_at, saved_time = run.iteration, time.monotonic()
             elif metrics.due:
-                metrics.flush(_progress(run))
+                metrics.flush(message())
     except WorkerDraining:
-        metrics.flush(_progress(run))
+        metrics.flush(message())
         if run.iteration > saved_at:
             _save(running, run)
         raise
     except Exception:
-        metrics.flush(_progress(run))  # what led up to a cancel or a failure stays visible
+        metrics.flush(message())  # what led up to a cancel or a failure stays visible
         raise
-    metrics.flush(_progress(run))
+    metrics.flush(message())
     if run.iteration > saved_at:
         _save(running, run)  # a drain during the final test must not cost the training
 
 
-def _save(running: RunningJob, run: TrainingRun) -> None:
+def _save(running: RunningJob, run: Iterations) -> None:
     checkpoint = run.checkpoint()
     data = checkpoint.to_bytes()
     running.keep_trying(
@@ -140,10 +198,6 @@ def _save(running: RunningJob, run: TrainingRun) -> None:
             running.job.id, running.attempt, checkpoint.iteration, data, checkpoint.metadata
         )
     )
-
-
-def _progress(run: TrainingRun) -> str:
-    return f"training with {run.solver.label}"
 
 
 def _finish(running: RunningJob, spec: TrainingJobSpec, model: TrainedModel) -> FinishJob:

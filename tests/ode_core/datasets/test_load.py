@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from ode_core.datasets import load
 from ode_core.datasets.files import DatasetUnavailable, check_dataset_files, find_file
 from ode_core.datasets.load import Dataset, load_dataset
-from ode_core.specs import Cifar10Spec, ConcentricSpheresSpec, DigitsSpec, MnistSpec
+from ode_core.specs import Cifar10Spec, ConcentricSpheresSpec, DigitsSpec, MnistSpec, ThreeMinimaSpec, XorSpec
 
 PACKINGS = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}
 
@@ -70,22 +70,62 @@ def test_spheres_lie_in_their_shells_a_quarter_a_half_a_quarter(dimension):
         assert torch.equal(labels == 0, inner | outer)
 
 
-def test_radii_follow_the_papers_law_and_directions_are_uniform():
-    spec = ConcentricSpheresSpec(dimension=3, train_samples=40_000, test_samples=4)
-    dataset = load_dataset(spec, None)
-    points = dataset.train_inputs.double()[dataset.train_labels == 1]
-    radii = points.norm(dim=1)
-    # r = 0.25 + 0.05 U^(1/3), so ((r - 0.25) / 0.05)^3 is uniform; Kolmogorov's distance of n uniform numbers
-    # exceeds 1.95 / sqrt(n) once in a thousand draws, and the seed is fixed.
-    u = ((radii - 0.25) / 0.05).pow(3).sort().values
+@pytest.mark.parametrize("dimension", [2, 3, 10, 900])
+@pytest.mark.parametrize(("low", "high"), [(0.10, 0.15), (0.25, 0.30), (0.40, 0.45)])
+def test_radii_follow_the_papers_law_in_each_shell(dimension, low, high):
+    dataset = load_dataset(ConcentricSpheresSpec(dimension=dimension, train_samples=8000, test_samples=4), None)
+    radii = dataset.train_inputs.double().norm(dim=1)
+    radii = radii[(radii > low - 0.01) & (radii < high + 0.01)]
+    # r = low + (high - low) U^(1/D), so ((r - low) / (high - low))^D is uniform; Kolmogorov's distance of n uniform
+    # numbers exceeds 1.95 / sqrt(n) once in a thousand draws, and the seed is fixed.
+    u = ((radii - low) / (high - low)).clamp(min=0).pow(dimension).sort().values
     n = len(u)
+    assert n >= 2000
     distance = (u - torch.arange(n, dtype=torch.float64) / n).abs().max()
     assert float(distance) < 1.95 / n**0.5
-    directions = points / radii[:, None]
-    # Mean 0 and covariance 1/3 I; entries have standard errors below sqrt(1/3/n): five of them.
-    assert float(directions.mean(dim=0).abs().max()) < 5 * (1 / 3 / n) ** 0.5
+
+
+@pytest.mark.parametrize("dimension", [2, 3, 10, 900])
+@pytest.mark.parametrize("label", [0, 1])
+def test_directions_are_uniform_in_each_class(dimension, label):
+    spec = ConcentricSpheresSpec(dimension=dimension, train_samples=20_000, test_samples=4, seed=1)
+    dataset = load_dataset(spec, None)
+    points = dataset.train_inputs.double()[dataset.train_labels == label]
+    directions = points / points.norm(dim=1, keepdim=True)
+    n = len(directions)
+    # Mean 0 and covariance I / D. An entry of the mean has the standard error sqrt(1 / D / n), one of the covariance
+    # at most 2 / D / sqrt(n); the largest of D (D + 1) / 2 normal numbers is above 6 once in a thousand draws.
+    assert float(directions.mean(dim=0).abs().max()) < 6 * (1 / dimension / n) ** 0.5
     covariance = directions.T @ directions / n
-    assert float((covariance - torch.eye(3).double() / 3).abs().max()) < 5 * (1 / 3 / n) ** 0.5
+    difference = covariance - torch.eye(dimension).double() / dimension
+    assert float(difference.abs().max()) < 6 * 2 / dimension / n**0.5
+
+
+@pytest.mark.parametrize(
+    ("spec", "inputs", "labels"),
+    [
+        (
+            ConcentricSpheresSpec(dimension=3, train_samples=4, test_samples=4),
+            [
+                [0.23664153, -0.17583817, -0.31618339],
+                [-0.05264058, 0.03553418, 0.12814494],
+                [-0.03932887, -0.22395860, -0.13162865],
+                [-0.06918538, 0.00458731, -0.25808555],
+            ],
+            [0, 0, 1, 1],
+        ),
+        (
+            ThreeMinimaSpec(train_samples=4, test_samples=4),
+            [[0.91088504, -0.92085314], [-0.87707943, -1.93388951], [1.43981075, 1.65102232], [0.81990731, 0.91798621]],
+            [1, 1, 0, 0],
+        ),
+    ],
+)
+def test_version_1_of_a_generated_set_goes_on_meaning_the_same_numbers(spec, inputs, labels):
+    # What this version was when jobs were stored with it. If a new numpy draws otherwise, its numbers are version 2.
+    dataset = load_dataset(spec, None)
+    assert np.allclose(dataset.train_inputs.numpy(), inputs, rtol=0, atol=1e-6)
+    assert dataset.train_labels.tolist() == labels
 
 
 def test_train_and_test_points_are_different_draws_of_one_seed():
@@ -102,6 +142,46 @@ def test_odd_numbers_of_points_are_complete(samples):
     dataset = load_dataset(ConcentricSpheresSpec(train_samples=samples, test_samples=4), None)
     assert dataset.train_inputs.shape == (samples, 2)
     assert int((dataset.train_labels == 0).sum()) >= 2
+
+
+# ---------------------------------------------------------------- three minima, XOR
+
+
+def test_three_minima_has_its_sizes_and_points_all_over_the_papers_rectangle():
+    spec = ThreeMinimaSpec(train_samples=3000, test_samples=700)
+    dataset = load_dataset(spec, None)
+    assert dataset.train_inputs.shape == (3000, 2)
+    assert dataset.test_inputs.shape == (700, 2)
+    assert dataset.train_inputs.dtype == torch.float32
+    assert dataset.train_labels.dtype == torch.int64
+    low, high = torch.tensor([-1.0, -2.0]), torch.tensor([2.0, 2.0])
+    for inputs in (dataset.train_inputs, dataset.test_inputs):
+        u = ((inputs - low) / (high - low)).double()
+        assert bool(((u >= 0) & (u <= 1)).all())
+        n = len(u)
+        for column in u.T:
+            distance = (column.sort().values - torch.arange(n, dtype=torch.float64) / n).abs().max()
+            assert float(distance) < 1.95 / n**0.5  # Kolmogorov, once in a thousand draws; the seed is fixed
+    assert set(dataset.train_labels.tolist()) == set(dataset.test_labels.tolist()) == {0, 1, 2}
+
+
+def test_three_minima_follows_its_seed():
+    prints = [
+        load_dataset(ThreeMinimaSpec(train_samples=20, test_samples=20, seed=seed), None).fingerprint
+        for seed in (1, 1, 2)
+    ]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_xor_is_its_four_points_for_training_and_for_the_test():
+    dataset = load_dataset(XorSpec(), None)
+    for inputs, labels in (
+        (dataset.train_inputs, dataset.train_labels),
+        (dataset.test_inputs, dataset.test_labels),
+    ):
+        table = {(int(x), int(y)): label for (x, y), label in zip(inputs.tolist(), labels.tolist(), strict=True)}
+        assert table == {(x, y): x ^ y for x in (0, 1) for y in (0, 1)}
+        assert len(labels) == 4
 
 
 # ---------------------------------------------------------------- MNIST
@@ -283,7 +363,7 @@ def test_without_a_directory_the_setting_is_named():
         check_dataset_files(MnistSpec(), None)
 
 
-@pytest.mark.parametrize("spec", [DigitsSpec(), ConcentricSpheresSpec()])
+@pytest.mark.parametrize("spec", [DigitsSpec(), ConcentricSpheresSpec(), ThreeMinimaSpec(), XorSpec()])
 def test_data_sets_without_files_are_always_available(spec):
     check_dataset_files(spec, None)
 

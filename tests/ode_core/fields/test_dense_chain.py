@@ -1,13 +1,9 @@
-import copy
-import pickle
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from ode_core.fields.buffer_pool import BufferPool
 from ode_core.fields.dense_chain import LONGEST, dense_matrix
 from ode_core.fields.vector_fields import ACTIVATIONS, VectorField, build_field
 from ode_core.solvers.solve import solve
@@ -90,38 +86,6 @@ def test_a_stack_of_fields_gives_each_network_its_part_of_the_batch(time_depende
         assert torch.allclose(stack(times, z), torch.cat(each), rtol=0, atol=1e-14)
 
 
-def test_a_buffer_is_given_out_to_one_user_at_a_time():
-    pool, like = BufferPool(), torch.zeros(1)
-    first, second = pool.take((3, 4), like), pool.take((3, 4), like)
-    assert first.data_ptr() != second.data_ptr()
-    pool.give(first)
-    assert pool.take((2, 5), like).data_ptr() == first.data_ptr()
-    assert pool.take((2, 5), like).data_ptr() != first.data_ptr()
-
-
-def test_a_buffer_of_another_type_or_far_too_large_is_not_given_out():
-    pool, like = BufferPool(), torch.zeros(1)
-    pool.give(torch.empty(100))
-    assert pool.take((100,), like.double()).dtype == torch.float64
-    assert pool.take((2,), like).untyped_storage().nbytes() == 8
-
-
-def test_a_copy_of_a_pool_shares_no_memory():
-    pool, like = BufferPool(), torch.zeros(1)
-    pool.give(torch.empty(6))
-    assert copy.deepcopy(pool).take((6,), like).data_ptr() != pool.take((6,), like).data_ptr()
-
-
-def test_memory_of_inference_mode_is_used_again_there_and_nowhere_else():
-    pool, like = BufferPool(), torch.zeros(1)
-    with torch.inference_mode():
-        pool.give(pool.take((2, 3), like))
-        taken = pool.take((3, 2), like)
-        assert taken.shape == (3, 2)
-        pool.give(taken)
-    pool.take((2, 3), like).requires_grad_().square().sum().backward()
-
-
 def test_a_field_solves_in_inference_mode_and_then_trains():
     field = build_field(Conv1dField(channels=3), (1, 2))
     solver, z = SolverSpec(method="rk4", steps=3), torch.randn(4, 1, 2)
@@ -167,13 +131,3 @@ def test_a_layer_with_a_hook_is_run_as_it_is():
     assert field.for_states((2,)) is not field
     field.network[0].register_forward_hook(lambda *arguments: None)
     assert field.for_states((2,)) is field
-
-
-def test_a_pool_is_bounded_and_is_not_stored_with_its_field(monkeypatch):
-    monkeypatch.setattr(BufferPool, "_MOST_BYTES", 100)
-    pool, like = BufferPool(), torch.zeros(1)
-    pool.give(torch.empty(20))
-    pool.give(torch.empty(24))
-    assert sum(buffer.nbytes for buffer in pool._free) <= 100
-    assert pickle.loads(pickle.dumps(pool))._free == []
-    assert pool.take((24,), like).numel() == 24

@@ -103,6 +103,12 @@ def test_landing_on_outputs_is_compiled_too() -> None:
     assert graphs() <= before + 2
 
 
+@pytest.mark.parametrize("shape", [(), (3, 2), (9,)])
+def test_states_of_every_shape_are_the_same_compiled(shape: tuple[int, ...]) -> None:
+    z0 = 0.3 + torch.rand(20, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert_same(*pair(z0, spec(), t1=0.5, times=torch.tensor([0.2, 0.4]), outputs="interpolate"))
+
+
 def test_fields_of_one_architecture_share_a_graph_and_keep_their_own_weights() -> None:
     fields = [build_field(Conv1dField(channels=3, activation="tanh"), (1, 2)).double() for _ in range(2)]
     for seed, field in enumerate(fields):

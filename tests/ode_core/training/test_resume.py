@@ -3,23 +3,30 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from ode_core.datasets.load import load_dataset
 from ode_core.specs import (
+    AdaptationSpec,
+    CertifiedAdaptation,
     ConcentricSpheresSpec,
     DigitsSpec,
     MnistSpec,
     SolverSpec,
     StepAdaptation,
+    ToleranceAdaptation,
     TrainingJobSpec,
 )
 from ode_core.training.checkpoint import Checkpoint
+from ode_core.training.run import _settings
 from tests.ode_core.training.small_jobs import SPHERES, advance, job, new_run, weights
 
 ADAPTATIONS = {
     "fixed": None,
     "talk": StepAdaptation(rule="talk", interval=7, threshold=0.05),
     "look-ahead": StepAdaptation(rule="look_ahead", interval=7, threshold=0.05, settle_fraction=0.3),
+    # With thresholds that 40 held-out samples can meet: without a flip their interval ends at 8.8 %.
+    "certified": CertifiedAdaptation(interval=7, audit_samples=40, climb_threshold=0.09, epsilon=0.15),
 }
 OPTIMIZERS: list[dict[str, Any]] = [
     {"optimizer": "adam"},
@@ -64,6 +71,49 @@ def test_a_run_with_tolerances_resumes_bit_by_bit() -> None:
     second.restore(Checkpoint.from_bytes(first.checkpoint().to_bytes()))
     assert metrics + advance(second, 7) == straight_metrics
     assert weights(second) == weights(straight)
+
+
+@pytest.mark.parametrize(
+    "adaptation",
+    [
+        ToleranceAdaptation(interval=2, plateau_checks=3),
+        CertifiedAdaptation(interval=3, audit_samples=40, climb_threshold=0.09, epsilon=0.15),
+    ],
+    ids=["tolerance", "certified"],
+)
+@pytest.mark.parametrize("stop", [0, 5, 11, 12])
+def test_a_run_whose_tolerance_is_adapted_resumes_bit_by_bit(adaptation: AdaptationSpec, stop: int) -> None:
+    solver = SolverSpec(method="dopri5", rtol=1e-3, atol=1e-3)
+    spec = job(solver=solver, adaptation=adaptation, training={"iterations": 12})
+    straight, first, second = (new_run(spec) for _ in range(3))
+    expected = advance(straight, 12)
+    metrics = advance(first, stop)
+    second.restore(Checkpoint.from_bytes(first.checkpoint().to_bytes()))
+    assert metrics + advance(second, 12 - stop) == expected
+    assert len({values["tolerance"] for values in expected}) > 1
+    ended, whole = second.trained_model(), straight.trained_model()
+    assert (ended.weights, ended.solver) == (whole.weights, whole.solver)
+    assert ended.metadata["adaptation"] == whole.metadata["adaptation"]
+
+
+def test_the_certified_weights_survive_a_stop_after_which_no_check_certifies() -> None:
+    adaptation = CertifiedAdaptation(interval=5, audit_samples=40, climb_threshold=0.09, epsilon=0.15)
+    spec = job(adaptation=adaptation, training={"iterations": 20}, solver=SolverSpec(method="euler", steps=50))
+    first = new_run(spec)
+    advance(first, 5)
+    certified, solver = weights(first), first.solver  # the check is the beginning of the sixth iteration
+    advance(first, 3)
+    second = new_run(spec)
+    second.restore(Checkpoint.from_bytes(first.checkpoint().to_bytes()))
+    for run in (first, second):
+        with torch.no_grad():  # a field that is different at every step of Euler, and has no solution
+            for parameter in run.model.field.parameters():
+                parameter.fill_(torch.inf)
+        run.iteration = 20  # as if these were the weights of the end
+        trained = run.trained_model()
+        assert trained.metadata["adaptation"]["certified_iteration"] == 5
+        assert trained.solver == solver
+        assert {name: tensor.numpy().tobytes() for name, tensor in load(trained.weights).items()} == certified
 
 
 @pytest.mark.parametrize("iteration", [0, 1, 40])
@@ -125,6 +175,13 @@ def test_a_checkpoint_is_of_the_same_job_though_a_new_setting_has_a_default() ->
     new_run(later).restore(checkpoint)
     with pytest.raises(ValueError, match="another training spec"):
         new_run(later.model_copy(update={"novelty": "used"})).restore(checkpoint)
+
+
+def test_a_checkpoint_from_before_data_sets_had_versions_is_of_the_same_job() -> None:
+    document = job().model_dump(mode="json")
+    del document["dataset"]["version"]
+    assert TrainingJobSpec.model_validate(document) == job()
+    assert "version" not in _settings(job())["dataset"]
 
 
 def test_specs_that_differ_in_a_kind_alone_are_told_apart() -> None:

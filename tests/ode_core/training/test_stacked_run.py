@@ -5,9 +5,12 @@ import torch
 from pydantic import TypeAdapter
 
 from ode_core.datasets.load import load_dataset
-from ode_core.specs import TrainingJobSpec
+from ode_core.fields.dense_chain import LONGEST
+from ode_core.specs import TrainingJobSpec, require_stackable
+from ode_core.specs.stacking import LONGEST_SIGNAL
+from ode_core.training.checkpoint import Checkpoint
 from ode_core.training.run import TrainingDiverged, TrainingRun
-from ode_core.training.stacked_run import StackedTrainingRun, require_stackable
+from ode_core.training.stacked_run import StackedTrainingRun
 
 CPU = torch.device("cpu")
 SEEDS = (3, 0, 8)
@@ -171,3 +174,67 @@ def test_runs_that_all_diverge_end_as_they_do_alone(optimizer, seeds):
         assert stack.runs[number].iteration == single.iteration
         weights = stack.checkpoint(number).tensors["model.head.1.weight"]
         assert torch.allclose(weights, single.model.head[1].weight, rtol=1e-3, atol=1e-3)
+
+
+def interrupted(stack: StackedTrainingRun, base: TrainingJobSpec, seeds=SEEDS) -> StackedTrainingRun:
+    """The stack in another process: restored from the bytes of its checkpoint."""
+    other = StackedTrainingRun(base, seeds, load_dataset(base.dataset, None), CPU)
+    other.restore(Checkpoint.from_bytes(stack.stacked_checkpoint().to_bytes()))
+    return other
+
+
+def assert_same_bits(one: StackedTrainingRun, other: StackedTrainingRun) -> None:
+    a, b = one.stacked_checkpoint(), other.stacked_checkpoint()
+    assert a.tensors.keys() == b.tensors.keys()
+    assert all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors)
+    for run, restored in zip(a.metadata["runs"], b.metadata["runs"], strict=True):
+        for state in (run, restored):
+            del state["metadata"]["seconds"]
+        assert run == restored
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
+def test_a_restored_stack_goes_on_bit_for_bit(optimizer):
+    training = {"iterations": 12, "batch_size": 32, "optimizer": optimizer, "weight_decay": 0.01}
+    if optimizer != "adam":
+        training["momentum"] = 0.5
+    base = spec(training=training)
+    undisturbed = StackedTrainingRun(base, SEEDS, load_dataset(base.dataset, None), CPU)
+    for _ in range(5):
+        undisturbed.advance()
+    restored = interrupted(undisturbed, base)
+    assert restored.iteration == 5
+    for _ in range(7):
+        assert undisturbed.advance() == restored.advance()
+    assert restored.finished
+    assert_same_bits(undisturbed, restored)
+
+
+@pytest.mark.parametrize("diverged_after", [0, 4])
+def test_a_restored_stack_remembers_who_diverged_and_why(diverged_after):
+    base = spec()
+    undisturbed = StackedTrainingRun(base, SEEDS, load_dataset(base.dataset, None), CPU)
+    for _ in range(diverged_after):
+        undisturbed.advance()
+    with torch.no_grad():
+        undisturbed._weights["field.network.0.weight"][1] = math.inf
+    undisturbed.advance()
+    restored = interrupted(undisturbed, base)
+    assert [str(failed) for failed in restored.diverged] == [str(failed) for failed in undisturbed.diverged]
+    while not undisturbed.finished:
+        assert undisturbed.advance() == restored.advance()
+    assert restored.finished
+    assert_same_bits(undisturbed, restored)
+
+
+def test_a_checkpoint_of_other_seeds_is_refused():
+    base = spec()
+    stack = StackedTrainingRun(base, SEEDS, load_dataset(base.dataset, None), CPU)
+    with pytest.raises(ValueError, match="another training spec"):
+        interrupted(stack, base, (3, 0, 9))
+    with pytest.raises(ValueError, match="another number of runs"):
+        interrupted(stack, base, (3, 0))
+
+
+def test_the_longest_signal_the_specs_know_is_that_of_the_field():
+    assert LONGEST_SIGNAL == LONGEST

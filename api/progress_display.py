@@ -1,12 +1,14 @@
-"""Follows jobs with a bar each; in a log file, with a line each few seconds."""
+"""Shows how far jobs and studies are, with a bar each; in a log file, with a line each few seconds."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
 
-from api.client import FINISHED, Client, Job, JobNotSucceeded
+from api.client import FINISHED, Client, Job, JobNotSucceeded, Progress
 
 POLL_SECONDS = 0.25
 LINE_SECONDS = 5.0
@@ -31,13 +33,12 @@ def follow(
     Raises:
         JobNotSucceeded: one failed or was cancelled.
     """
-    display = _Bars(console, labels) if console.is_terminal else _Lines(console)
-    with display:
+    with progress_display(console, labels) as display:
         followed = dict(jobs)
         while followed:
             for label, job_id in list(followed.items()):
                 job = client.job(job_id)
-                display.show(label, job)
+                display.show(label, job["status"], job["progress"])
                 if job["status"] == "succeeded":
                     del followed[label]
                     followed |= on_success(label, job)
@@ -47,9 +48,27 @@ def follow(
                 time.sleep(POLL_SECONDS)
 
 
+class ProgressDisplay(Protocol):
+    """A display, to be entered before it is used."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+
+    def show(self, label: str, status: str, progress: Progress) -> None:
+        """Show how far one of the things is."""
+
+
+def progress_display(console: Console, labels: Sequence[str]) -> ProgressDisplay:
+    """Return bars on a terminal, lines elsewhere, for things with these labels."""
+    return _Bars(console, labels) if console.is_terminal else _Lines(console)
+
+
 class _Bars:
     def __init__(self, console: Console, labels: Sequence[str]) -> None:
-        self._progress = Progress(
+        self._progress = RichProgress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=28),
             TextColumn("{task.fields[count]}"),
@@ -61,20 +80,20 @@ class _Bars:
             label: self._progress.add_task(label, total=1, count="", message="", start=False) for label in labels
         }
 
-    def __enter__(self) -> "_Bars":
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show(self, label: str, job: Job) -> None:
-        task, progress = self._tasks[label], job["progress"]
+    def show(self, label: str, status: str, progress: Progress) -> None:
+        task = self._tasks[label]
         step, total, message = progress["step"], progress["total"], progress["message"]
-        if job["status"] == "queued":
+        if status == "queued":
             return
         self._progress.start_task(task)
-        if job["status"] == "succeeded":
+        if status == "succeeded":
             self._progress.update(task, total=1, completed=1, count=f"{total}/{total}", message="done")
             self._progress.stop_task(task)
         elif total:
@@ -86,14 +105,14 @@ class _Lines:
         self._console = console
         self._last: dict[str, tuple[str, str, float]] = {}
 
-    def __enter__(self) -> "_Lines":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         return
 
-    def show(self, label: str, job: Job) -> None:
-        status, progress, now = job["status"], job["progress"], time.monotonic()
+    def show(self, label: str, status: str, progress: Progress) -> None:
+        now = time.monotonic()
         how_far = f" {progress['step']}/{progress['total']} {progress['message']}" if status == "running" else ""
         line = f"  {label}: {status}{how_far}"
         last_status, last_line, shown_at = self._last.get(label, ("", "", 0.0))

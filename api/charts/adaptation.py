@@ -1,0 +1,142 @@
+"""A training under adaptation: how the accuracy and the solver's effort went over its iterations."""
+
+from collections.abc import Sequence
+
+import altair as alt
+
+from api.charts.figure import Canvas, Figure, NothingToDraw, Row
+from api.charts.theme import PALETTE
+from api.charts.training_curves import (
+    HEIGHT,
+    WIDTH,
+    Series,
+    accuracy_panel,
+    iterations,
+    last_iteration,
+    noisy_panel,
+    rows_of,
+    step_line,
+)
+
+_ACCEPTED, _REJECTED = "accepted", "rejected"
+
+
+def step_adaptation(series: Series, name: str) -> Figure:
+    """Draw accuracy, steps and, at the checks, the difference of the accuracy to a more accurate solver.
+
+    Args:
+        series: metrics of a training job; used are ``train_accuracy``, ``steps``, ``adaptation_accepted``,
+            ``adaptation_difference`` and, of a certified adaptation, ``adaptation_flip_rate``,
+            ``adaptation_flip_rate_upper`` and ``certified``.
+        name: of the model.
+
+    Raises:
+        NothingToDraw: the job checked no step.
+    """
+    if not series.get("adaptation_accepted") or not series.get("steps"):
+        raise NothingToDraw("this training did not adapt its steps: submit one with adaptation")
+    canvas = Canvas()
+    x = iterations(last_iteration(series))
+    steps = rows_of(series, "steps")
+    y = alt.Y("value:Q", scale=alt.Scale(type="log", base=2, nice=True), axis=alt.Axis(title="steps", format="d"))
+    panels = [
+        accuracy_panel(canvas, rows_of(series, "train_accuracy"), x),
+        _with_decisions(canvas, series, step_line(canvas, steps, x, y, PALETTE[2]), steps, x, y),
+    ]
+    panels += [*_differences(canvas, series, x), *_flip_rates(canvas, series, x)]
+    # Decisions and certificates have colours of their own.
+    chart = alt.VConcatChart(vconcat=panels, spacing=18).resolve_scale(color="independent", shape="independent")
+    return Figure(f"Step adaptation of {name}", chart, canvas)
+
+
+def tolerance_adaptation(series: Series, name: str) -> Figure:
+    """Draw accuracy, tolerance and evaluations of the field.
+
+    Args:
+        series: metrics of a training job; used are ``train_accuracy``, ``tolerance``, ``nfe`` and
+            ``adaptation_accepted``.
+        name: of the model.
+
+    Raises:
+        NothingToDraw: the job adapted no tolerance.
+    """
+    tolerances = rows_of(series, "tolerance")
+    if not tolerances:
+        raise NothingToDraw("this training did not adapt its tolerance: submit one with tolerance adaptation")
+    canvas = Canvas()
+    x = iterations(last_iteration(series))
+    y = alt.Y("value:Q", scale=alt.Scale(type="log"), axis=alt.Axis(title="tolerance", format=".0e", tickCount=5))
+    nfe = alt.Y("value:Q", axis=alt.Axis(title="evaluations of the field", tickCount=5))
+    panels = [
+        accuracy_panel(canvas, rows_of(series, "train_accuracy"), x),
+        _with_decisions(canvas, series, step_line(canvas, tolerances, x, y, PALETTE[2]), tolerances, x, y),
+        noisy_panel(canvas, rows_of(series, "nfe"), x, nfe, PALETTE[3]),
+    ]
+    return Figure(f"Tolerance adaptation of {name}", alt.VConcatChart(vconcat=panels, spacing=18), canvas)
+
+
+def _differences(canvas: Canvas, series: Series, x: alt.X) -> list[alt.LayerChart]:
+    """Return a panel of the differences at the checks; none where there are none."""
+    rows = rows_of(series, "adaptation_difference")
+    if not rows:
+        return []
+    y = alt.Y("value:Q", axis=alt.Axis(title="difference", format="%", tickCount=4))
+    bars = canvas.draw(rows, "differences").mark_bar(width=1.5, color=PALETTE[3]).encode(x=x, y=y)
+    return [alt.LayerChart(layer=[bars]).properties(width=WIDTH, height=HEIGHT - 50)]
+
+
+def _flip_rates(canvas: Canvas, series: Series, x: alt.X) -> list[alt.LayerChart]:
+    """Return a panel of the flip rates at the checks with the upper ends of their intervals; none without them."""
+    upper = dict(series.get("adaptation_flip_rate_upper", ()))
+    certified = dict(series.get("certified", ()))
+    rows = [
+        row
+        | {
+            "upper": upper.get(row["iteration"]),
+            "certificate": "certified" if certified.get(row["iteration"]) else "not certified",
+        }
+        for row in rows_of(series, "adaptation_flip_rate")
+    ]
+    if not rows:
+        return []
+    y = alt.Y("value:Q", axis=alt.Axis(title="flip rate", format="%", tickCount=4))
+    colour = alt.Color(
+        "certificate:N",
+        scale=alt.Scale(domain=["certified", "not certified"], range=[PALETTE[2], PALETTE[4]]),
+        title="up to the upper bound",
+    )
+    data = canvas.draw(rows, "flip rates")
+    layers = [
+        data.mark_rule(strokeWidth=1.5).encode(x=x, y=y, y2="upper:Q", color=colour),
+        data.mark_point(size=28, filled=True, opacity=1).encode(x=x, y=y, color=colour),
+    ]
+    return [alt.LayerChart(layer=layers).properties(width=WIDTH, height=HEIGHT - 50)]
+
+
+def _with_decisions(
+    canvas: Canvas, series: Series, line: alt.Chart, values: Sequence[Row], x: alt.X, y: alt.Y
+) -> alt.LayerChart:
+    """Return the line with a mark at each check: accepted or rejected."""
+    known = {row["iteration"]: row["value"] for row in values}
+    checks = [
+        {"iteration": step, "value": known[step], "decision": _ACCEPTED if accepted else _REJECTED}
+        for step, accepted in series.get("adaptation_accepted", ())
+        if step in known and accepted is not None
+    ]
+    domain = [_ACCEPTED, _REJECTED]
+    marks = (
+        canvas.draw(checks, "checks")
+        .mark_point(size=34, filled=True, opacity=0.9)
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color(
+                "decision:N", scale=alt.Scale(domain=domain, range=[PALETTE[5], PALETTE[1]]), title="at a check"
+            ),
+            shape=alt.Shape(
+                "decision:N", scale=alt.Scale(domain=domain, range=["circle", "triangle-down"]), title="at a check"
+            ),
+            tooltip=["iteration:Q", "value:Q", "decision:N"],
+        )
+    )
+    return alt.LayerChart(layer=[line, marks]).properties(width=WIDTH, height=HEIGHT)

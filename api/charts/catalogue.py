@@ -1,0 +1,201 @@
+"""The figures by name: what each shows, what it is drawn from, and how."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from api.charts.adaptation import step_adaptation, tolerance_adaptation
+from api.charts.clusters import output_clusters
+from api.charts.decision_regions import decision_regions
+from api.charts.error_fan import error_fan
+from api.charts.figure import Figure
+from api.charts.gradient_comparison import Training, training_progress
+from api.charts.phase_plane import Portrait
+from api.charts.study_accuracy import XAxis, accuracy_of_study
+from api.charts.test_steps import accuracy_against_steps
+from api.charts.trajectories import trajectories_with_crossings
+from api.charts.vector_field import vector_field
+
+Source = Literal["portrait", "results", "training", "study"]
+"""What a figure is drawn from: portraits, test results, trainings, or the rows of a study."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What was read from the database for a figure; only what its source names is filled.
+
+    Attributes:
+        portraits: results of portrait jobs.
+        results: result rows, as ``GET /v1/results`` gives them.
+        trainings: training jobs with their metrics.
+        study: rows of a study's results.
+        x: what the axis of an accuracy shows.
+    """
+
+    portraits: Sequence[Portrait] = ()
+    results: Sequence[Mapping[str, Any]] = ()
+    trainings: Sequence[Training] = ()
+    study: Sequence[Mapping[str, Any]] = ()
+    x: XAxis = "steps"
+
+
+@dataclass(frozen=True)
+class StoredChart:
+    """A figure that is drawn from stored results.
+
+    Attributes:
+        name: in addresses.
+        summary: what is seen, in a sentence.
+        source: what it is drawn from.
+        draw: draws it; raises ``NothingToDraw``.
+        several: whether it can show several jobs side by side.
+        metrics: of a training: the series it cannot do without.
+        has_x: whether its axis can be chosen.
+    """
+
+    name: str
+    summary: str
+    source: Source
+    draw: Callable[[Material], Figure]
+    several: bool = False
+    metrics: frozenset[str] = field(default=frozenset())
+    has_x: bool = False
+
+
+def charts_of(source: Source) -> list[StoredChart]:
+    """Return the figures that are drawn from a source."""
+    return [chart for chart in CHARTS if chart.source == source]
+
+
+def find_chart(source: Source, name: str) -> StoredChart | None:
+    """Return the figure of this name, or None if this source has none."""
+    return next((chart for chart in charts_of(source) if chart.name == name), None)
+
+
+def _accuracy_of_results(material: Material) -> Figure:
+    """Draw one model version by test method; of several, a curve for each training configuration."""
+    rows = [dict(row) | {"model": f"{row['model']} version {row['version']}"} for row in material.results]
+    if len({row["model"] for row in rows}) <= 1:
+        return accuracy_against_steps(rows, None, "Accuracy on held-out samples under other solvers", material.x)
+    return accuracy_of_study(study_rows(rows), material.x)
+
+
+def study_rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return result rows of several models as the rows of a study: those trained alike are its seeds."""
+    groups: dict[tuple[str, str, int | None, float | None], dict[str, Mapping[str, Any]]] = defaultdict(dict)
+    for row in results:
+        adaptive_at = None if row["test_steps"] else row["nfe"]
+        key = (_solver_label(row["train_solver"]), row["test_method"], row["test_steps"], adaptive_at)
+        groups[key][row["model"]] = row
+    rows = []
+    for (label, method, steps, _), by_model in groups.items():
+        accuracies = {model: row["accuracy"] for model, row in by_model.items() if row["accuracy"] is not None}
+        values = list(accuracies.values())
+        first = next(iter(by_model.values()))
+        rows.append(
+            {
+                "label": label,
+                "train_method": first["train_method"],
+                "train_steps": first["train_steps"],
+                "test_method": method,
+                "test_steps": steps,
+                "nfe": float(np.mean([row["nfe"] for row in by_model.values()])),
+                "accuracy": {
+                    "mean": float(np.mean(values)) if values else None,
+                    "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                    "n": len(values),
+                    "by_seed": accuracies,
+                },
+                "failed_seeds": [],
+            }
+        )
+    return sorted(rows, key=lambda row: (row["train_method"], row["train_steps"] or 0, row["test_steps"] or row["nfe"]))
+
+
+def _solver_label(solver: Mapping[str, Any]) -> str:
+    rule = next(
+        (f"-{solver['steps']}" if name == "steps" else f" {name}={solver[name]:g}")
+        for name in ("steps", "step_size", "rtol")
+        if solver.get(name) is not None
+    )
+    return f"{solver['method']}{rule}"
+
+
+def _of_training(draw: Callable[..., Figure]) -> Callable[[Material], Figure]:
+    return lambda material: draw(material.trainings[0].series, material.trainings[0].label)
+
+
+CHARTS = (
+    StoredChart(
+        "accuracy",
+        "accuracy against the steps or evaluations of the test solver",
+        "results",
+        _accuracy_of_results,
+        several=True,
+        has_x=True,
+    ),
+    StoredChart(
+        "accuracy",
+        "accuracy against the steps or evaluations of the test solver, for each training configuration",
+        "study",
+        lambda material: accuracy_of_study(material.study, material.x),
+        has_x=True,
+    ),
+    StoredChart(
+        "trajectories",
+        "trajectories of samples at two step sizes and exactly, with their crossings",
+        "portrait",
+        lambda material: trajectories_with_crossings(material.portraits),
+        several=True,
+    ),
+    StoredChart(
+        "vector-field",
+        "the field as arrows, coloured by speed",
+        "portrait",
+        lambda material: vector_field(material.portraits[0]),
+    ),
+    StoredChart(
+        "error-fan",
+        "Lady Windermere's fan: how the errors of single steps reach the end, and the classifier's line",
+        "portrait",
+        lambda material: error_fan(material.portraits[0]),
+    ),
+    StoredChart(
+        "clusters",
+        "final states of the test samples over the regions of the classifier",
+        "portrait",
+        lambda material: output_clusters(material.portraits[0]),
+    ),
+    StoredChart(
+        "decision-regions",
+        "predicted classes over the plane of inputs",
+        "portrait",
+        lambda material: decision_regions(material.portraits[0]),
+    ),
+    StoredChart(
+        "training",
+        "loss and accuracy over the iterations, and what they cost; several trainings are compared",
+        "training",
+        lambda material: training_progress(material.trainings),
+        several=True,
+        metrics=frozenset({"loss"}),
+    ),
+    StoredChart(
+        "step-adaptation",
+        "accuracy, steps and decisions of the step adaptation over the iterations",
+        "training",
+        _of_training(step_adaptation),
+        metrics=frozenset({"steps", "adaptation_accepted"}),
+    ),
+    StoredChart(
+        "tolerance-adaptation",
+        "accuracy, tolerance and evaluations over the iterations",
+        "training",
+        _of_training(tolerance_adaptation),
+        metrics=frozenset({"tolerance"}),
+    ),
+)
+"""Every figure. A name may stand for figures of different sources."""

@@ -1,0 +1,140 @@
+"""Test accuracy against the steps or evaluations of the test solver, for each training configuration."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import altair as alt
+
+from api.charts.figure import Canvas, Figure, NothingToDraw, Row
+from api.charts.theme import INK, SHAPES
+
+XAxis = Literal["steps", "nfe"]
+TITLES: dict[XAxis, str] = {"steps": "steps of the test solver", "nfe": "evaluations of the field in a test solve"}
+
+_WIDTH, _HEIGHT = 380, 300
+
+
+def accuracy_of_study(rows: Sequence[Mapping[str, Any]], x: XAxis = "steps") -> Figure:
+    """Draw a panel for each test method and in it a curve for each training configuration.
+
+    Of several seeds: their mean as a line, one standard deviation around it as a band, each seed as a point. The test
+    solver that a configuration was trained with is ringed.
+
+    Args:
+        rows: one for each training configuration and test solver, with ``label``, ``train_method``, ``train_steps``,
+            ``test_method``, ``test_steps``, ``nfe``, ``accuracy`` (``mean``, ``sd``, ``n``, ``by_seed``) and
+            ``failed_seeds``. Rows without a mean or without a place on the axis are left out.
+        x: what the axis shows.
+
+    Raises:
+        NothingToDraw: no row has an accuracy and a place on the axis.
+    """
+    points = [point for point in (_point(row, x) for row in rows) if point is not None]
+    if not points:
+        remedy = "" if x == "nfe" else "; test solvers with tolerances have evaluations only: ask for x=nfe"
+        raise NothingToDraw(f"there is no accuracy with {TITLES[x]} to draw{remedy}")
+    canvas = Canvas()
+    labels = list(dict.fromkeys(point["label"] for point in points))
+    span = (min(point["x"] for point in points), max(point["x"] for point in points))
+    methods = list(dict.fromkeys(point["method"] for point in points))
+    panels = [
+        _panel(canvas, method, [point for point in points if point["method"] == method], labels, x, span)
+        for method in methods
+    ]
+    return Figure(_title(rows, points), alt.HConcatChart(hconcat=panels, spacing=30), canvas)
+
+
+def _title(rows: Sequence[Mapping[str, Any]], points: Sequence[Row]) -> str:
+    seeds = max(point["n"] for point in points)
+    failed = {(row["label"], seed) for row in rows for seed in row.get("failed_seeds", ())}
+    title = "Test accuracy by training configuration"
+    if seeds > 1:
+        title += f": mean and standard deviation of {seeds} seeds"
+    runs = "run" if len(failed) == 1 else "runs"
+    return title if not failed else f"{title} ({len(failed)} {runs} failed)"
+
+
+def _point(row: Mapping[str, Any], x: XAxis) -> Row | None:
+    place = row["test_steps"] if x == "steps" else row["nfe"]
+    accuracy = row["accuracy"]
+    if not place or accuracy["mean"] is None:
+        return None
+    sd = accuracy["sd"] or 0.0
+    return {
+        "label": row["label"],
+        "method": row["test_method"],
+        "x": place,
+        "accuracy": accuracy["mean"],
+        "low": max(0.0, accuracy["mean"] - sd),
+        "high": min(1.0, accuracy["mean"] + sd),
+        "sd": accuracy["sd"],
+        "n": accuracy["n"],
+        "by_seed": accuracy["by_seed"],
+        "own": row["test_method"] == row["train_method"] and row["test_steps"] == row["train_steps"],
+    }
+
+
+def _panel(
+    canvas: Canvas, method: str, points: Sequence[Row], labels: Sequence[str], x: XAxis, span: tuple[float, float]
+) -> alt.LayerChart:
+    axis = alt.X(
+        "x:Q", scale=_steps_scale(span), axis=alt.Axis(title=TITLES[x], values=_powers(span), format="~s", grid=False)
+    )
+    y = alt.Y(
+        "accuracy:Q",
+        scale=alt.Scale(domain=[0, 1]),
+        axis=alt.Axis(format="%", values=[0, 0.2, 0.4, 0.6, 0.8, 1], title="accuracy on held-out samples"),
+    )
+    colour, shape = _colour(labels), _shape(labels)
+    means = [{key: value for key, value in point.items() if key != "by_seed"} for point in points]
+    seeds = [
+        {"label": point["label"], "x": point["x"], "accuracy": value, "seed": seed}
+        for point in points
+        if point["n"] > 1
+        for seed, value in point["by_seed"].items()
+        if value is not None
+    ]
+    data = canvas.draw(means, method)
+    # Adaptive solvers have no order along the axis but that of their evaluations, which is a line's, too.
+    layers = [
+        data.mark_line(strokeWidth=2.2).encode(x=axis, y=y, color=colour),
+        data.mark_point(size=60, filled=True, opacity=1).encode(
+            x=axis, y=y, color=colour, shape=shape, tooltip=["label:N", "x:Q", "accuracy:Q", "sd:Q", "n:Q"]
+        ),
+    ]
+    if any(point["n"] > 1 for point in points):
+        band = data.mark_area(opacity=0.18).encode(x=axis, y="low:Q", y2="high:Q", color=colour)
+        dots = canvas.draw(seeds, "seeds").mark_point(size=10, filled=True, opacity=0.55)
+        layers = [band, dots.encode(x=axis, y=y, color=colour, tooltip=["label:N", "seed:N", "accuracy:Q"]), *layers]
+    own = [point for point in means if point["own"]]
+    if own:
+        ring = canvas.draw(own, "own").mark_point(size=260, filled=False, color=INK, strokeWidth=2, opacity=1)
+        layers.append(ring.encode(x=axis, y=y))
+    about = "ringed: the solver of the training" if own else ""  # an empty line keeps the panels level
+    heading = alt.TitleParams(f"tested with {method}", subtitle=[about], fontSize=15, subtitlePadding=4, offset=10)
+    return alt.LayerChart(layer=layers).properties(width=_WIDTH, height=_HEIGHT, title=heading)
+
+
+def _steps_scale(span: tuple[float, float]) -> alt.Scale:
+    low, high = span
+    return alt.Scale(type="log", base=2, domain=[low, max(high, low * 2)], nice=False, padding=14)
+
+
+def _powers(span: tuple[float, float]) -> list[int]:
+    low, high = math.floor(math.log2(span[0])), math.ceil(math.log2(span[1]))
+    return [2**k for k in range(max(low, 0), high + 1) if 2**k <= max(span[1], 2 * span[0])]
+
+
+def _colour(labels: Sequence[str]) -> alt.Color:
+    # The configurations are in an order, from coarse to fine: one scale of light to dark, whatever their number.
+    return alt.Color(
+        "label:N",
+        scale=alt.Scale(domain=list(labels), scheme=alt.SchemeParams(name="viridis", extent=[0.0, 0.88])),
+        legend=alt.Legend(title="trained with", columns=8, labelLimit=240, symbolOpacity=1),
+    )
+
+
+def _shape(labels: Sequence[str]) -> alt.Shape:
+    shapes = [SHAPES[number % len(SHAPES)] for number in range(len(labels))]
+    return alt.Shape("label:N", scale=alt.Scale(domain=list(labels), range=shapes), title="trained with")

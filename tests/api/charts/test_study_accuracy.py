@@ -1,0 +1,99 @@
+"""The accuracy of a study: a curve for each training configuration."""
+
+from typing import Any
+
+import pytest
+
+from api.charts.catalogue import Material, find_chart
+from api.charts.figure import NothingToDraw
+from api.charts.render import to_svg
+from api.charts.study_accuracy import accuracy_of_study
+
+
+def study_row(
+    label: str, train_steps: int, method: str, steps: int | None, by_seed: dict[str, float], **parts: Any
+) -> dict[str, Any]:
+    values = list(by_seed.values())
+    mean = sum(values) / len(values) if values else None
+    sd = None
+    if len(values) > 1 and mean is not None:
+        sd = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+    return {
+        "label": label,
+        "train_solver": {"method": "euler", "steps": train_steps},
+        "train_method": "euler",
+        "train_steps": train_steps,
+        "adaptation": None,
+        "test_solver": {"method": method},
+        "test_method": method,
+        "test_steps": steps,
+        "nfe": 4 * (steps or 10) if method == "rk4" else (steps or 77),
+        "accuracy": {"mean": mean, "sd": sd, "n": len(values), "by_seed": by_seed},
+        "flip_rate": {"mean": 0.0, "sd": None, "n": 0, "by_seed": {}},
+        "failed_seeds": [],
+    } | parts
+
+
+ROWS = [
+    study_row(f"euler-{train}", train, method, steps, {"0": 0.9, "1": 0.7 + 0.05 * (train == steps)})
+    for train in (2, 64)
+    for method in ("euler", "rk4")
+    for steps in (2, 64)
+]
+
+
+def test_panels_are_test_methods_and_curves_training_configurations() -> None:
+    svg = to_svg(accuracy_of_study(ROWS).document())
+
+    for text in ("tested with euler", "tested with rk4", "euler-2", "euler-64", "steps of the test solver"):
+        assert f">{text}<" in svg
+    assert "2 seeds" in svg
+
+
+def test_the_mean_lies_within_a_band_of_a_standard_deviation_and_every_seed_is_a_point() -> None:
+    tables = accuracy_of_study(ROWS).canvas.tables
+
+    row = next(row for row in tables["euler 1"] if row["label"] == "euler-2" and row["x"] == 64)
+    assert row["accuracy"] == pytest.approx(0.8)
+    assert (row["low"], row["high"]) == pytest.approx((0.8 - 0.1414, 0.8 + 0.1414), abs=1e-4)
+    seeds = [seed["accuracy"] for seed in tables["seeds 1"] if seed["label"] == "euler-2" and seed["x"] == 64]
+    assert seeds == [0.9, 0.7]
+
+
+def test_the_solver_of_the_training_is_ringed() -> None:
+    own = accuracy_of_study(ROWS).canvas.tables["own 1"]
+
+    assert [(row["label"], row["x"]) for row in own] == [("euler-2", 2), ("euler-64", 64)]
+
+
+def test_the_axis_can_be_evaluations() -> None:
+    figure = accuracy_of_study(ROWS, "nfe")
+
+    assert sorted({row["x"] for row in figure.canvas.tables["rk4 1"]}) == [8, 256]
+    assert "evaluations of the field" in to_svg(figure.document())
+
+
+def test_solvers_with_tolerances_appear_where_the_axis_is_evaluations() -> None:
+    rows = [*ROWS, study_row("euler-2", 2, "dopri5", None, {"0": 0.5})]
+
+    assert "dopri5 1" not in accuracy_of_study(rows).canvas.tables
+    assert [row["x"] for row in accuracy_of_study(rows, "nfe").canvas.tables["dopri5 1"]] == [77]
+
+
+def test_failed_runs_are_counted_in_the_title() -> None:
+    rows = [row | {"failed_seeds": [3]} if row["label"] == "euler-2" else row for row in ROWS]
+
+    assert "1 runs failed" not in accuracy_of_study(ROWS).title
+    assert "(1 run failed)" in accuracy_of_study(rows).title
+
+
+def test_rows_without_any_accuracy_are_nothing_to_draw() -> None:
+    with pytest.raises(NothingToDraw, match="x=nfe"):
+        accuracy_of_study([study_row("euler-2", 2, "rk4", 2, {})])
+
+
+def test_a_study_finds_its_chart_in_the_catalogue() -> None:
+    chart = find_chart("study", "accuracy")
+
+    assert chart is not None
+    assert chart.draw(Material(study=ROWS, x="nfe")).canvas.tables.keys() >= {"euler 1", "rk4 1"}
