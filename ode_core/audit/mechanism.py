@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ode_core.audit import error_transport, interventions
+from ode_core.audit.cause import cause, cause_in_words
 from ode_core.audit.error_transport import ErrorTransport, MarginAttribution, margin_attribution
 from ode_core.audit.interventions import InterventionalSplit, interventional_split
 from ode_core.audit.step_grid import StepGrid, fixed_grid, frozen_grid, numerical_path
@@ -48,12 +50,43 @@ class Mechanism:
     transport: ErrorTransport | None
     margins: MarginAttribution | None
 
+    @property
+    def turning_times(self) -> Tensor:
+        """``(turned,)``, for each sample whose prediction changes: the end of the stretch that turned it for good.
+
+        Samples whose errors were not carried to the end accurately are left out.
+        """
+        if self.transport is None or self.margins is None:
+            return torch.empty(0, dtype=torch.float64)
+        sample = torch.nonzero((self.margins.turning >= 0) & self.transport.converged.cpu()).flatten()
+        bounds = torch.tensor(self.transport.bounds)
+        return self.grid.ends[bounds[self.margins.turning[sample] + 1] - 1, sample]
+
+    @property
+    def sentence(self) -> str:
+        """The cause in words, and when along the way it acts."""
+        words = cause_in_words(self.split, self.spectrum.flagged_share)
+        times = _quantiles(self.turning_times)
+        if times is None:
+            return words
+        return (
+            f"{words} Half of the predictions that change are turned by time {times['median']:.3g} of "
+            f"{float(self.grid.ends[-1].max()):.3g}."
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the findings as JSON values; all numbers are finite or None."""
         spectrum, transport = self.spectrum, self.transport
         return {
+            "cause": cause(self.split),
+            "sentence": self.sentence,
             "samples": len(self.samples),
             "steps": self.grid.steps,
+            "when": {
+                "end_time": float(self.grid.ends[-1].max()),
+                "turned": _quantiles(self.turning_times),
+                "flagged": _quantiles(self.grid.starts[spectrum.flagged]),
+            },
             "crossing": {
                 "method": spectrum.method,
                 "flagged_share": spectrum.flagged_share,
@@ -74,6 +107,23 @@ class Mechanism:
         }
 
 
+def _quantiles(times: Tensor) -> dict[str, float] | None:
+    if len(times) == 0:
+        return None
+    # Times that there are, and none in between. torch takes at most 2^24 numbers.
+    found = np.quantile(times.numpy(), (0.1, 0.5, 0.9), method="inverted_cdf").tolist()
+    return dict(zip(("p10", "median", "p90"), found, strict=True))
+
+
+def obstacle(train_solver: SolverSpec) -> str | None:
+    """Return why the steps of a solver cannot be taken apart, or None."""
+    if train_solver.runs_on != "odeness":
+        return f"{train_solver.label} makes its steps elsewhere: only steps of our own can be taken apart"
+    if train_solver.facts.family != "explicit":
+        return f"only the steps of explicit Runge-Kutta methods can be taken apart, not those of {train_solver.method}"
+    return None
+
+
 def find_mechanism(
     model: Classifier,
     inputs: Tensor,
@@ -86,6 +136,7 @@ def find_mechanism(
     spectrum: SpectrumMethod | None = None,
     stretches: int | None = 16,
     on_part: OnPart | None = None,
+    on_evaluation: Callable[[], None] | None = None,
     max_evaluations: int | None = None,
 ) -> Mechanism:
     """Tell crossing steps and accumulated errors apart.
@@ -101,6 +152,7 @@ def find_mechanism(
         spectrum: full Jacobians or Arnoldi's iteration; None goes by the size of the state.
         stretches: parts of the grid whose errors are carried to the end; None: each step, 0: none.
         on_part: called before each part.
+        on_evaluation: called before each evaluation of the field; an exception it raises ends the analysis.
         max_evaluations: bound on the evaluations of the field for one sample in one flow, or None.
 
     Raises:
@@ -108,6 +160,7 @@ def find_mechanism(
     """
     report = on_part or (lambda name: None)
     exact = copy.deepcopy(model).double()
+    exact.field.before_evaluation = on_evaluation
     psi = step_map(exact.field.for_states(exact.state_shape), train_solver.method)
     if train_solver.runs_on != "odeness":
         raise ValueError(f"{train_solver.label} makes its steps elsewhere: leave the backend out")

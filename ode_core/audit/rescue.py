@@ -59,7 +59,7 @@ def rescue(
     trained: Predictions,
     reference: Predictions,
     *,
-    on_tolerance: Callable[[float, int], None] | None = None,
+    on_evaluation: Callable[[], None] | None = None,
     max_evaluations: int | None = MAX_EVALUATIONS,
     last_tolerance: float = 1e-7,
 ) -> Rescue:
@@ -72,15 +72,16 @@ def rescue(
         spec: which modified field.
         trained: the model's predictions under its training solver.
         reference: its predictions under a converged one.
-        on_tolerance: see ``converged_reference``.
+        on_evaluation: called before each evaluation of the model's field; an exception it raises ends the trial.
         max_evaluations: bound on the evaluations of the modified field for one sample in one solve, or None.
         last_tolerance: the tightest tolerance to try. With ReLU a series jumps at kinks, where tight ones are dear.
     """
+    repaired = with_modified_field(model, spec)
+    repaired.field.before_evaluation = on_evaluation
     found = converged_reference(
-        with_modified_field(model, spec),
+        repaired,
         inputs,
         last_tolerance=last_tolerance,
-        on_tolerance=on_tolerance,
         max_evaluations=max_evaluations,
     )
     accuracy, before, after = (one.accuracy(labels) for one in (found.predictions, reference, trained))

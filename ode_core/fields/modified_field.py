@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jvp
 
+from ode_core.fields.growing_ellipses import GrowingEllipses
 from ode_core.fields.vector_fields import VectorField
 from ode_core.solvers.explicit_methods import TABLEAUS
 from ode_core.solvers.solution import Field
@@ -121,7 +122,7 @@ class ModifiedField(nn.Module):
         length: the step ``h``.
     """
 
-    def __init__(self, field: VectorField, spec: ModifiedFieldSpec, end_time: float) -> None:
+    def __init__(self, field: VectorField | GrowingEllipses, spec: ModifiedFieldSpec, end_time: float) -> None:
         super().__init__()
         self.field, self.spec = field, spec
         self.length = end_time / spec.solver.fixed_steps(0.0, end_time)
