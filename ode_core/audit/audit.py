@@ -1,7 +1,6 @@
 """Is this trained model an ODE? A verdict with its evidence."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from ode_core.audit.ladder import ladder
 from ode_core.audit.measurement import Measurement, measure
+from ode_core.audit.progress import OnProgress, Progress
 from ode_core.audit.reference import METHOD as REFERENCE_METHOD
 from ode_core.audit.reference import Reference, converged_reference, margins
 from ode_core.audit.statistics import clopper_pearson, mcnemar_exact
@@ -23,10 +23,6 @@ from ode_core.specs.solver import MAX_FIXED_STEPS, SolverSpec
 
 PAPER_THRESHOLD = 0.1
 ALLOWED_UNSETTLED = 0.01  # share of the samples; with more of them the reference as a whole is not to be trusted
-
-OnProgress = Callable[[int, int, str], None]
-"""Called before each part, and before each further batch of it, with the part's number (from 1), the number of parts
-and a message. An exception it raises ends the audit."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,7 @@ class AuditReport:
         paper_rule: the paper's rule, ``|accuracy difference| <= 0.1`` against its test solver.
         half_step_rule: the same against the training method with twice the steps.
         ladder: results under coarser and finer solvers.
+        trained: the predictions under the training solver.
     """
 
     verdict: Verdict
@@ -71,6 +68,7 @@ class AuditReport:
     paper_rule: Rule
     half_step_rule: Rule
     ladder: list[TestResult]
+    trained: Predictions
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values; all numbers are finite or None."""
@@ -125,7 +123,7 @@ def audit(
         return solve_evaluations(solver, model.end_time) <= max_evaluations
 
     rungs = list(filter(affordable, ladder(train_solver, model.end_time, eps=torch.finfo(model.dtype).eps)))
-    progress = _Progress(len(rungs) + 3, on_progress)
+    progress = Progress(len(rungs) + 3, on_progress)
     solves = _Solves(model, inputs, progress, max_evaluations)
 
     progress.next_part(f"predictions with {train_solver.label}")
@@ -153,28 +151,10 @@ def audit(
     return _report(epsilon, labels, train_solver, trained, reference, paper, half_step, results)
 
 
-class _Progress:
-    """Numbers the parts of an audit and reports them, and long solves within them."""
-
-    def __init__(self, parts: int, on_progress: OnProgress | None) -> None:
-        self._parts, self._on_progress = parts, on_progress
-        self._part = 0
-
-    def next_part(self, message: str) -> None:
-        """Report that the next part begins."""
-        self._part += 1
-        self.within(message)
-
-    def within(self, message: str) -> None:
-        """Report how far the present part is."""
-        if self._on_progress is not None:
-            self._on_progress(self._part, self._parts, message)
-
-
 class _Solves:
     """The model's predictions by solver, each computed once."""
 
-    def __init__(self, model: Classifier, inputs: Tensor, progress: _Progress, max_evaluations: int | None) -> None:
+    def __init__(self, model: Classifier, inputs: Tensor, progress: Progress, max_evaluations: int | None) -> None:
         self._model, self._inputs, self._progress = model, inputs, progress
         self._max_evaluations = max_evaluations
         self._known: dict[SolverSpec, Measurement] = {}
@@ -242,6 +222,7 @@ def _report(
         paper_rule=paper,
         half_step_rule=half_step,
         ladder=results,
+        trained=trained,
     )
 
 

@@ -95,7 +95,7 @@ def converged_reference(
     while len(open_samples) > 0 and tolerance > last_tolerance * 1.01:
         refinements += 1
         tolerance = FIRST_TOLERANCE / 10**refinements
-        coarse = _select(found, open_samples)
+        coarse = found.select(open_samples)
         fine = _solve(exact, inputs[open_samples.to(inputs.device)], tolerance, scale, on_tolerance, max_evaluations)
         _replace(found, open_samples, fine)
         evaluations += int(fine.evaluations.sum())
@@ -138,16 +138,6 @@ def _solve(
 def _settled(coarse: Predictions, fine: Predictions) -> Tensor:
     change = (fine.logits - coarse.logits).abs().amax(dim=1)
     return (fine.labels == coarse.labels) & (change <= SETTLED_SHARE * margins(fine.logits))
-
-
-def _select(predictions: Predictions, samples: Tensor) -> Predictions:
-    return Predictions(
-        predictions.logits[samples],
-        predictions.labels[samples],
-        predictions.status[samples],
-        predictions.evaluations[samples],
-        predictions.execution,
-    )
 
 
 def _replace(predictions: Predictions, samples: Tensor, finer: Predictions) -> None:

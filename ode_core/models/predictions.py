@@ -56,6 +56,16 @@ class Predictions:
         """Return the share of right labels; a failed solve counts as wrong."""
         return float((self.labels == labels).double().mean())
 
+    def select(self, samples: Tensor) -> "Predictions":
+        """Return the predictions of some samples."""
+        return Predictions(
+            self.logits[samples],
+            self.labels[samples],
+            self.status[samples],
+            self.evaluations[samples],
+            self.execution,
+        )
+
     def flips(self, other: "Predictions") -> Tensor:
         """Return ``(n,)`` of bool: where the two predict differently. A failed solve in either counts."""
         return (self.labels != other.labels) | (self.labels == NO_LABEL)

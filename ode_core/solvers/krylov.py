@@ -131,7 +131,7 @@ class _Gmres:
             basis[:, j] = rest / _or_one(size).unsqueeze(1) * going.unsqueeze(1)
             product = self.multiply(basis[:, j])
             self.products += going
-            column, rest = _orthogonalised(product, basis[:, : j + 1])
+            column, rest = orthogonalised(product, basis[:, : j + 1])
             size = _norm(rest)
             _rotate(column, cosines, sines)
             length = torch.hypot(column[:, j], size)
@@ -156,7 +156,7 @@ def _or_one(values: Tensor) -> Tensor:
     return torch.where(values > 0, values, 1.0)
 
 
-def _orthogonalised(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+def orthogonalised(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     """Return the coordinates ``(batch, j)`` of a vector in a basis ``(batch, j, n)``, and the rest of it.
 
     Twice: after one pass of Gram and Schmidt round-off leaves a part in the span.

@@ -32,6 +32,11 @@ class AuditJobSpec(Spec):
         default=0.01, description="largest flip rate at which the model still counts as an ODE"
     )
     samples: Samples | None = Field(default=None, description="null: the whole test split")
+    mechanism: bool | None = Field(
+        default=None,
+        description="whether to find out why predictions depend on the solver, and to try repairs; null: where the "
+        "verdict is discrete",
+    )
 
 
 class PortraitJobSpec(Spec):

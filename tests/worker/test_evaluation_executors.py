@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import worker.executors.audit
 import worker.executors.sweep
 from ode_core.audit.sweep import TestResult, sweep
 from ode_core.models.predictions import predict
@@ -199,6 +200,78 @@ def test_an_audit_leaves_a_verdict_and_the_ladder_as_rows(
     assert (result["model"], result["version"], result["epsilon"]) == ("spheres", 1, 0.01)
     assert [row.test_solver for row in rows(store, job_id)] == [rung["solver"] for rung in result["ladder"]]
     assert job(job_id).progress_step > 0
+
+
+def mechanism_of(run: Any, accept: Any, job: ReadJob, **options: Any) -> dict[str, Any]:
+    job_id = accept(AuditJobSpec(model="spheres", **options))
+    assert run(job_id) is Outcome.SUCCEEDED
+    result = job(job_id).result
+    assert result is not None
+    return result
+
+
+def test_an_audit_says_why_where_it_is_asked_to(trained: TrainingJobSpec, run: Any, accept: Any, job: ReadJob) -> None:
+    result = mechanism_of(run, accept, job, mechanism=True)
+    assert result["mechanism_reason"] is None
+    assert result["mechanism"]["samples"] == SAMPLES
+    assert result["mechanism"]["steps"] == 2
+    assert result["mechanism"]["split"]["trained"]["accuracy"] == pytest.approx(result["train_accuracy"])
+    assert result["mechanism"]["split"]["reference"]["flip_rate"] == pytest.approx(result["flip_rate"])
+
+
+def test_an_audit_looks_for_the_mechanism_of_a_discrete_model_alone(
+    trained: TrainingJobSpec, run: Any, accept: Any, job: ReadJob
+) -> None:
+    # No flip rate is certain to be above 0.99, nor one below 0.0001 with 40 samples.
+    calm = mechanism_of(run, accept, job, epsilon=0.99)
+    assert calm["verdict"] == "ode"
+    assert calm["mechanism"] is None
+    assert "not discrete" in calm["mechanism_reason"]
+    left_out = mechanism_of(run, accept, job, mechanism=False)
+    assert left_out["mechanism"] is None
+    assert "leave it out" in left_out["mechanism_reason"]
+
+
+def test_a_discrete_model_is_looked_into_without_being_asked(
+    store: Store, run: Any, submit: Any, accept: Any, job: ReadJob
+) -> None:
+    # With a large learning rate two Euler steps are no ODE after a few iterations.
+    spec = TrainingJobSpec(
+        name="spheres",
+        dataset=ConcentricSpheresSpec(train_samples=80, test_samples=100),
+        model=ClassifierSpec(field=Conv1dField(channels=16)),
+        solver=EULER,
+        training=TrainingSpec(iterations=150, batch_size=32, learning_rate=0.03),
+    )
+    assert run(submit(spec)) is Outcome.SUCCEEDED
+    result = mechanism_of(run, accept, job)
+    assert result["verdict"] == "discrete"
+    assert result["mechanism"]["cause"] in ("crossing", "accumulation", "either", "together")
+    assert result["mechanism"]["samples"] == 100
+
+
+def test_a_cancelled_audit_stops_within_the_search_for_the_mechanism(
+    store: Store, trained: TrainingJobSpec, run: Any, accept: Any, job: ReadJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = accept(AuditJobSpec(model="spheres", mechanism=True))
+    original = worker.executors.audit.diagnose
+
+    def cancelled_first(*arguments: Any, **options: Any) -> Any:
+        request_cancel(store, job_id)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(worker.executors.audit, "diagnose", cancelled_first)
+    # The lease learns of it from its next heartbeat; until then the analysis goes on, and is long enough.
+    monkeypatch.setattr("ode_core.audit.diagnosis.find_mechanism", endless)
+
+    assert run(job_id) is Outcome.CANCELLED
+    assert job(job_id).result is None
+
+
+def endless(*arguments: Any, on_evaluation: Callable[[], None], **options: Any) -> Any:
+    """Evaluate the field for ever."""
+    while True:
+        on_evaluation()
 
 
 def test_a_stored_model_predicts_what_its_sweep_says(

@@ -1,12 +1,13 @@
-"""Decides whether a stored model is an ODE."""
+"""Decides whether a stored model is an ODE, and finds out why not."""
 
 from typing import Any
 
-from ode_core.audit.audit import audit
-from ode_core.specs import AuditJobSpec
+from ode_core.audit.audit import AuditReport, audit
+from ode_core.audit.diagnosis import PARTS, Diagnosis, diagnose, no_diagnosis
+from ode_core.specs import AuditJobSpec, evaluation_operations
 from store.unit_of_work import Transaction
 from worker.executors.result_rows import result_rows, solver_json
-from worker.executors.stored_model import load_stored_model
+from worker.executors.stored_model import StoredModel, load_stored_model
 from worker.running_job import FinishJob, RunningJob
 
 
@@ -21,15 +22,17 @@ def run_audit(running: RunningJob) -> FinishJob:
     tested = load_stored_model(running, spec.samples)
     job, attempt = running.job, running.attempt
     running.check()
+    progress = _Progress(running, PARTS if spec.mechanism is not False else 0)
     report = audit(
         tested.model,
         tested.inputs,
         tested.labels,
         tested.solver,
         epsilon=spec.epsilon,
-        on_progress=running.report,
+        on_progress=progress.of_audit,
         max_evaluations=running.settings.budget.evaluations_per_solve,
     )
+    diagnosis = _diagnosis(spec, tested, report, progress)
 
     def finish(tx: Transaction) -> dict[str, Any]:
         tx.results.replace_for_job(job.id, attempt, result_rows(tested, report.ladder))
@@ -38,6 +41,39 @@ def run_audit(running: RunningJob) -> FinishJob:
             "version": tested.version.version,
             "train_solver": solver_json(tested.solver),
             **report.to_json(),
+            **diagnosis.to_json(),
         }
 
     return finish
+
+
+class _Progress:
+    """Reports an audit and the diagnosis after it as the parts of one job."""
+
+    def __init__(self, running: RunningJob, after: int) -> None:
+        self.running, self._after, self._before = running, after, 0
+
+    def of_audit(self, part: int, parts: int, message: str) -> None:
+        """Report a part of the audit."""
+        self._before = parts
+        self.running.report(part, parts + self._after, message)
+
+    def of_diagnosis(self, part: int, parts: int, message: str) -> None:
+        """Report a part of the diagnosis."""
+        self.running.report(self._before + part, self._before + parts, message)
+
+
+def _diagnosis(spec: AuditJobSpec, tested: StoredModel, report: AuditReport, progress: _Progress) -> Diagnosis:
+    if spec.mechanism is False:
+        return no_diagnosis("the audit was asked to leave it out")
+    if spec.mechanism is None and report.verdict != "discrete":
+        return no_diagnosis("the verdict is not discrete; set mechanism to true to look for it in any case")
+    return diagnose(
+        tested.model,
+        tested.inputs,
+        tested.labels,
+        report,
+        operations=evaluation_operations(tested.spec.architecture, tested.spec.dataset.input_shape),
+        on_progress=progress.of_diagnosis,
+        max_evaluations=progress.running.settings.budget.evaluations_per_solve,
+    )

@@ -1,0 +1,120 @@
+"""Why a model is no ODE and whether its field can be repaired: what an audit looks into after its verdict."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ode_core.audit.audit import AuditReport
+from ode_core.audit.mechanism import Mechanism, find_mechanism, obstacle
+from ode_core.audit.progress import OnProgress, Progress
+from ode_core.models.classifier import Classifier
+
+PARTS = 4  # of the mechanism
+
+MOST_SAMPLES, FEWEST_SAMPLES = 200, 20
+# Numbers in the states along all steps, in float64 half a GiB.
+STATES_AT_ONCE = 2**26
+# Multiplications of an analysis, one to two minutes on one core; an evaluation of a small field takes as long as one of
+# a larger, for which it is counted.
+MULTIPLICATIONS, SMALLEST_EVALUATION = 2.5e11, 2_000
+# Evaluations that the exact flow takes in the interventions and for the fan, over those of the reference.
+FLOWS = 20
+# Products with a step's derivative: its columns, or directions of Arnoldi's iteration.
+MOST_PRODUCTS = 128
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found out.
+
+    Attributes:
+        samples: the first so many of the audit's samples were looked at; 0 where nothing was.
+        mechanism: why predictions depend on the solver, or None.
+        reason: why there is no mechanism, or None.
+    """
+
+    samples: int
+    mechanism: Mechanism | None
+    reason: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return ``mechanism`` and ``mechanism_reason`` as JSON values."""
+        return {
+            "mechanism": None if self.mechanism is None else self.mechanism.to_json(),
+            "mechanism_reason": self.reason,
+        }
+
+
+def no_diagnosis(reason: str) -> Diagnosis:
+    """Return the diagnosis of a model that was not looked into."""
+    return Diagnosis(0, None, reason)
+
+
+def diagnose(
+    model: Classifier,
+    inputs: Tensor,
+    labels: Tensor,
+    report: AuditReport,
+    *,
+    operations: int,
+    on_progress: OnProgress | None = None,
+    max_evaluations: int | None = None,
+) -> Diagnosis:
+    """Look into an audited model.
+
+    Args:
+        model: as it was audited.
+        inputs: of the audit.
+        labels: of the audit.
+        report: what the audit found.
+        operations: multiplications of one evaluation of the field for one sample.
+        on_progress: called before each of the ``PARTS``, and before every evaluation of the field.
+        max_evaluations: bound on the evaluations of the field for one sample in one solve, or None.
+    """
+    reason = obstacle(report.train_solver)
+    if reason is not None:
+        return no_diagnosis(reason)
+    samples = affordable_samples(report, model.state_shape, model.end_time, operations)
+    if samples == 0:
+        return no_diagnosis(f"it would take too long, even for {FEWEST_SAMPLES} samples")
+    progress = Progress(PARTS, on_progress)
+    trained, reference = (one.select(torch.arange(samples)) for one in (report.trained, report.reference.predictions))
+    if trained.failures == samples:
+        return no_diagnosis("no sample's training solve succeeds: there is nothing to take apart")
+    mechanism = find_mechanism(
+        model,
+        inputs[:samples],
+        labels[:samples],
+        report.train_solver,
+        reference.labels,
+        on_part=progress.next_part,
+        on_evaluation=lambda: progress.again(),
+        max_evaluations=max_evaluations,
+    )
+    return Diagnosis(samples, mechanism, None)
+
+
+def affordable_samples(report: AuditReport, state_shape: Sequence[int], end_time: float, operations: int) -> int:
+    """Return how many samples can be looked into in minutes, at most ``MOST_SAMPLES``; 0 for fewer than ``FEWEST``.
+
+    Args:
+        report: what the audit found; it tells how dear solves are.
+        state_shape: of the model.
+        end_time: of its interval.
+        operations: multiplications of one evaluation of the field for one sample.
+    """
+    solver, size = report.train_solver, math.prod(state_shape)
+    if solver.adaptive:
+        steps = int(report.trained.evaluations.max()) // max(1, solver.facts.stages - 1) + 1
+    else:
+        steps = solver.fixed_steps(0.0, end_time)
+    derivatives = 2 * steps * solver.facts.stages * min(size, MOST_PRODUCTS)
+    evaluations = derivatives + FLOWS * report.reference.evaluations
+    dear = MULTIPLICATIONS / (evaluations * max(operations, SMALLEST_EVALUATION))
+    large = STATES_AT_ONCE / ((steps + 1) * size)
+    samples = min(MOST_SAMPLES, report.samples, int(min(dear, large)))
+    return samples if samples >= min(FEWEST_SAMPLES, report.samples) else 0

@@ -1,0 +1,30 @@
+"""How far an audit is: numbered parts, and reports within them."""
+
+from collections.abc import Callable
+
+OnProgress = Callable[[int, int, str], None]
+"""Called before each part, and again and again within it, with the part's number (from 1), the number of parts and a
+message. An exception it raises ends the audit."""
+
+
+class Progress:
+    """Numbers the parts and reports them."""
+
+    def __init__(self, parts: int, on_progress: OnProgress | None, *, done: int = 0) -> None:
+        self._parts, self._on_progress = parts, on_progress
+        self._part, self._message = done, ""
+
+    def next_part(self, message: str) -> None:
+        """Report that the next part begins."""
+        self._part += 1
+        self.within(message)
+
+    def within(self, message: str) -> None:
+        """Report how far the present part is."""
+        self._message = message
+        self.again()
+
+    def again(self) -> None:
+        """Repeat the last report, from within a long computation."""
+        if self._on_progress is not None:
+            self._on_progress(self._part, self._parts, self._message)

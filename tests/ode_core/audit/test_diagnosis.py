@@ -1,0 +1,192 @@
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ode_core.audit.audit import AuditReport, audit
+from ode_core.audit.cause import cause, cause_in_words
+from ode_core.audit.diagnosis import MOST_SAMPLES, PARTS, Diagnosis, affordable_samples, diagnose
+from ode_core.audit.interventions import InterventionalSplit, Outcome, Shares
+from ode_core.models.classifier import Classifier, build_classifier
+from ode_core.models.predictions import predict
+from ode_core.specs import ClassifierSpec, ConcentricSpheresSpec, MlpField, SolverSpec
+from tests.ode_core.audit.linear_models import LinearField, circle, classifier_around, rotation
+
+SMALL = 2_000
+
+
+def diagnosed(
+    model: Classifier, solver: SolverSpec, samples: int = 200, **options: Any
+) -> tuple[AuditReport, Diagnosis]:
+    inputs = circle(samples)
+    labels = predict(model, inputs, solver).labels
+    report = audit(model, inputs, labels, solver)
+    return report, diagnose(model, inputs, labels, report, operations=SMALL, **options)
+
+
+def spiral(real: float, angle: float) -> Classifier:
+    """A field whose eigenvalues are ``real +- i angle``."""
+    return classifier_around(LinearField([[real, -angle], [angle, real]]))
+
+
+def test_a_rotation_is_said_to_accumulate_and_when_it_turns_the_predictions() -> None:
+    report, found = diagnosed(rotation(2.0), SolverSpec(method="euler", steps=4))
+    told = found.to_json()["mechanism"]
+    assert report.verdict == "discrete"
+    assert told["cause"] == "accumulation"
+    assert told["crossing"]["flagged_share"] == 0
+    assert told["sentence"].startswith("Errors accumulate: no step was found")
+    assert told["when"]["flagged"] is None
+    assert told["when"]["turned"]["p90"] in (0.25, 0.5, 0.75, 1.0)  # a step's end, of four
+
+
+def test_a_step_that_throws_states_over_the_origin_is_said_to_cross() -> None:
+    # h J has the eigenvalue -3 in one direction alone: x goes to -2 x, and the determinant is negative.
+    model = classifier_around(LinearField([[-3.0, 0.0], [0.0, 0.0]]))
+    _, found = diagnosed(model, SolverSpec(method="euler", steps=1))
+    told = found.to_json()["mechanism"]
+    assert told["cause"] == "crossing"
+    assert told["crossing"]["flagged_share"] == told["crossing"]["certified_share"] == 1
+    assert told["split"]["by_flips"]["crossing"] == 1
+    assert "100% of the steps are such as no flow can make" in told["sentence"]
+
+
+@pytest.mark.parametrize(("real", "angle", "flagged"), [(-3.0, 0.5, 0), (-3.0, 0.0, 1), (-0.5, 0.0, 0)])
+def test_complex_eigenvalues_left_of_minus_one_are_no_crossing(real: float, angle: float, flagged: int) -> None:
+    # One Euler step: D = I + h J has the eigenvalues 1 + real +- i angle.
+    _, found = diagnosed(spiral(real, angle), SolverSpec(method="euler", steps=1))
+    assert found.mechanism is not None
+    assert found.mechanism.spectrum.flagged_share == flagged
+
+
+def test_findings_are_json_without_nan_and_name_the_samples_they_are_of() -> None:
+    _, found = diagnosed(rotation(2.0), SolverSpec(method="euler", steps=4), samples=MOST_SAMPLES + 100)
+    told = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert told["mechanism"]["samples"] == found.samples == MOST_SAMPLES
+    assert told["mechanism_reason"] is None
+
+
+@pytest.mark.parametrize(
+    ("solver", "words"),
+    [
+        (SolverSpec(method="implicit_midpoint", steps=1), "explicit"),
+        (SolverSpec(method="asynchronous_leapfrog", steps=1), "explicit"),
+        (SolverSpec(method="euler", steps=1, backend="torchdiffeq"), "elsewhere"),
+    ],
+)
+def test_steps_that_cannot_be_taken_apart_have_the_reason(solver: SolverSpec, words: str) -> None:
+    _, found = diagnosed(rotation(1.0), solver, samples=20)
+    assert found.mechanism is None
+    assert words in str(found.reason)
+
+
+def test_larger_models_are_looked_into_with_fewer_samples_and_the_largest_not_at_all() -> None:
+    report, _ = diagnosed(rotation(2.0), SolverSpec(method="euler", steps=4))
+
+    def samples(operations: int, size: int = 2) -> int:
+        return affordable_samples(report, (size,), 1.0, operations)
+
+    counts = [samples(10**power) for power in range(3, 12)]
+    assert counts[0] == 200
+    assert counts[-1] == 0
+    assert counts == sorted(counts, reverse=True)
+    assert samples(SMALL, size=2**26) == 0
+
+
+def test_a_model_that_is_not_looked_into_has_the_reason() -> None:
+    model, inputs = rotation(2.0), circle(50)
+    solver = SolverSpec(method="euler", steps=4)
+    labels = predict(model, inputs, solver).labels
+    report = audit(model, inputs, labels, solver)
+    found = diagnose(model, inputs, labels, report, operations=10**12)
+    assert found.mechanism is None
+    assert "too long" in str(found.reason)
+
+
+@pytest.fixture(scope="module")
+def ordinary() -> tuple[Classifier, Tensor, Tensor, AuditReport]:
+    """A model as they are stored, whose field tells of every evaluation; with inputs, labels and audit."""
+    model = build_classifier(ClassifierSpec(field=MlpField(hidden=(4,))), ConcentricSpheresSpec()).requires_grad_(False)
+    inputs, solver = circle(50), SolverSpec(method="euler", steps=4)
+    labels = predict(model, inputs, solver).labels
+    return model, inputs, labels, audit(model, inputs, labels, solver)
+
+
+def test_progress_is_told_part_by_part_and_from_within(
+    ordinary: tuple[Classifier, Tensor, Tensor, AuditReport],
+) -> None:
+    told: list[tuple[int, int, str]] = []
+    diagnose(*ordinary, operations=SMALL, on_progress=lambda *report: told.append(report))
+    parts = [part for part, _, _ in told]
+    assert parts == sorted(parts)
+    assert all(parts.count(part) > 1 for part in range(1, PARTS + 1))
+    assert {total for _, total, _ in told} == {PARTS}
+
+
+class Stop(Exception):
+    """The job is to end."""
+
+
+@pytest.mark.parametrize("part", range(1, PARTS + 1))
+def test_an_exception_of_the_progress_ends_every_part_from_within(
+    ordinary: tuple[Classifier, Tensor, Tensor, AuditReport], part: int
+) -> None:
+    seen: list[int] = []
+
+    def stop(number: int, parts: int, message: str) -> None:
+        seen.append(number)
+        if seen.count(part) == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        diagnose(*ordinary, operations=SMALL, on_progress=stop)
+    assert seen[-1] == part
+
+
+def split_with(crossing: float | None, accumulation: float | None) -> InterventionalSplit:
+    outcome = Outcome(0.5, 0.5)
+    if crossing is None or accumulation is None:
+        shares = Shares(None, None, None, "under a converged solver the predictions change for 3 of 100 samples")
+    else:
+        shares = Shares(crossing, accumulation, 1 - crossing - accumulation)
+    return InterventionalSplit(100, outcome, outcome, outcome, outcome, shares, shares, 0)
+
+
+@pytest.mark.parametrize(
+    ("crossing", "accumulation", "expected", "words"),
+    [
+        (0.9, 0.2, "crossing", "Trajectories cross: "),
+        (0.2, 0.9, "accumulation", "Errors accumulate: "),
+        (0.6, 0.7, "either", "either"),
+        (0.3, 0.4, "together", "only together"),
+        (None, None, "unknown", "3 of 100"),
+    ],
+)
+def test_a_cause_is_what_changes_half_of_the_predictions(
+    crossing: float | None, accumulation: float | None, expected: str, words: str
+) -> None:
+    split = split_with(crossing, accumulation)
+    assert cause(split) == expected
+    told = cause_in_words(split, 0.004)
+    assert words in told
+    if crossing is not None:
+        assert f"{crossing:.0%}" in told
+        assert f"{accumulation:.0%}" in told
+        assert "0.4% of the steps" in told
+
+
+def test_turning_times_of_a_rotation_are_those_at_which_the_steps_carry_it_over_the_line() -> None:
+    # An Euler step turns by atan(a/4) and the flow by a/4; what is read off the end is the sign of the cosine.
+    angle = 2.0
+    _, found = diagnosed(rotation(angle), SolverSpec(method="euler", steps=4))
+    own = (torch.arange(200, dtype=torch.float64) + 0.5) * 2 * math.pi / 200
+    ends = torch.stack([own + k * math.atan(angle / 4) + (4 - k) * angle / 4 for k in range(5)]).cos() > 0
+    changed = ends[0] != ends[-1]
+    last_wrong = torch.where(ends[:-1] != ends[-1], torch.arange(4).unsqueeze(1), -1).amax(dim=0)[changed]
+
+    assert found.mechanism is not None
+    assert changed.any()
+    assert found.mechanism.turning_times.tolist() == ((last_wrong + 1) / 4).tolist()

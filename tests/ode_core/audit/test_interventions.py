@@ -1,0 +1,118 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+from ode_core.audit.interventions import intervene, interventional_split
+from ode_core.audit.step_grid import StepGrid, fixed_grid, numerical_path
+from ode_core.audit.step_spectrum import step_spectrum
+from ode_core.solvers.step_map import step_map
+from ode_core.specs import SolverSpec
+
+ANGLE = 5.0
+
+
+def matrix(t: float) -> np.ndarray:  # type: ignore[type-arg]
+    """At first a contraction across the boundary, half-way a rotation."""
+    a, b = math.cos(math.pi * t) ** 2, math.sin(math.pi * t) ** 2
+    return np.array([[-3 * a, -ANGLE * b], [ANGLE * b, 0.0]])
+
+
+def contraction_then_rotation(t: Tensor, z: Tensor) -> Tensor:
+    a, b = torch.cos(math.pi * t) ** 2, torch.sin(math.pi * t) ** 2
+    x, y = z[:, :1], z[:, 1:]
+    return torch.cat([-3 * a * x - ANGLE * b * y, ANGLE * b * x], dim=1)
+
+
+def exact_matrix(start: float, end: float) -> np.ndarray:  # type: ignore[type-arg]
+    solved = solve_ivp(
+        lambda t, y: (matrix(t) @ y.reshape(2, 2)).ravel(), (start, end), np.eye(2).ravel(), rtol=1e-11, atol=1e-12
+    )
+    return np.asarray(solved.y[:, -1].reshape(2, 2))
+
+
+def circle(samples: int) -> Tensor:
+    angles = (torch.arange(samples, dtype=torch.float64) + 0.5) * 2 * math.pi / samples
+    return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+def side(final: Tensor) -> Tensor:
+    return (final[:, 0] > 0).long()
+
+
+def test_the_split_is_that_of_the_matrices_of_the_steps() -> None:
+    # Two Euler steps of 1/2: the first turns the x-axis over, as 1 - 3/2 < 0; the second rotates too little.
+    z0, psi = circle(200), step_map(contraction_then_rotation, "euler")
+    grid = fixed_grid(SolverSpec(method="euler", steps=2), 200, 1.0)
+    flagged = step_spectrum(psi, grid, numerical_path(psi, grid, z0)).flagged
+    assert flagged[0].all()
+    assert not flagged[1].any()
+    steps = [np.eye(2) + matrix(t) / 2 for t in (0.0, 0.5)]
+    flows = [exact_matrix(0.0, 0.5), exact_matrix(0.5, 1.0)]
+
+    def sides(first, second):  # type: ignore[no-untyped-def]
+        return (z0.numpy() @ (second @ first).T)[:, 0] > 0
+
+    trained, reference = sides(steps[0], steps[1]), sides(flows[0], flows[1])
+    a, b = sides(flows[0], steps[1]), sides(steps[0], flows[1])
+    labels = torch.from_numpy(trained).long()
+
+    split = interventional_split(psi, grid, z0, flagged, side, labels, labels, torch.from_numpy(reference).long())
+
+    lost, lost_a, lost_b = (float(np.mean(other != trained)) for other in (reference, a, b))
+    assert split.trained.accuracy == 1.0
+    assert split.reference.flip_rate == pytest.approx(lost)
+    assert split.without_crossing.flip_rate == pytest.approx(lost_a)
+    assert split.without_accumulation.flip_rate == pytest.approx(lost_b)
+    for shares in (split.by_accuracy, split.by_flips):  # the labels are the trained predictions
+        assert shares.crossing == pytest.approx(lost_a / lost)
+        assert shares.accumulation == pytest.approx(lost_b / lost)
+        assert shares.interaction == pytest.approx(1 - (lost_a + lost_b) / lost)
+    assert 0.1 < lost_a / lost != pytest.approx(lost_b / lost)
+    assert split.unconverged == 0
+
+
+def test_nothing_replaced_is_the_solver_and_everything_replaced_is_the_flow() -> None:
+    z0, psi = circle(7), step_map(contraction_then_rotation, "heun")
+    grid = fixed_grid(SolverSpec(method="heun", steps=5), 7, 1.0)
+    nothing = torch.zeros(5, 7, dtype=torch.bool)
+    assert torch.equal(intervene(psi, grid, z0, nothing).final, numerical_path(psi, grid, z0)[-1])
+    everything = intervene(psi, grid, z0, ~nothing, accuracy=1e-9)
+    expected = z0.numpy() @ exact_matrix(0.0, 1.0).T
+    np.testing.assert_allclose(everything.final.numpy(), expected, rtol=1e-7, atol=1e-8)
+    assert everything.unconverged == 0
+
+
+def test_only_the_steps_that_are_named_are_replaced_sample_by_sample() -> None:
+    z0, psi = circle(4), step_map(contraction_then_rotation, "euler")
+    # Two samples go in halves, one in a whole step, and one not at all.
+    lengths = torch.tensor([[0.5, 0.5, 1.0, 0.0], [0.5, 0.5, 0.0, 0.0]], dtype=torch.float64)
+    ends = torch.tensor([[0.5, 0.5, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]], dtype=torch.float64)
+    grid = StepGrid(ends - lengths, lengths, ends)
+    replaced = torch.tensor([[False, True, True, False], [True, False, False, False]])
+    final = intervene(psi, grid, z0, replaced, accuracy=1e-9).final.numpy()
+    steps = [np.eye(2) + matrix(t) / 2 for t in (0.0, 0.5)]
+    maps = [
+        exact_matrix(0.5, 1.0) @ steps[0],
+        steps[1] @ exact_matrix(0.0, 0.5),
+        exact_matrix(0.0, 1.0),
+        np.eye(2),
+    ]
+    for i, expected in enumerate(maps):
+        np.testing.assert_allclose(final[i], expected @ z0[i].numpy(), rtol=1e-7, atol=1e-8)
+
+
+def test_shares_of_a_loss_that_a_few_samples_make_are_not_given() -> None:
+    z0, psi = circle(40), step_map(contraction_then_rotation, "euler")
+    grid = fixed_grid(SolverSpec(method="euler", steps=2), 40, 1.0)
+    trained = side(numerical_path(psi, grid, z0)[-1])
+    reference = trained.clone()
+    reference[:9] = 1 - reference[:9]
+    flagged = torch.zeros(2, 40, dtype=torch.bool)
+    split = interventional_split(psi, grid, z0, flagged, side, trained, trained, reference)
+    assert split.by_accuracy.crossing is None
+    assert split.by_flips.reason is not None
+    assert "9 of 40 samples" in split.by_flips.reason

@@ -1,0 +1,140 @@
+import json
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ode_core.audit.audit import audit
+from ode_core.audit.mechanism import Mechanism, find_mechanism
+from ode_core.audit.reference import Reference, converged_reference
+from ode_core.audit.rescue import rescue
+from ode_core.models.classifier import Classifier
+from ode_core.models.predictions import Predictions, predict
+from ode_core.specs import SolverSpec
+from ode_core.specs.modified_field import ModifiedFieldSpec
+from tests.ode_core.audit.linear_models import LinearField, circle, classifier_around, flipped_share, rotation
+
+SAMPLES = 400
+
+
+def analysed(model: Classifier, solver: SolverSpec) -> tuple[Mechanism, Predictions, Reference]:
+    inputs = circle(SAMPLES)
+    trained, reference = predict(model, inputs, solver), converged_reference(model, inputs)
+    found = find_mechanism(model, inputs, trained.labels, solver, reference.predictions.labels)
+    return found, trained, reference
+
+
+def test_a_rotation_by_coarse_steps_accumulates_and_has_no_crossing_steps() -> None:
+    found, _, _ = analysed(rotation(2.0), SolverSpec(method="euler", steps=4))
+    assert found.spectrum.flagged_share == 0
+    assert found.spectrum.undecided_share == 0
+    assert found.split.reference.flip_rate == pytest.approx(flipped_share(2.0, 4, SAMPLES), abs=1e-12)
+    assert found.split.by_flips.crossing == 0
+    assert found.split.by_flips.accumulation == 1
+    assert found.margins is not None
+    assert int(found.margins.flipped.sum()) == round(SAMPLES * flipped_share(2.0, 4, SAMPLES))
+
+
+def test_a_step_over_the_origin_is_a_crossing_and_nothing_accumulates() -> None:
+    # x' = -3 x with one Euler step: x goes to -2 x, whose sign no flow on the line can change.
+    found, _, _ = analysed(
+        classifier_around(LinearField([[-3.0, 0.0], [0.0, 0.0]])), SolverSpec(method="euler", steps=1)
+    )
+    assert found.spectrum.flagged.all()
+    assert found.spectrum.certified.all()
+    assert found.split.by_accuracy.crossing == 1
+    assert found.split.by_accuracy.accumulation == 0
+    assert found.split.by_accuracy.interaction == 0
+
+
+def test_a_model_trained_with_tolerances_is_analysed_on_its_own_steps() -> None:
+    solver = SolverSpec(method="heun_euler", rtol=0.5, atol=0.5)
+    found, trained, reference = analysed(rotation(6.0), solver)
+    flips = float(trained.flips(reference.predictions).double().mean())
+    assert flips > 0.05
+    assert found.split.reference.flip_rate == pytest.approx(flips)
+    assert found.split.by_flips.accumulation == pytest.approx(1 - found.split.by_flips.crossing)  # type: ignore[operator]
+    assert found.transport is not None
+    assert found.transport.converged.all()
+
+
+def test_the_findings_are_json_without_nan() -> None:
+    found, _, _ = analysed(rotation(2.0), SolverSpec(method="heun", steps=2))
+    told = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert told["steps"] == 2
+    assert told["transport"]["step_bounds"] == [0, 1, 2]
+    assert told["split"]["by_flips"]["crossing"] == 0
+
+
+def test_the_modified_field_rescues_what_accumulated_and_not_what_crossed() -> None:
+    inputs = circle(SAMPLES)
+    for model, steps, rescued in (
+        (rotation(8.0), 40, True),
+        (classifier_around(LinearField([[-3.0, 0.0], [0.0, 0.0]])), 1, False),
+    ):
+        solver = SolverSpec(method="euler", steps=steps)
+        trained, reference = predict(model, inputs, solver), converged_reference(model, inputs).predictions
+        found = rescue(model, inputs, trained.labels, ModifiedFieldSpec(solver=solver), trained, reference)
+        assert found.offered == rescued
+        if rescued:
+            assert found.unsettled == 0
+            assert found.score == pytest.approx(1, abs=0.05)
+            assert found.agreement > 0.99
+        else:
+            # No flow turns the axis over; the series says to stay on its side.
+            assert found.score == pytest.approx(0, abs=0.05)
+
+
+def test_nothing_to_rescue_has_no_score() -> None:
+    inputs, solver = circle(SAMPLES), SolverSpec(method="rk4", steps=16)
+    model = rotation(1.0)
+    trained, reference = predict(model, inputs, solver), converged_reference(model, inputs).predictions
+    spec = ModifiedFieldSpec(solver=solver, kind="iterates", terms=2)
+    found = rescue(model, inputs, trained.labels, spec, trained, reference)
+    assert found.score is None
+    assert found.reason is not None
+    assert not found.offered
+
+
+def test_a_solver_whose_steps_are_no_explicit_maps_is_refused() -> None:
+    model, inputs = rotation(1.0), circle(8)
+    labels = torch.zeros(8, dtype=torch.int64)
+    for method in ("implicit_midpoint", "asynchronous_leapfrog"):
+        with pytest.raises(ValueError, match="must be one of euler"):
+            find_mechanism(model, inputs, labels, SolverSpec(method=method, steps=4), labels)
+
+
+class Ripples(nn.Module):
+    """``x' = 1``, ``y' = sin(20 pi x)^2``: at rest wherever x is a multiple of 1/20, and fast in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ripples = nn.Parameter(torch.tensor(20.0))
+
+    def for_states(self, state_shape: tuple[int, ...]) -> "Ripples":
+        return self
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        x = z[:, 1:]
+        return torch.cat([torch.sin(math.pi * self.ripples * x) ** 2, torch.ones_like(x)], dim=1)
+
+
+def test_a_model_that_passes_the_simpler_rules_without_one_flip_is_found_to_be_no_ode() -> None:
+    # Two steps, twice the steps, and the ten midpoint steps of the paper's test only ever see the points of rest.
+    model = classifier_around(Ripples()).double()
+    inputs = torch.stack([torch.linspace(-1, 1, SAMPLES), torch.zeros(SAMPLES)], dim=1).double()
+    solver = SolverSpec(method="euler", steps=2)
+    labels = predict(model, inputs, solver).labels
+
+    report = audit(model, inputs, labels, solver)
+    found = find_mechanism(model, inputs, labels, solver, converged_reference(model, inputs).predictions.labels)
+
+    assert report.paper_rule.test_solver == SolverSpec(method="midpoint", steps=10)
+    for rule in (report.paper_rule, report.half_step_rule):
+        assert rule.passed
+        assert rule.difference == 0
+    assert report.verdict == "discrete"
+    assert report.flip_rate == pytest.approx(0.25, abs=0.01)  # y gains 1/2, of a range of 2
+    assert found.spectrum.flagged_share == 0
+    assert found.split.by_flips.accumulation == 1

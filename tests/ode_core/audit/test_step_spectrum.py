@@ -1,0 +1,169 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ode_core.audit.arnoldi import left_end
+from ode_core.audit.step_grid import fixed_grid, numerical_path
+from ode_core.audit.step_spectrum import left_spectrum, step_spectrum
+from ode_core.solvers.explicit_methods import TABLEAUS
+from ode_core.solvers.step_map import StepMap, step_map
+from ode_core.specs import SolverSpec
+
+
+def linear(matrix: Tensor):  # type: ignore[no-untyped-def]
+    return lambda t, z: z @ matrix.T
+
+
+def similar(values: Tensor, seed: int = 0) -> Tensor:
+    """Return a matrix with a given real block-diagonal form, in other coordinates."""
+    generator = torch.Generator().manual_seed(seed)
+    change = torch.randn(len(values), len(values), dtype=torch.float64, generator=generator)
+    return change @ values @ torch.linalg.inv(change)
+
+
+def pair(real: float, imaginary: float) -> Tensor:
+    return torch.tensor([[real, -imaginary], [imaginary, real]], dtype=torch.float64)
+
+
+def diagonal(*values: float) -> Tensor:
+    return torch.diag(torch.tensor(values, dtype=torch.float64))
+
+
+# h A of an Euler step, whether the step is flagged, and whether det(I + h A) is negative.
+CASES = {
+    "one real eigenvalue below -1": (diagonal(-1.5, 0.3, -0.2), True, True),
+    "two different real ones below -1: the determinant is positive": (diagonal(-1.5, -1.2, -0.2), True, False),
+    "three of them": (diagonal(-1.5, -1.2, -3.0), True, True),
+    "a complex pair left of -1": (torch.block_diag(pair(-1.5, 0.4), diagonal(0.5)), False, False),
+    "a complex pair left of -1, and a real one": (torch.block_diag(pair(-2.5, 0.4), diagonal(-1.1)), True, True),
+    "all real ones above -1": (diagonal(-0.99, -0.5, 2.0), False, False),
+    "a long step of a rotation": (torch.block_diag(pair(0.0, 30.0), diagonal(0.0)), False, False),
+}
+
+
+def spectrum_of_one_step(matrix: Tensor, method: str, kind=None):  # type: ignore[no-untyped-def]
+    psi = step_map(linear(matrix), method)  # type: ignore[arg-type]
+    grid = fixed_grid(SolverSpec(method="euler", steps=1), 5, 1.0)
+    z0 = torch.randn(5, len(matrix), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return step_spectrum(psi, grid, numerical_path(psi, grid, z0), method=kind)
+
+
+@pytest.mark.parametrize("kind", ["dense", "arnoldi"])
+@pytest.mark.parametrize("name", CASES)
+def test_euler_steps_of_linear_fields_are_flagged_exactly_by_their_real_eigenvalues(name: str, kind: str) -> None:
+    matrix, flagged, certified = CASES[name]
+    for seed in range(5):
+        found = spectrum_of_one_step(similar(matrix, seed), "euler", kind)
+        assert found.decided.all()
+        assert (found.flagged == flagged).all()
+        if kind == "dense":
+            assert (found.certified == certified).all()
+
+
+@pytest.mark.parametrize("method", ["midpoint", "heun3", "rk4", "dopri5"])
+def test_steps_of_other_methods_are_flagged_where_their_stability_function_is_negative(method: str) -> None:
+    polynomial = [float(c) for c in TABLEAUS[method].stability_polynomial]  # type: ignore[index]
+    for value in (-4.5, -3.0, -2.0, -1.5, -0.5, 1.0):
+        factor = sum(c * value**k for k, c in enumerate(polynomial))
+        found = spectrum_of_one_step(similar(diagonal(value, 0.2, -0.1)), method)
+        assert found.least_real[0, 0] == pytest.approx(min(factor, np.inf), rel=1e-9) or factor > 0
+        assert (found.flagged == (factor < 0)).all()
+        assert (found.certified == (factor < 0)).all()
+
+
+def test_a_double_eigenvalue_is_real_whatever_round_off_makes_of_it() -> None:
+    found = left_spectrum(torch.stack([similar(diagonal(-0.5, -0.5, 1.0, 2.0), seed) for seed in range(20)]))
+    assert found.flagged.all()
+    assert (found.determinant_sign == 1).all()
+
+
+def test_the_sign_of_the_determinant_is_not_certified_next_to_a_singular_matrix() -> None:
+    exact = torch.tensor([[1.0, 2.0], [2.0, 4.0]], dtype=torch.float64)
+    nearly = exact.clone()
+    nearly[0, 0] -= 2**-52
+    found = left_spectrum(torch.stack([exact, nearly, diagonal(-1e-6, 1.0)]))
+    assert found.determinant_sign.tolist() == [0, 0, -1]
+
+
+def test_a_step_that_is_not_finite_is_undecided() -> None:
+    found = left_spectrum(torch.tensor([[[torch.nan, 0.0], [0.0, 1.0]]]))
+    assert not found.decided.any()
+    assert not found.flagged.any()
+
+
+def test_arnoldi_finds_the_left_end_that_the_whole_spectrum_has() -> None:
+    generator = torch.Generator().manual_seed(4)
+    matrices = torch.eye(120, dtype=torch.float64) + 0.5 / 120**0.5 * torch.randn(
+        30, 120, 120, dtype=torch.float64, generator=generator
+    )
+    # Every other one gets an eigenvalue outside of the disc that the others fill.
+    left = torch.randn(30, 120, 1, dtype=torch.float64, generator=generator)
+    left = left / left.norm(dim=1, keepdim=True)
+    matrices[::2] -= (1.3 * left @ left.mT)[::2]
+    values = torch.linalg.eigvals(matrices)
+    real = torch.where(values.imag == 0, values.real, torch.inf).amin(dim=1)
+    start = torch.randn(30, 120, dtype=torch.float64, generator=generator)
+
+    found = left_end(lambda v, who: torch.einsum("bij,bj->bi", matrices[who], v), start, directions=50)
+
+    assert (real[::2] < 0).all()
+    assert (real[1::2] > 0).all()
+    assert torch.equal(found.negative, real < 0)
+    assert found.decided.all()
+    assert torch.allclose(found.least_real[::2], real[::2], rtol=0.05)
+    assert (found.products < 50).any()
+
+
+def test_a_samples_arnoldi_result_does_not_depend_on_its_batch_mates() -> None:
+    generator = torch.Generator().manual_seed(5)
+    matrices = torch.randn(8, 40, 40, dtype=torch.float64, generator=generator) / 4
+    start = torch.randn(8, 40, dtype=torch.float64, generator=generator)
+
+    def run(samples: Tensor):  # type: ignore[no-untyped-def]
+        own = matrices[samples]
+        return left_end(lambda v, who: (own[who] * v.unsqueeze(1)).sum(dim=2), start[samples])
+
+    together, alone = run(torch.arange(8)), [run(torch.tensor([i])) for i in range(8)]
+    for i, one in enumerate(alone):
+        assert one.negative[0] == together.negative[i]
+        assert one.products[0] == together.products[i]
+        torch.testing.assert_close(one.least_real[0], together.least_real[i], equal_nan=True)
+
+
+@pytest.mark.parametrize("method", ["euler", "rk4"])
+def test_full_jacobians_and_arnoldi_agree_on_a_network(method: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 16)).double()
+    for parameter in network.parameters():
+        parameter.data *= 5
+    psi = StepMap(lambda t, z: network(z), TABLEAUS[method])  # type: ignore[index]
+    grid = fixed_grid(SolverSpec(method="euler", steps=3), 40, 1.0)
+    states = numerical_path(psi, grid, torch.randn(40, 16, dtype=torch.float64))
+
+    dense = step_spectrum(psi, grid, states)
+    arnoldi = step_spectrum(psi, grid, states, method="arnoldi")
+
+    assert 0.02 < dense.flagged_share < 0.98
+    assert (dense.certified <= dense.flagged).all()
+    assert torch.equal(dense.flagged, arnoldi.flagged)
+
+
+def test_full_jacobians_and_arnoldi_agree_on_images_wherever_arnoldi_decides() -> None:
+    torch.manual_seed(3)
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 1)
+    ).double()
+    for parameter in network.parameters():
+        parameter.data *= 2.5
+    psi = StepMap(lambda t, z: network(z), TABLEAUS["euler"])
+    grid = fixed_grid(SolverSpec(method="euler", steps=2), 12, 1.0)
+    states = numerical_path(psi, grid, torch.rand(12, 1, 8, 8, dtype=torch.float64))
+
+    dense = step_spectrum(psi, grid, states)
+    arnoldi = step_spectrum(psi, grid, states, method="arnoldi", directions=64)
+
+    assert dense.method == "dense"
+    assert 0 < dense.flagged_share < 1
+    assert arnoldi.undecided_share == 0
+    assert torch.equal(dense.flagged, arnoldi.flagged)

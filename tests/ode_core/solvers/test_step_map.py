@@ -1,0 +1,85 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ode_core.solvers.explicit_methods import TABLEAUS
+from ode_core.solvers.solve import solve
+from ode_core.solvers.step_map import TimeStep, step_map
+from ode_core.specs import METHODS, MethodName, SolverSpec
+
+EXPLICIT = [name for name, facts in METHODS.items() if facts.family == "explicit"]
+
+
+def pendulum(t: Tensor, z: Tensor) -> Tensor:
+    """A pendulum with a push that depends on the time."""
+    angle, speed = z[:, :1], z[:, 1:]
+    return torch.cat([speed, -3 * torch.sin(angle) + torch.cos(4 * t) * angle], dim=1)
+
+
+def states(samples: int = 6) -> Tensor:
+    return torch.randn(samples, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("method", EXPLICIT)
+def test_steps_one_after_another_are_the_solve(method: MethodName) -> None:
+    psi, z = step_map(pendulum, method), states()
+    for k in range(7):
+        z = psi(z, TimeStep(number(1.4 * k / 7), number(0.2), number(1.4 * (k + 1) / 7)))
+    solved = solve(pendulum, states(), SolverSpec(method=method, steps=7), t1=1.4, compilation="never")
+    torch.testing.assert_close(z, solved.final, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("method", ["euler", "heun3", "dopri8"])
+def test_each_sample_may_have_a_step_of_its_own(method: MethodName) -> None:
+    psi, z = step_map(pendulum, method), states(3)
+    start, length = torch.tensor([[0.0], [0.5], [0.9]]).double(), torch.tensor([[0.2], [-0.4], [0.0]]).double()
+    together = psi(z, TimeStep(start, length, start + length))
+    for i in range(3):
+        alone = psi(z[i : i + 1], TimeStep(start[i, 0], length[i, 0], start[i, 0] + length[i, 0]))
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-14, atol=1e-14)
+    assert torch.equal(together[2], z[2])
+
+
+@pytest.mark.parametrize("method", EXPLICIT)
+def test_the_derivative_is_that_of_the_step(method: MethodName) -> None:
+    psi, z = step_map(pendulum, method), states(4)
+    step = TimeStep(number(0.3), number(0.25), number(0.55))
+    expected = torch.stack([torch.autograd.functional.jacobian(lambda x: psi(x[None], step)[0], row) for row in z])
+    v = states(8)[4:]
+
+    torch.testing.assert_close(psi.jacobian(z, step), expected)
+    torch.testing.assert_close(psi.product(z, step, v), torch.einsum("bij,bj->bi", expected, v))
+
+
+def test_the_derivative_of_a_linear_step_is_the_stability_polynomial_of_its_matrix() -> None:
+    matrix = torch.tensor([[-1.0, 4.0], [-2.0, 0.5]], dtype=torch.float64)
+    step = TimeStep(number(0.0), number(0.7), number(0.7))
+    for method in EXPLICIT:
+        jacobian = step_map(lambda t, z: z @ matrix.T, method).jacobian(states(2), step)
+        expected, power = torch.zeros(2, 2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+        for coefficient in TABLEAUS[method].stability_polynomial:
+            expected, power = expected + float(coefficient) * power, power @ (0.7 * matrix)
+        torch.testing.assert_close(jacobian, expected.expand(2, 2, 2), rtol=1e-12, atol=1e-12)
+
+
+def test_a_step_never_calls_the_field_outside_of_itself() -> None:
+    seen: list[Tensor] = []
+
+    def field(t: Tensor, z: Tensor) -> Tensor:
+        seen.append(t)
+        return z
+
+    end = number(0.1) * 3
+    for method in EXPLICIT:
+        step_map(field, method)(states(), TimeStep(number(0.2), number(0.1) * 3 - 0.2, number(0.3)))
+    assert max(seen) <= min(end, number(0.3))
+    assert min(seen) >= 0.2
+
+
+def test_methods_whose_step_is_not_an_explicit_map_are_refused_with_those_that_are() -> None:
+    with pytest.raises(ValueError, match=r"asynchronous_leapfrog.*one of euler"):
+        step_map(nn.Identity(), "asynchronous_leapfrog")
