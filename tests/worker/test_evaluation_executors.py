@@ -223,16 +223,16 @@ def test_an_audit_looks_for_the_mechanism_of_a_discrete_model_alone(
     trained: TrainingJobSpec, run: Any, accept: Any, job: ReadJob
 ) -> None:
     # No flip rate is certain to be above 0.99, nor one below 0.0001 with 40 samples.
-    calm = mechanism_of(run, accept, job, epsilon=0.99)
+    calm = mechanism_of(run, accept, job, mechanism=None, epsilon=0.99)
     assert calm["verdict"] == "ode"
     assert calm["mechanism"] is None
     assert "not discrete" in calm["mechanism_reason"]
-    left_out = mechanism_of(run, accept, job, mechanism=False)
+    left_out = mechanism_of(run, accept, job)
     assert left_out["mechanism"] is None
     assert "leave it out" in left_out["mechanism_reason"]
 
 
-def test_a_discrete_model_is_looked_into_without_being_asked(
+def test_a_discrete_model_is_looked_into_where_that_is_left_to_the_verdict(
     store: Store, run: Any, submit: Any, accept: Any, job: ReadJob
 ) -> None:
     # With a large learning rate two Euler steps are no ODE after a few iterations.
@@ -244,7 +244,7 @@ def test_a_discrete_model_is_looked_into_without_being_asked(
         training=TrainingSpec(iterations=150, batch_size=32, learning_rate=0.03),
     )
     assert run(submit(spec)) is Outcome.SUCCEEDED
-    result = mechanism_of(run, accept, job)
+    result = mechanism_of(run, accept, job, mechanism=None)
     assert result["verdict"] == "discrete"
     assert result["mechanism"]["cause"] in ("crossing", "accumulation", "either", "together")
     assert result["mechanism"]["samples"] == 100
