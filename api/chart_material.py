@@ -64,7 +64,7 @@ def charts_of_version(tx: Transaction, version: ModelVersion) -> list[StoredChar
     return charts
 
 
-def material_of_jobs(tx: Transaction, chart: StoredChart, job: Job, others: Sequence[str], x: XAxis) -> Material:
+def material_of_jobs(tx: Transaction, chart: StoredChart, job: Job, others: Sequence[str], x: XAxis | None) -> Material:
     """Return what a figure of a job, and of ``others`` beside it, is drawn from.
 
     Raises:
@@ -79,7 +79,7 @@ def material_of_jobs(tx: Transaction, chart: StoredChart, job: Job, others: Sequ
     return Material(trainings=_trainings(tx, jobs))
 
 
-def material_of_version(tx: Transaction, chart: StoredChart, version: ModelVersion, x: XAxis) -> Material:
+def material_of_version(tx: Transaction, chart: StoredChart, version: ModelVersion, x: XAxis | None) -> Material:
     """Return what a figure of a model version is drawn from."""
     if chart.source == "portrait":
         job = latest_portrait(tx, version)
@@ -90,7 +90,7 @@ def material_of_version(tx: Transaction, chart: StoredChart, version: ModelVersi
     return Material(trainings=[] if job is None else _trainings(tx, [job], _seed_of(version)))
 
 
-def material_of_study(tx: Transaction, study: Study, x: XAxis) -> Material:
+def material_of_study(tx: Transaction, study: Study, x: XAxis | None) -> Material:
     """Return what a figure of a study is drawn from."""
     rows = [StudyResultRow.of(row).model_dump(mode="json") for row in tx.studies.results(study.id)]
     return Material(study=rows, x=x)

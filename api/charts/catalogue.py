@@ -11,7 +11,7 @@ from api.charts.adaptation import step_adaptation, tolerance_adaptation
 from api.charts.clusters import output_clusters
 from api.charts.decision_regions import decision_regions
 from api.charts.error_fan import error_fan
-from api.charts.figure import Figure
+from api.charts.figure import Figure, NothingToDraw
 from api.charts.gradient_comparison import Training, training_progress
 from api.charts.phase_plane import Portrait
 from api.charts.study_accuracy import XAxis, accuracy_of_study
@@ -32,14 +32,14 @@ class Material:
         results: result rows, as ``GET /v1/results`` gives them.
         trainings: training jobs with their metrics.
         study: rows of a study's results.
-        x: what the axis of an accuracy shows.
+        x: what the axis of an accuracy shows; None where it was not asked for.
     """
 
     portraits: Sequence[Portrait] = ()
     results: Sequence[Mapping[str, Any]] = ()
     trainings: Sequence[Training] = ()
     study: Sequence[Mapping[str, Any]] = ()
-    x: XAxis = "steps"
+    x: XAxis | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,15 @@ def _accuracy_of_results(material: Material) -> Figure:
     return accuracy_of_study(study_rows(rows), material.x)
 
 
+def _accuracy_of_study(material: Material) -> Figure:
+    if not material.study:
+        raise NothingToDraw(
+            "no model of the study has been tested yet: wait for the first; a study without a sweep tests none, submit "
+            "one with a sweep"
+        )
+    return accuracy_of_study(material.study, material.x)
+
+
 def study_rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return result rows of several models as the rows of a study: those trained alike are its seeds."""
     groups: dict[tuple[str, str, int | None, float | None], dict[str, Mapping[str, Any]]] = defaultdict(dict)
@@ -101,6 +110,7 @@ def study_rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "train_method": first["train_method"],
                 "train_steps": first["train_steps"],
                 "test_method": method,
+                "test_solver": first["test_solver"],
                 "test_steps": steps,
                 "nfe": float(np.mean([row["nfe"] for row in by_model.values()])),
                 "accuracy": {
@@ -141,7 +151,7 @@ CHARTS = (
         "accuracy",
         "accuracy against the steps or evaluations of the test solver, for each training configuration",
         "study",
-        lambda material: accuracy_of_study(material.study, material.x),
+        _accuracy_of_study,
         has_x=True,
     ),
     StoredChart(

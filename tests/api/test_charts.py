@@ -321,6 +321,16 @@ def test_the_accuracy_of_a_sweep_is_drawn_against_steps_or_evaluations(
     assert [row["trained"] for row in rows if row["steps"] == 2] == ["trained with euler-2"]
 
 
+def test_without_an_axis_asked_for_nothing_swept_is_left_out(served: Served, client: httpx.Client) -> None:
+    train(served.store, SPHERES_JOB)
+    place = f"/v1/jobs/{add_job(served.store, 'sweep', {}, SWEPT)}/charts/accuracy"
+
+    chosen, by_steps = (client.get(place, params=query).json() for query in ({}, {"x": "steps"}))
+
+    assert sorted(row["steps"] for row in chosen["data"]["results 1"]) == [2, 8, 40]
+    assert "1 test solver with tolerances" in by_steps["vega_lite"]["title"]["subtitle"]
+
+
 def test_sweeps_of_several_models_are_drawn_by_training_configuration(served: Served, client: httpx.Client) -> None:
     train(served.store, SPHERES_JOB)
     other = [
