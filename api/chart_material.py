@@ -164,17 +164,23 @@ def _trainings(tx: Transaction, jobs: Sequence[Job], seed: int | None = None) ->
     """Return the runs of training jobs; of one seed where it is given."""
     trainings: list[Training] = []
     for job in jobs:
+        spec = _training_spec(job)
         runs = _runs(job, seed)
         for told_apart, prefix in runs:
             label = _label_of(job, told_apart, compared=len(jobs) > 1)
             if label in [training.label for training in trainings]:
                 label = f"{label} ({len(trainings) + 1})"
-            trainings.append(Training(label, _series(tx, job, prefix), _facts(job, prefix)))
+            trainings.append(Training(label, _series(tx, job, prefix), _facts(job, prefix), spec.get("adaptation")))
     return trainings
 
 
+def _training_spec(job: Job) -> dict[str, Any]:
+    spec: dict[str, Any] = job.spec["training"] if job.kind == "study_run" else job.spec
+    return spec
+
+
 def _label_of(job: Job, told_apart: str, *, compared: bool) -> str:
-    spec = job.spec["training"] if job.kind == "study_run" else job.spec
+    spec = _training_spec(job)
     name = job.spec["label"] if job.kind == "study_run" else job.name
     gradient = f", {spec.get('gradient', 'backprop')}" if compared else ""
     return f"{name}{gradient}{told_apart}"

@@ -134,8 +134,14 @@ def _solver_label(solver: Mapping[str, Any]) -> str:
     return f"{solver['method']}{rule}"
 
 
-def _of_training(draw: Callable[..., Figure]) -> Callable[[Material], Figure]:
-    return lambda material: draw(material.trainings[0].series, material.trainings[0].label)
+def _step_adaptation(material: Material) -> Figure:
+    training = material.trainings[0]
+    return step_adaptation(training.series, training.label, training.adaptation)
+
+
+def _tolerance_adaptation(material: Material) -> Figure:
+    training = material.trainings[0]
+    return tolerance_adaptation(training.series, training.label)
 
 
 CHARTS = (
@@ -197,14 +203,14 @@ CHARTS = (
         "step-adaptation",
         "accuracy, steps and decisions of the step adaptation over the iterations",
         "training",
-        _of_training(step_adaptation),
+        _step_adaptation,
         metrics=frozenset({"steps", "adaptation_accepted"}),
     ),
     StoredChart(
         "tolerance-adaptation",
         "accuracy, tolerance and evaluations over the iterations",
         "training",
-        _of_training(tolerance_adaptation),
+        _tolerance_adaptation,
         metrics=frozenset({"tolerance"}),
     ),
 )

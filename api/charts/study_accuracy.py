@@ -26,7 +26,7 @@ def left_out(rows: Sequence[Mapping[str, Any]], x: XAxis) -> str:
     if x == "nfe" or not solvers:
         return ""
     plural = "solver" if len(solvers) == 1 else "solvers"
-    return f"left out: {len(solvers)} test {plural} with tolerances, which have evaluations only (x=nfe)"
+    return f"left out: {len(solvers)} test {plural} with tolerances (x=nfe shows all)"
 
 
 def accuracy_of_study(rows: Sequence[Mapping[str, Any]], x: XAxis | None = None) -> Figure:

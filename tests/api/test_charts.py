@@ -1,6 +1,7 @@
 """Figures over HTTP: which there are, in every format, and what is answered where there is none."""
 
 import base64
+import copy
 import hashlib
 import json
 import re
@@ -15,6 +16,8 @@ import torch
 
 from api.charts import drawing
 from api.charts.drawing import DrawingFailed, draw_apart
+from api.charts.error_fan import error_fan
+from api.charts.trajectories import trajectories_with_crossings
 from api.client import Client
 from ode_core.audit.portrait import PortraitSize, portrait
 from ode_core.models.classifier import build_model
@@ -291,6 +294,25 @@ def test_a_job_that_goes_on_or_failed_says_so(served: Served, client: httpx.Clie
     assert_problem(client.get(f"/v1/jobs/{running}/charts/clusters"), 409, "job_not_finished")
     assert_problem(client.get(f"/v1/jobs/{testing}/charts/accuracy"), 409, "job_not_finished")
     assert "too much" in assert_problem(client.get(f"/v1/jobs/{failed}/charts/accuracy"), 409, "job_failed")["detail"]
+
+
+def test_a_far_end_of_a_fan_is_left_beyond_the_edges_and_counted(drawn: dict[str, Any]) -> None:
+    far = copy.deepcopy(drawn)
+    for view in far["views"]:
+        fans = view["fans"] = [copy.deepcopy(fan) for fan in (view["fans"] * 4)[:6]]
+        fans[0]["ends"][-1] = [-222.0, -1951.0]
+
+    figure = error_fan(far)
+
+    assert all(abs(row["y"]) < 100 for row in figure.canvas.tables["numerical ends 1"])
+    assert "1 of 12 ends beyond the edges" in json.dumps(figure.document())
+
+
+def test_trajectories_say_why_exact_states_are_counted_unless_the_field_depends_on_the_time(
+    drawn: dict[str, Any],
+) -> None:
+    assert "although the flow does not" in trajectories_with_crossings([drawn]).subtitle
+    assert trajectories_with_crossings([drawn | {"autonomous": False}]).subtitle == ""
 
 
 def test_a_portrait_without_fans_or_a_plane_of_inputs_says_what_is_missing(
