@@ -407,6 +407,15 @@ def test_a_training_shows_its_progress_and_others_beside_it(served: Served, clie
     assert {row["training"] for row in compared["data"]["loss 1"]} == {"spheres, backprop", "spheres, backprop (2)"}
 
 
+def test_the_threshold_of_a_job_is_drawn_with_its_differences(served: Served, client: httpx.Client) -> None:
+    adaptation = {"kind": "step", "threshold": 0.075}
+    version = train(served.store, SPHERES_JOB | {"adaptation": adaptation}, metrics=ADAPTING)
+
+    drawn = client.get(f"/v1/jobs/{version.job_id}/charts/step-adaptation").json()["data"]
+
+    assert [row["limit"] for row in drawn["threshold 1"]] == ["threshold 7.5 %"]
+
+
 def test_a_training_that_adapts_nothing_offers_no_adaptation(served: Served, client: httpx.Client) -> None:
     version = train(served.store, SPHERES_JOB, metrics={"loss": [(1, 0.5)]})
     running = submit(served.store, SPHERES_JOB)
