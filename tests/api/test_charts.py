@@ -372,6 +372,24 @@ def test_sweeps_of_several_models_are_drawn_by_training_configuration(served: Se
     assert "2 seeds" in document["title"]
 
 
+def test_a_study_without_a_sweep_says_that_nothing_was_tested(served: Served, client: httpx.Client) -> None:
+    base = {
+        "dataset": {"kind": "concentric_spheres", "dimension": 2},
+        "model": {"kind": "preset", "name": "sphere2"},
+        "training": {"iterations": 5},
+    }
+    study = {"name": "untested", "base": base, "train": {"methods": ["euler"], "steps": [2]}, "seeds": 1, "sweep": None}
+    submitted = client.post("/v1/studies", json=study)
+    assert submitted.status_code == 202, submitted.text
+
+    problem = assert_problem(
+        client.get(f"/v1/studies/{submitted.json()['id']}/charts/accuracy"), 422, "nothing_to_draw"
+    )
+
+    assert "no model of the study has been tested yet" in problem["detail"]
+    assert "x=nfe" not in problem["detail"]
+
+
 def test_a_version_offers_the_charts_of_its_training_its_results_and_its_latest_portrait(
     served: Served, client: httpx.Client, drawn: dict[str, Any]
 ) -> None:
