@@ -64,7 +64,7 @@ def charts_of_version(tx: Transaction, version: ModelVersion) -> list[StoredChar
     return charts
 
 
-def material_of_jobs(tx: Transaction, chart: StoredChart, job: Job, others: Sequence[str], x: XAxis) -> Material:
+def material_of_jobs(tx: Transaction, chart: StoredChart, job: Job, others: Sequence[str], x: XAxis | None) -> Material:
     """Return what a figure of a job, and of ``others`` beside it, is drawn from.
 
     Raises:
@@ -79,7 +79,7 @@ def material_of_jobs(tx: Transaction, chart: StoredChart, job: Job, others: Sequ
     return Material(trainings=_trainings(tx, jobs))
 
 
-def material_of_version(tx: Transaction, chart: StoredChart, version: ModelVersion, x: XAxis) -> Material:
+def material_of_version(tx: Transaction, chart: StoredChart, version: ModelVersion, x: XAxis | None) -> Material:
     """Return what a figure of a model version is drawn from."""
     if chart.source == "portrait":
         job = latest_portrait(tx, version)
@@ -90,7 +90,7 @@ def material_of_version(tx: Transaction, chart: StoredChart, version: ModelVersi
     return Material(trainings=[] if job is None else _trainings(tx, [job], _seed_of(version)))
 
 
-def material_of_study(tx: Transaction, study: Study, x: XAxis) -> Material:
+def material_of_study(tx: Transaction, study: Study, x: XAxis | None) -> Material:
     """Return what a figure of a study is drawn from."""
     rows = [StudyResultRow.of(row).model_dump(mode="json") for row in tx.studies.results(study.id)]
     return Material(study=rows, x=x)
@@ -166,17 +166,23 @@ def _trainings(tx: Transaction, jobs: Sequence[Job], seed: int | None = None) ->
     """Return the runs of training jobs; of one seed where it is given."""
     trainings: list[Training] = []
     for job in jobs:
+        spec = _training_spec(job)
         runs = _runs(job, seed)
         for told_apart, prefix in runs:
             label = _label_of(job, told_apart, compared=len(jobs) > 1)
             if label in [training.label for training in trainings]:
                 label = f"{label} ({len(trainings) + 1})"
-            trainings.append(Training(label, _series(tx, job, prefix), _facts(job, prefix)))
+            trainings.append(Training(label, _series(tx, job, prefix), _facts(job, prefix), spec.get("adaptation")))
     return trainings
 
 
+def _training_spec(job: Job) -> dict[str, Any]:
+    spec: dict[str, Any] = job.spec["training"] if job.kind == "study_run" else job.spec
+    return spec
+
+
 def _label_of(job: Job, told_apart: str, *, compared: bool) -> str:
-    spec = job.spec["training"] if job.kind == "study_run" else job.spec
+    spec = _training_spec(job)
     name = job.spec["label"] if job.kind == "study_run" else job.name
     gradient = f", {spec.get('gradient', 'backprop')}" if compared else ""
     return f"{name}{gradient}{told_apart}"

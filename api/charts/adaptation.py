@@ -1,11 +1,12 @@
 """A training under adaptation: how the accuracy and the solver's effort went over its iterations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import altair as alt
 
 from api.charts.figure import Canvas, Figure, NothingToDraw, Row
-from api.charts.theme import PALETTE
+from api.charts.theme import INK, PALETTE
 from api.charts.training_curves import (
     HEIGHT,
     WIDTH,
@@ -19,9 +20,10 @@ from api.charts.training_curves import (
 )
 
 _ACCEPTED, _REJECTED = "accepted", "rejected"
+_CERTIFIED, _NOT_CERTIFIED, _UNTRAINED = "certified", "not certified", "untrained, never exported"
 
 
-def step_adaptation(series: Series, name: str) -> Figure:
+def step_adaptation(series: Series, name: str, adaptation: Mapping[str, Any] | None = None) -> Figure:
     """Draw accuracy, steps and, at the checks, the difference of the accuracy to a more accurate solver.
 
     Args:
@@ -29,6 +31,7 @@ def step_adaptation(series: Series, name: str) -> Figure:
             ``adaptation_difference`` and, of a certified adaptation, ``adaptation_flip_rate``,
             ``adaptation_flip_rate_upper`` and ``certified``.
         name: of the model.
+        adaptation: what was asked for; its ``threshold`` or ``epsilon`` is drawn as a line.
 
     Raises:
         NothingToDraw: the job checked no step.
@@ -43,7 +46,11 @@ def step_adaptation(series: Series, name: str) -> Figure:
         accuracy_panel(canvas, rows_of(series, "train_accuracy"), x),
         _with_decisions(canvas, series, step_line(canvas, steps, x, y, PALETTE[2]), steps, x, y),
     ]
-    panels += [*_differences(canvas, series, x), *_flip_rates(canvas, series, x)]
+    asked = adaptation or {}
+    panels += [
+        *_differences(canvas, series, x, asked.get("threshold")),
+        *_flip_rates(canvas, series, x, asked.get("epsilon")),
+    ]
     # Decisions and certificates have colours of their own.
     chart = alt.VConcatChart(vconcat=panels, spacing=18).resolve_scale(color="independent", shape="independent")
     return Figure(f"Step adaptation of {name}", chart, canvas)
@@ -75,17 +82,35 @@ def tolerance_adaptation(series: Series, name: str) -> Figure:
     return Figure(f"Tolerance adaptation of {name}", alt.VConcatChart(vconcat=panels, spacing=18), canvas)
 
 
-def _differences(canvas: Canvas, series: Series, x: alt.X) -> list[alt.LayerChart]:
+def _differences(canvas: Canvas, series: Series, x: alt.X, threshold: float | None) -> list[alt.LayerChart]:
     """Return a panel of the differences at the checks; none where there are none."""
     rows = rows_of(series, "adaptation_difference")
     if not rows:
         return []
     y = alt.Y("value:Q", axis=alt.Axis(title="difference", format="%", tickCount=4))
-    bars = canvas.draw(rows, "differences").mark_bar(width=1.5, color=PALETTE[3]).encode(x=x, y=y)
-    return [alt.LayerChart(layer=[bars]).properties(width=WIDTH, height=HEIGHT - 50)]
+    # Not bars: an axis with bars gets a margin, and is no longer in line with those above.
+    stems = canvas.draw([row | {"zero": 0} for row in rows], "differences")
+    layers = [
+        stems.mark_rule(strokeWidth=1.5, color=PALETTE[3]).encode(x=x, y=y, y2="zero:Q"),
+        *_limit(canvas, "threshold", threshold, y),
+    ]
+    return [alt.LayerChart(layer=layers).properties(width=WIDTH, height=HEIGHT - 50)]
 
 
-def _flip_rates(canvas: Canvas, series: Series, x: alt.X) -> list[alt.LayerChart]:
+def _limit(canvas: Canvas, name: str, value: float | None, y: alt.Y) -> list[alt.Chart]:
+    """Return a dashed line across the panel at ``value``, with its name and value; none where it is not known."""
+    if value is None:
+        return []
+    data = canvas.draw([{"value": value, "limit": f"{name} {100 * value:.3g} %"}], name)
+    return [
+        data.mark_rule(strokeDash=[5, 4], strokeWidth=1.2, color=INK).encode(y=y),
+        data.mark_text(align="right", baseline="bottom", dy=-3, fontSize=12, color=INK).encode(
+            x=alt.value(WIDTH), y=y, text="limit:N"
+        ),
+    ]
+
+
+def _flip_rates(canvas: Canvas, series: Series, x: alt.X, epsilon: float | None) -> list[alt.LayerChart]:
     """Return a panel of the flip rates at the checks with the upper ends of their intervals; none without them."""
     upper = dict(series.get("adaptation_flip_rate_upper", ()))
     certified = dict(series.get("certified", ()))
@@ -93,24 +118,32 @@ def _flip_rates(canvas: Canvas, series: Series, x: alt.X) -> list[alt.LayerChart
         row
         | {
             "upper": upper.get(row["iteration"]),
-            "certificate": "certified" if certified.get(row["iteration"]) else "not certified",
+            "certificate": _certificate(row["iteration"], certified.get(row["iteration"])),
         }
         for row in rows_of(series, "adaptation_flip_rate")
     ]
     if not rows:
         return []
     y = alt.Y("value:Q", axis=alt.Axis(title="flip rate", format="%", tickCount=4))
+    domain = [_CERTIFIED, _NOT_CERTIFIED, *([_UNTRAINED] if rows[0]["certificate"] == _UNTRAINED else [])]
     colour = alt.Color(
         "certificate:N",
-        scale=alt.Scale(domain=["certified", "not certified"], range=[PALETTE[2], PALETTE[4]]),
+        scale=alt.Scale(domain=domain, range=[PALETTE[2], PALETTE[4], "#999999"][: len(domain)]),
         title="up to the upper bound",
     )
     data = canvas.draw(rows, "flip rates")
     layers = [
         data.mark_rule(strokeWidth=1.5).encode(x=x, y=y, y2="upper:Q", color=colour),
         data.mark_point(size=28, filled=True, opacity=1).encode(x=x, y=y, color=colour),
+        *_limit(canvas, "epsilon", epsilon, y),
     ]
     return [alt.LayerChart(layer=layers).properties(width=WIDTH, height=HEIGHT - 50)]
+
+
+def _certificate(iteration: int, certified: float | None) -> str:
+    if iteration == 0:
+        return _UNTRAINED
+    return _CERTIFIED if certified else _NOT_CERTIFIED
 
 
 def _with_decisions(

@@ -12,7 +12,7 @@ from api.charts.phase_plane import (
     Names,
     Plane,
     Portrait,
-    around,
+    around_most,
     axes,
     class_colour,
     clipped,
@@ -23,6 +23,7 @@ from api.charts.phase_plane import (
     region_layer,
     step_of,
     thinned,
+    within,
 )
 from api.charts.theme import INK
 
@@ -77,7 +78,7 @@ def _fans(canvas: Canvas, portrait: Portrait, view: Mapping[str, Any], fans: Fan
         ]
         for fan in fans
     ]
-    plane = around([*(point for line in numerical for point in line), *_ends_of(fans, 0)])
+    plane = around_most([*(point for line in numerical for point in line), *_ends_of(fans, 0)])
     continuations = [
         point
         for fan in fans
@@ -98,14 +99,19 @@ def _fans(canvas: Canvas, portrait: Portrait, view: Mapping[str, Any], fans: Fan
         .encode(
             x=x, y=y, color=class_colour(portrait["classes"]), detail=["sample:N", "start:N", "part:N"], order="point:Q"
         ),
-        canvas.draw([point for line in numerical for point in line], "numerical solutions")
-        .mark_line(strokeWidth=1.4, color=INK, opacity=0.9)
-        .encode(x=x, y=y, detail="sample:N", order="t:Q"),
+        canvas.draw([point for line in numerical for point in clipped(line, plane)], "numerical solutions")
+        .mark_line(strokeWidth=1.4, color=INK, opacity=0.9, clip=True)
+        .encode(x=x, y=y, detail=["sample:N", "part:N"], order="t:Q"),
         *_end_marks(canvas, fans, plane, portrait["classes"], STATES),
     ]
     span = f"; from t = {begin:.3g} on" if begin > 0 else ""
-    about = [f"{step_of(view)}{span}", "dark: numerical, pale: exact from its grid points on", _missing(view)]
-    return panel(layers, view["label"], about if about[-1] else about[:-1])
+    left_out = [_missing(view), _beyond([*_ends_of(fans, 0), *_ends_of(fans, -1)], plane)]
+    about = [
+        f"{step_of(view)}{span}",
+        "dark: numerical, pale: exact from its grid points on",
+        "; ".join(part for part in left_out if part),
+    ]
+    return panel(layers, view["label"], about)
 
 
 def _missing(view: Mapping[str, Any]) -> str:
@@ -113,20 +119,31 @@ def _missing(view: Mapping[str, Any]) -> str:
     return f"{missing} of {len(view['fans'])} samples left out: did not converge" if missing else ""
 
 
+def _beyond(ends: Sequence[Row], plane: Plane) -> str:
+    beyond = len(ends) - len(within(ends, plane))
+    return f"{beyond} of {len(ends)} ends beyond the edges" if beyond else ""
+
+
 def _ends(canvas: Canvas, portrait: Portrait, view: Mapping[str, Any], fans: Fans) -> alt.LayerChart:
-    rows = [
-        {"x": z[0], "y": z[1], "start": start, "sample": fan["sample"], "class": fan["label"]}
+    moved_ends = [
+        [
+            {"x": z[0], "y": z[1], "start": start, "sample": fan["sample"], "class": fan["label"]}
+            for start, z in zip([*fan["starts"], view["steps"]], fan["ends"], strict=True)
+        ]
         for fan in fans
-        for start, z in zip([*fan["starts"], view["steps"]], fan["ends"], strict=True)
     ]
-    plane, classes = around(rows), portrait["classes"]
+    everything = [row for line in moved_ends for row in line]
+    plane, classes = around_most(everything), portrait["classes"]
     x, y = axes(plane, FINAL_STATES)
     layers = [
         *_half_planes(canvas, portrait, plane),
         *decision_line(canvas, portrait["decision_line"], plane, FINAL_STATES),
-        canvas.draw(rows, "ends")
-        .mark_line(strokeWidth=1.4, point=alt.OverlayMarkDef(size=12, filled=True))
-        .encode(x=x, y=y, color=class_colour(classes), detail="sample:N", order="start:Q", tooltip=["start:Q"]),
+        canvas.draw([row for line in moved_ends for row in clipped(line, plane)], "joined ends")
+        .mark_line(strokeWidth=1.4, clip=True)
+        .encode(x=x, y=y, color=class_colour(classes), detail=["sample:N", "part:N"], order="start:Q"),
+        canvas.draw(within(everything, plane), "ends")
+        .mark_point(size=12, filled=True, opacity=1)
+        .encode(x=x, y=y, color=class_colour(classes), tooltip=["start:Q"]),
         *_end_marks(canvas, fans, plane, classes, FINAL_STATES),
     ]
     wrong = sum(fan["margins"][-1] <= 0 for fan in fans)
@@ -134,6 +151,7 @@ def _ends(canvas: Canvas, portrait: Portrait, view: Mapping[str, Any], fans: Fan
     about = [
         f"of {len(fans)} numerical ends {'all right' if not wrong else f'{wrong} wrong'}",
         f"{moved or 'none'} in another class than the exact end",
+        _beyond(everything, plane),
     ]
     return panel(layers, f"Ends of {view['label']}", about)
 
@@ -156,10 +174,10 @@ def _end_marks(canvas: Canvas, fans: Fans, plane: Plane, classes: int, names: Na
     x, y = axes(plane, names)
     colour = class_colour(classes)
     return [
-        canvas.draw(_ends_of(fans, 0), "exact ends")
+        canvas.draw(within(_ends_of(fans, 0), plane), "exact ends")
         .mark_point(shape=_STAR, size=80, filled=True, opacity=1, stroke=INK, strokeWidth=0.8)
         .encode(x=x, y=y, color=colour),
-        canvas.draw(_ends_of(fans, -1), "numerical ends")
+        canvas.draw(within(_ends_of(fans, -1), plane), "numerical ends")
         .mark_point(shape="square", size=70, filled=True, opacity=1, stroke=INK, strokeWidth=1.2)
         .encode(x=x, y=y, color=colour),
     ]

@@ -38,17 +38,21 @@ class Figure:
         title: what is seen.
         chart: without title and configuration.
         canvas: what was drawn on.
+        subtitle: what to know when looking at it; empty where there is nothing.
     """
 
     title: str
     chart: alt.LayerChart | alt.HConcatChart | alt.VConcatChart
     canvas: Canvas
+    subtitle: str = ""
 
     def document(self) -> dict[str, Any]:
         """Return the figure as a Vega-Lite document that needs nothing else."""
         chart = self.chart
         if self.title:
-            chart = chart.properties(title=alt.TitleParams(self.title, fontSize=19, offset=20))
+            subtitle = self.subtitle or alt.Undefined
+            title = alt.TitleParams(self.title, subtitle=subtitle, fontSize=19, subtitlePadding=6, offset=20)
+            chart = chart.properties(title=title)
         document: dict[str, Any] = chart.configure(**configuration()).to_dict()
         return document | {"datasets": self.canvas.tables}
 

@@ -25,11 +25,13 @@ class Training:
         label: what tells it apart.
         series: its metrics.
         metadata: of the model version it made; empty while there is none.
+        adaptation: what was asked for, as JSON; None without one.
     """
 
     label: str
     series: Series
     metadata: Mapping[str, Any]
+    adaptation: Mapping[str, Any] | None = None
 
 
 def training_progress(trainings: Sequence[Training]) -> Figure:

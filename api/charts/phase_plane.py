@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from api.charts.figure import Canvas, Row
 from api.charts.theme import INK, PALETTE
 
 WIDTH, HEIGHT = 330, 330  # pixels of a panel
+_CORE = 0.7  # of the points, the nearest: so that a whole error fan of four may be far from the others
+_FAR = 3.0  # times as far from the middle as the core
+_WORTH_LEAVING_OUT = 1.5  # times smaller the plane has to be without the far ones
 _BEYOND = 0.05  # of a plane's side: how far a line is drawn beyond the edges at which it is clipped
 
 Portrait = Mapping[str, Any]
@@ -191,6 +195,23 @@ def around(points: Sequence[Row], padding: float = 0.1) -> Plane:
         half = max(high - low, longest / 10) * (0.5 + padding)
         sides[axis] = [(low + high) / 2 - half, (low + high) / 2 + half]
     return sides
+
+
+def around_most(points: Sequence[Row]) -> Plane:
+    """Return the plane that holds the points but those that are far from all others, if it is much smaller then.
+
+    Far: more than three times as far from the middle as 70 % of the points, the middle being the median.
+    """
+    everything = around(points)
+    middle = {axis: statistics.median(point[axis] for point in points) for axis in ("x", "y")}
+    distances = [max(abs(point[axis] - middle[axis]) for axis in middle) for point in points]
+    core = sorted(distances)[math.ceil(_CORE * len(points)) - 1]
+    most = around([point for point, distance in zip(points, distances, strict=True) if distance <= _FAR * core])
+    return most if core and _longer_side(most) * _WORTH_LEAVING_OUT <= _longer_side(everything) else everything
+
+
+def _longer_side(plane: Plane) -> float:
+    return max(plane[axis][1] - plane[axis][0] for axis in ("x", "y"))
 
 
 def percent(share: float) -> str:

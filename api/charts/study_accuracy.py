@@ -15,22 +15,48 @@ TITLES: dict[XAxis, str] = {"steps": "steps of the test solver", "nfe": "evaluat
 _WIDTH, _HEIGHT = 380, 300
 
 
-def accuracy_of_study(rows: Sequence[Mapping[str, Any]], x: XAxis = "steps") -> Figure:
+def axis_for(rows: Sequence[Mapping[str, Any]], asked: XAxis | None) -> XAxis:
+    """Return the axis asked for, or else the one that has a place for every row: steps, or evaluations."""
+    return asked or ("steps" if all(row["test_steps"] for row in rows) else "nfe")
+
+
+def left_out(rows: Sequence[Mapping[str, Any]], x: XAxis) -> str:
+    """Return how many test solvers have no steps and are not on the axis, in words; empty where none is left out."""
+    solvers = {str(sorted(row["test_solver"].items())) for row in rows if not row["test_steps"]}
+    if x == "nfe" or not solvers:
+        return ""
+    plural = "solver" if len(solvers) == 1 else "solvers"
+    return f"left out: {len(solvers)} test {plural} with tolerances (x=nfe shows all)"
+
+
+def accuracy_of_study(rows: Sequence[Mapping[str, Any]], x: XAxis | None = None) -> Figure:
     """Draw a panel for each test method and in it a curve for each training configuration.
 
     Of several seeds: their mean as a line, one standard deviation around it as a band, each seed as a point. The test
     solver that a configuration was trained with is ringed.
 
     Args:
+<<<<<<< HEAD
         rows: one for each training configuration and test solver, with ``label``, ``train_solver``, ``adaptation``,
             ``test_solver``, ``test_method``, ``test_steps``, ``nfe``, ``accuracy`` (``mean``, ``sd``, ``n``,
             ``by_seed``) and ``failed_seeds``. Rows without a mean or without a place on the axis are left out.
         x: what the axis shows.
+=======
+        rows: one for each training configuration and test solver, with ``label``, ``train_method``, ``train_steps``,
+            ``test_method``, ``test_solver``, ``test_steps``, ``nfe``, ``accuracy`` (``mean``, ``sd``, ``n``,
+            ``by_seed``) and ``failed_seeds``. Rows without a mean are left out, those without a place on the axis, too,
+            which the subtitle says.
+        x: what the axis shows; None for steps, or evaluations where some test solvers have no steps.
+>>>>>>> i4-fix2
 
     Raises:
         NothingToDraw: no row has an accuracy and a place on the axis.
     """
-    points = [point for point in (_point(row, x) for row in rows) if point is not None]
+    tested = [row for row in rows if row["accuracy"]["mean"] is not None]
+    if not tested:
+        raise NothingToDraw("no test has given an accuracy yet")
+    x = axis_for(tested, x)
+    points = [point for point in (_point(row, x) for row in tested) if point is not None]
     if not points:
         remedy = "" if x == "nfe" else "; test solvers with tolerances have evaluations only: ask for x=nfe"
         raise NothingToDraw(f"there is no accuracy with {TITLES[x]} to draw{remedy}")
@@ -42,7 +68,7 @@ def accuracy_of_study(rows: Sequence[Mapping[str, Any]], x: XAxis = "steps") -> 
         _panel(canvas, method, [point for point in points if point["method"] == method], labels, x, span)
         for method in methods
     ]
-    return Figure(_title(rows, points), alt.HConcatChart(hconcat=panels, spacing=30), canvas)
+    return Figure(_title(rows, points), alt.HConcatChart(hconcat=panels, spacing=30), canvas, left_out(tested, x))
 
 
 def _title(rows: Sequence[Mapping[str, Any]], points: Sequence[Row]) -> str:
@@ -58,7 +84,7 @@ def _title(rows: Sequence[Mapping[str, Any]], points: Sequence[Row]) -> str:
 def _point(row: Mapping[str, Any], x: XAxis) -> Row | None:
     place = row["test_steps"] if x == "steps" else row["nfe"]
     accuracy = row["accuracy"]
-    if not place or accuracy["mean"] is None:
+    if not place:
         return None
     sd = accuracy["sd"] or 0.0
     return {

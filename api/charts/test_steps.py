@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 
 from api.charts.figure import Canvas, Figure, NothingToDraw, Row
-from api.charts.study_accuracy import TITLES, XAxis
+from api.charts.study_accuracy import TITLES, XAxis, axis_for, left_out
 from api.charts.theme import FAINT, INK, PALETTE, SHAPES
 
 PANEL_WIDTH, PANEL_HEIGHT = 400, 300
@@ -16,7 +16,7 @@ def accuracy_against_steps(
     rows: Sequence[Mapping[str, Any]],
     subtitles: Mapping[str, str] | None = None,
     title: str = "",
-    x: XAxis = "steps",
+    x: XAxis | None = None,
 ) -> Figure:
     """Draw a panel for each model and in it a curve for each test method.
 
@@ -24,19 +24,24 @@ def accuracy_against_steps(
 
     Args:
         rows: result rows, as ``GET /v1/results`` gives them; used are ``model``, ``test_method``, ``test_steps``,
-            ``nfe``, ``accuracy``, ``train_method`` and ``train_steps``. Rows without an accuracy or a place on the
-            axis are left out.
+            ``nfe``, ``accuracy``, ``train_method``, ``train_steps`` and ``test_solver``. Rows without an accuracy are
+            left out, those without a place on the axis, too, which the subtitle says.
         subtitles: a line below a model's name.
         title: above everything.
-        x: what the axis shows.
+        x: what the axis shows; None for steps, or evaluations where some test solvers have no steps.
 
     Raises:
         NothingToDraw: no row has an accuracy and a place on the axis.
     """
+    tested = [row for row in rows if row["accuracy"] is not None]
+    x = axis_for(tested, x)
     field = "test_steps" if x == "steps" else "nfe"
-    points = [_point(row, row[field]) for row in rows if row[field] and row["accuracy"] is not None]
+    points = [_point(row, row[field]) for row in tested if row[field]]
     if not points:
-        raise NothingToDraw(f"there is no result with an accuracy and {TITLES[x]}")
+        remedy = (
+            "; test solvers with tolerances have evaluations only: ask for x=nfe" if tested and x == "steps" else ""
+        )
+        raise NothingToDraw(f"there is no result with an accuracy and {TITLES[x]}{remedy}")
     canvas = Canvas()
     methods = list(dict.fromkeys(point["method"] for point in points))
     largest = max(point["steps"] for point in points)
@@ -48,7 +53,7 @@ def accuracy_against_steps(
         )
         for model in dict.fromkeys(point["model"] for point in points)
     ]
-    return Figure(title, alt.HConcatChart(hconcat=panels, spacing=36), canvas)
+    return Figure(title, alt.HConcatChart(hconcat=panels, spacing=36), canvas, left_out(tested, x))
 
 
 def _point(row: Mapping[str, Any], place: float) -> Row:

@@ -22,6 +22,10 @@ from api.charts.phase_plane import (
 from api.charts.theme import INK
 
 _DRAWN_POINTS = 300  # of each trajectory
+_WHY_COUNTED = (
+    "Straight segments between the states of coarse steps can cross although the flow does not, "
+    "which is why the count of exact states stands beside."
+)
 _CROSS = "M-1,-1L1,1M-1,1L1,-1"
 
 
@@ -34,7 +38,9 @@ def trajectories_with_crossings(portraits: Sequence[Portrait]) -> Figure:
     canvas = Canvas()
     rows = [_row(canvas, portrait) for portrait in portraits]
     title = "Trajectories in the phase plane: those of a flow cannot cross"
-    return Figure(title, alt.VConcatChart(vconcat=rows, spacing=30), canvas)
+    # Of a field that depends on the time trajectories may cross.
+    subtitle = _WHY_COUNTED if all(portrait["autonomous"] for portrait in portraits) else ""
+    return Figure(title, alt.VConcatChart(vconcat=rows, spacing=30), canvas, subtitle)
 
 
 def _row(canvas: Canvas, portrait: Portrait) -> alt.HConcatChart:

@@ -43,7 +43,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     written = Written(folder / "accuracy.png", folder / "accuracy.svg", folder / "report.html")
     rows = [row for finding in findings for row in sorted(finding.rows, key=lambda row: row["test_method"])]
-    figure = accuracy_against_steps(rows, {finding.name: finding.summary for finding in findings}, CHART_TITLE)
+    figure = accuracy_against_steps(rows, {finding.name: finding.summary for finding in findings}, CHART_TITLE, "steps")
     document = figure.document()
     svg = to_svg(document)
     written.png.write_bytes(to_png(document))

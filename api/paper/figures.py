@@ -50,7 +50,7 @@ def _figures(client: Client, preset: Preset, findings: Findings) -> Iterator[tup
         part = f"{study.name.removeprefix('paper.')}-" if len(findings.studies) > 1 else ""
         if preset.accuracy_charts:
             study_id = study.study["id"]
-            yield _as_file(f"{part}accuracy"), partial(client.study_chart, study_id, "accuracy")
+            yield _as_file(f"{part}accuracy"), partial(client.study_chart, study_id, "accuracy", x="steps")
             yield _as_file(f"{part}accuracy-by-evaluations"), partial(client.study_chart, study_id, "accuracy", x="nfe")
         for configuration in study.configurations:
             yield from _adaptation(client, configuration, part)

@@ -48,7 +48,13 @@ AskedFormat = Annotated[
     Format | None,
     Query(alias="format", description="html: an interactive page; default: what `Accept` asks for, else json"),
 ]
-AskedX = Annotated[XAxis | None, Query(description="of accuracy: the axis shows steps (default) or evaluations (nfe)")]
+AskedX = Annotated[
+    XAxis | None,
+    Query(
+        description="of accuracy: the axis shows steps or evaluations (nfe); default: steps, "
+        "but nfe where some of the test solvers have tolerances"
+    ),
+]
 Scale = Annotated[float, Query(ge=1, le=4, allow_inf_nan=False, description="of a png: pixels a unit")]
 
 _CHART_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -98,7 +104,7 @@ def get_job_chart(
         offered = charts_of_job(tx, job)
         found = _find(offered, chart, f"this {job.kind} job", "it offers none")
         _check_options(found, x, beside)
-        material = material_of_jobs(tx, found, job, beside or [], x or "steps")
+        material = material_of_jobs(tx, found, job, beside or [], x)
     return _drawn(found, material, kind, scale, request)
 
 
@@ -139,7 +145,7 @@ def get_version_chart(
         remedy = "submit a sweep, an audit or a portrait of it"
         found = _find(offered, chart, f"version {version} of {name}", remedy)
         _check_options(found, x, None)
-        material = material_of_version(tx, found, found_version, x or "steps")
+        material = material_of_version(tx, found, found_version, x)
     return _drawn(found, material, kind, scale, request)
 
 
@@ -173,7 +179,7 @@ def get_study_chart(
         study = find_study(tx, study_id)
         found = _find(charts_of_study(), chart, f"the study {study.name}", "it offers none")
         _check_options(found, x, None)
-        material = material_of_study(tx, study, x or "steps")
+        material = material_of_study(tx, study, x)
     return _drawn(found, material, kind, scale, request)
 
 

@@ -1,6 +1,7 @@
 """Figures over HTTP: which there are, in every format, and what is answered where there is none."""
 
 import base64
+import copy
 import hashlib
 import json
 import re
@@ -15,6 +16,8 @@ import torch
 
 from api.charts import drawing
 from api.charts.drawing import DrawingFailed, draw_apart
+from api.charts.error_fan import error_fan
+from api.charts.trajectories import trajectories_with_crossings
 from api.client import Client
 from ode_core.audit.portrait import PortraitSize, portrait
 from ode_core.models.classifier import build_model
@@ -298,6 +301,25 @@ def test_a_job_that_goes_on_or_failed_says_so(served: Served, client: httpx.Clie
     assert "too much" in assert_problem(client.get(f"/v1/jobs/{failed}/charts/accuracy"), 409, "job_failed")["detail"]
 
 
+def test_a_far_end_of_a_fan_is_left_beyond_the_edges_and_counted(drawn: dict[str, Any]) -> None:
+    far = copy.deepcopy(drawn)
+    for view in far["views"]:
+        fans = view["fans"] = [copy.deepcopy(fan) for fan in (view["fans"] * 4)[:6]]
+        fans[0]["ends"][-1] = [-222.0, -1951.0]
+
+    figure = error_fan(far)
+
+    assert all(abs(row["y"]) < 100 for row in figure.canvas.tables["numerical ends 1"])
+    assert "1 of 12 ends beyond the edges" in json.dumps(figure.document())
+
+
+def test_trajectories_say_why_exact_states_are_counted_unless_the_field_depends_on_the_time(
+    drawn: dict[str, Any],
+) -> None:
+    assert "although the flow does not" in trajectories_with_crossings([drawn]).subtitle
+    assert trajectories_with_crossings([drawn | {"autonomous": False}]).subtitle == ""
+
+
 def test_a_portrait_without_fans_or_a_plane_of_inputs_says_what_is_missing(
     served: Served, portrayed: tuple[httpx.Client, str], drawn: dict[str, Any]
 ) -> None:
@@ -326,6 +348,16 @@ def test_the_accuracy_of_a_sweep_is_drawn_against_steps_or_evaluations(
     assert [row["trained"] for row in rows if row["steps"] == 2] == ["trained with euler-2"]
 
 
+def test_without_an_axis_asked_for_nothing_swept_is_left_out(served: Served, client: httpx.Client) -> None:
+    train(served.store, SPHERES_JOB)
+    place = f"/v1/jobs/{add_job(served.store, 'sweep', {}, SWEPT)}/charts/accuracy"
+
+    chosen, by_steps = (client.get(place, params=query).json() for query in ({}, {"x": "steps"}))
+
+    assert sorted(row["steps"] for row in chosen["data"]["results 1"]) == [2, 8, 40]
+    assert "1 test solver with tolerances" in by_steps["vega_lite"]["title"]["subtitle"]
+
+
 def test_sweeps_of_several_models_are_drawn_by_training_configuration(served: Served, client: httpx.Client) -> None:
     train(served.store, SPHERES_JOB)
     other = [
@@ -343,6 +375,24 @@ def test_sweeps_of_several_models_are_drawn_by_training_configuration(served: Se
     assert euler["spheres, euler-2", 2]["n"] == 2
     assert euler["b, euler-8", 2]["sd"] is None
     assert "2 seeds" in document["title"]
+
+
+def test_a_study_without_a_sweep_says_that_nothing_was_tested(served: Served, client: httpx.Client) -> None:
+    base = {
+        "dataset": {"kind": "concentric_spheres", "dimension": 2},
+        "model": {"kind": "preset", "name": "sphere2"},
+        "training": {"iterations": 5},
+    }
+    study = {"name": "untested", "base": base, "train": {"methods": ["euler"], "steps": [2]}, "seeds": 1, "sweep": None}
+    submitted = client.post("/v1/studies", json=study)
+    assert submitted.status_code == 202, submitted.text
+
+    problem = assert_problem(
+        client.get(f"/v1/studies/{submitted.json()['id']}/charts/accuracy"), 422, "nothing_to_draw"
+    )
+
+    assert "no model of the study has been tested yet" in problem["detail"]
+    assert "x=nfe" not in problem["detail"]
 
 
 def test_a_version_offers_the_charts_of_its_training_its_results_and_its_latest_portrait(
@@ -378,6 +428,15 @@ def test_a_training_shows_its_progress_and_others_beside_it(served: Served, clie
 
     assert {row["training"] for row in alone["data"]["loss 1"]} == {"spheres"}
     assert {row["training"] for row in compared["data"]["loss 1"]} == {"spheres, backprop", "spheres, backprop (2)"}
+
+
+def test_the_threshold_of_a_job_is_drawn_with_its_differences(served: Served, client: httpx.Client) -> None:
+    adaptation = {"kind": "step", "threshold": 0.075}
+    version = train(served.store, SPHERES_JOB | {"adaptation": adaptation}, metrics=ADAPTING)
+
+    drawn = client.get(f"/v1/jobs/{version.job_id}/charts/step-adaptation").json()["data"]
+
+    assert [row["limit"] for row in drawn["threshold 1"]] == ["threshold 7.5 %"]
 
 
 def test_a_training_that_adapts_nothing_offers_no_adaptation(served: Served, client: httpx.Client) -> None:

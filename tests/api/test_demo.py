@@ -126,14 +126,14 @@ class TestChart:
         assert "32" not in shown
 
     def test_leaves_out_what_has_no_place_in_it(self) -> None:
-        figure = accuracy_against_steps(
-            [row("a", "dopri5", None, 0.9), row("a", "rk4", 4, None), row("a", "rk4", 2, 0.5)]
-        )
+        adaptive = row("a", "dopri5", None, 0.9) | {"test_solver": {"method": "dopri5", "rtol": 1e-5}}
+        figure = accuracy_against_steps([adaptive, row("a", "rk4", 4, None), row("a", "rk4", 2, 0.5)], x="steps")
 
         text = json.dumps(figure.document())
         assert '"rk4"' in text
         assert '"dopri5"' not in text
         assert '"steps": 4' not in text
+        assert "left out: 1 test solver with tolerances" in figure.subtitle
 
 
 class TestTables:

@@ -1,5 +1,7 @@
 """A training under adaptation, from its metric series."""
 
+import re
+
 import pytest
 
 from api.charts.adaptation import step_adaptation, tolerance_adaptation
@@ -32,6 +34,33 @@ def test_differences_are_shown_where_there_are_some() -> None:
 
     assert [row["value"] for row in figure.canvas.tables["differences 1"]] == [0.02, 0.3]
     assert ">difference<" in to_svg(figure.document())
+
+
+def test_the_limit_asked_for_is_drawn_with_its_value_where_it_is_known() -> None:
+    differing = dict(SERIES) | {"adaptation_difference": [(100, 0.02)]}
+    flipping = dict(SERIES) | {"adaptation_flip_rate": [(100, 0.01)]}
+
+    assert ">threshold 7.5 %<" in to_svg(step_adaptation(differing, "m", {"threshold": 0.075}).document())
+    assert ">epsilon 2 %<" in to_svg(step_adaptation(flipping, "m", {"epsilon": 0.02}).document())
+    assert "threshold 1" not in step_adaptation(differing, "m").canvas.tables
+
+
+def test_iterations_stand_below_one_another_in_all_panels() -> None:
+    svg = to_svg(step_adaptation(dict(SERIES) | {"adaptation_difference": [(100, 0.02)]}, "m").document())
+
+    ticks = re.findall(r"translate\(([\d.]+),[\d.]+\)[^>]*>100</text>", svg)
+    assert len(ticks) == 3
+    assert len(set(ticks)) == 1
+
+
+def test_the_check_of_untrained_weights_is_not_shown_as_certified() -> None:
+    rates = {"adaptation_flip_rate": [(0, 0.0), (100, 0.0)], "certified": [(0, 1.0), (100, 1.0)]}
+
+    figure = step_adaptation(dict(SERIES) | rates, "m")
+
+    certificates = [row["certificate"] for row in figure.canvas.tables["flip rates 1"]]
+    assert certificates == ["untrained, never exported", "certified"]
+    assert ">untrained, never exported<" in to_svg(figure.document())
 
 
 def test_a_certified_adaptation_shows_its_flip_rates_up_to_their_bound() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.charts.figure import Row
-from api.charts.phase_plane import clipped, line_across, within
+from api.charts.phase_plane import around, around_most, clipped, line_across, within
 
 SQUARE = {"x": [-1.0, 1.0], "y": [-1.0, 1.0]}
 EDGE = 1.1  # up to here lines are kept
@@ -92,6 +92,32 @@ def test_a_decision_line_is_drawn_from_edge_to_edge_wherever_it_passes(angle: fl
 
 def test_without_a_line_there_is_none_to_draw() -> None:
     assert line_across(None, SQUARE) == []
+
+
+def test_a_far_point_is_left_beyond_the_edges_of_the_plane_around_the_others() -> None:
+    near = line(*((x / 10, y / 10) for x in range(3) for y in range(3)))
+
+    assert around_most([*near, *line((-222.0, -1951.0))]) == around(near)
+
+
+@given(points=st.lists(st.tuples(st.floats(0.5, 1), st.floats(-1, 1)), min_size=1, max_size=20))
+def test_the_plane_around_most_holds_most(points: list[tuple[float, float]]) -> None:
+    rows = line(*points, (1e6, 0.0))
+
+    assert len(within(rows, around_most(rows))) >= 0.7 * len(rows)
+
+
+@given(points=st.lists(st.tuples(COORDINATES, COORDINATES), min_size=1, max_size=3))
+def test_of_three_points_at_most_one_is_left_out(points: list[tuple[float, float]]) -> None:
+    rows = line(*points)
+
+    assert len(within(rows, around_most(rows))) >= len(rows) - 1
+
+
+def test_points_at_similar_distances_are_all_shown() -> None:
+    square = line((1, 1), (1, -1), (-1, 1), (-2, -2))
+
+    assert around_most(square) == around(square)
 
 
 def test_points_that_are_missing_or_outside_are_not_within() -> None:

@@ -96,8 +96,24 @@ def test_the_axis_can_be_evaluations() -> None:
 def test_solvers_with_tolerances_appear_where_the_axis_is_evaluations() -> None:
     rows = [*ROWS, study_row("euler-2", 2, "dopri5", None, {"0": 0.5})]
 
-    assert "dopri5 1" not in accuracy_of_study(rows).canvas.tables
-    assert [row["x"] for row in accuracy_of_study(rows, "nfe").canvas.tables["dopri5 1"]] == [77]
+    for figure in (accuracy_of_study(rows, "nfe"), accuracy_of_study(rows)):
+        assert [row["x"] for row in figure.canvas.tables["dopri5 1"]] == [77]
+        assert figure.subtitle == ""
+
+
+def test_solvers_with_tolerances_that_are_left_out_are_counted_below_the_title() -> None:
+    adaptive = [
+        study_row(label, steps, "dopri5", None, {"0": 0.5}, test_solver={"method": "dopri5", "rtol": rtol})
+        for label, steps in (("euler-2", 2), ("euler-64", 64))
+        for rtol in (1e-3, 1e-5)
+    ]
+
+    figure = accuracy_of_study([*ROWS, *adaptive], "steps")
+
+    assert "dopri5 1" not in figure.canvas.tables
+    assert figure.subtitle.startswith("left out: 2 test solvers with tolerances")
+    assert f">{figure.subtitle}<" in to_svg(figure.document())
+    assert accuracy_of_study(ROWS, "steps").subtitle == ""
 
 
 def test_failed_runs_are_counted_in_the_title() -> None:
@@ -108,8 +124,21 @@ def test_failed_runs_are_counted_in_the_title() -> None:
 
 
 def test_rows_without_any_accuracy_are_nothing_to_draw() -> None:
-    with pytest.raises(NothingToDraw, match="x=nfe"):
+    with pytest.raises(NothingToDraw, match="no test has given an accuracy"):
         accuracy_of_study([study_row("euler-2", 2, "rk4", 2, {})])
+
+
+def test_solvers_with_tolerances_alone_have_no_steps_to_be_drawn_against() -> None:
+    with pytest.raises(NothingToDraw, match="x=nfe"):
+        accuracy_of_study([study_row("euler-2", 2, "dopri5", None, {"0": 0.5})], "steps")
+
+
+def test_a_study_without_a_tested_model_says_so() -> None:
+    chart = find_chart("study", "accuracy")
+
+    assert chart is not None
+    with pytest.raises(NothingToDraw, match="no model of the study has been tested yet"):
+        chart.draw(Material())
 
 
 def test_a_study_finds_its_chart_in_the_catalogue() -> None:

@@ -20,7 +20,7 @@ class Drawing:
     """A client whose server draws accuracies by steps only."""
 
     def study_chart(self, study_id: str, name: str, *, format: str, **options: Any) -> bytes:
-        if options:
+        if options != {"x": "steps"}:
             raise ProblemError(422, "nothing_to_draw", "nothing with evaluations")
         return f"{study_id} {name} {format}".encode()
 
