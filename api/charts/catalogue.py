@@ -82,22 +82,6 @@ def _accuracy_of_results(material: Material) -> Figure:
     return accuracy_against_steps(rows, None, "Accuracy on held-out samples under other solvers", material.x)
 
 
-<<<<<<< HEAD
-def _of_training(draw: Callable[..., Figure], metrics: frozenset[str]) -> Callable[[Material], Figure]:
-    """Draw one training of the material: the first with the metrics, as that of a seed may have diverged at once."""
-
-    def drawn(material: Material) -> Figure:
-        for training in material.trainings:
-            if all(training.series.get(name) for name in metrics):
-                return draw(training.series, training.label)
-        raise NothingToDraw(f"no training has a point of {', '.join(sorted(metrics))} yet")
-
-    return drawn
-
-
-_STEP_ADAPTATION = frozenset({"steps", "adaptation_accepted"})
-_TOLERANCE_ADAPTATION = frozenset({"tolerance"})
-=======
 def _accuracy_of_study(material: Material) -> Figure:
     if not material.study:
         raise NothingToDraw(
@@ -107,57 +91,26 @@ def _accuracy_of_study(material: Material) -> Figure:
     return accuracy_of_study(material.study, material.x)
 
 
-def study_rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return result rows of several models as the rows of a study: those trained alike are its seeds."""
-    groups: dict[tuple[str, str, int | None, float | None], dict[str, Mapping[str, Any]]] = defaultdict(dict)
-    for row in results:
-        adaptive_at = None if row["test_steps"] else row["nfe"]
-        key = (_solver_label(row["train_solver"]), row["test_method"], row["test_steps"], adaptive_at)
-        groups[key][row["model"]] = row
-    rows = []
-    for (label, method, steps, _), by_model in groups.items():
-        accuracies = {model: row["accuracy"] for model, row in by_model.items() if row["accuracy"] is not None}
-        values = list(accuracies.values())
-        first = next(iter(by_model.values()))
-        rows.append(
-            {
-                "label": label,
-                "train_method": first["train_method"],
-                "train_steps": first["train_steps"],
-                "test_method": method,
-                "test_solver": first["test_solver"],
-                "test_steps": steps,
-                "nfe": float(np.mean([row["nfe"] for row in by_model.values()])),
-                "accuracy": {
-                    "mean": float(np.mean(values)) if values else None,
-                    "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-                    "n": len(values),
-                    "by_seed": accuracies,
-                },
-                "failed_seeds": [],
-            }
-        )
-    return sorted(rows, key=lambda row: (row["train_method"], row["train_steps"] or 0, row["test_steps"] or row["nfe"]))
+_STEP_ADAPTATION = frozenset({"steps", "adaptation_accepted"})
+_TOLERANCE_ADAPTATION = frozenset({"tolerance"})
 
 
-def _solver_label(solver: Mapping[str, Any]) -> str:
-    rule = next(
-        (f"-{solver['steps']}" if name == "steps" else f" {name}={solver[name]:g}")
-        for name in ("steps", "step_size", "rtol")
-        if solver.get(name) is not None
-    )
-    return f"{solver['method']}{rule}"
+def _training_with(metrics: frozenset[str], material: Material) -> Training:
+    """Return the first training with the metrics, as that of another seed may have diverged at once."""
+    for training in material.trainings:
+        if all(training.series.get(name) for name in metrics):
+            return training
+    raise NothingToDraw(f"no training has a point of {', '.join(sorted(metrics))} yet")
 
 
 def _step_adaptation(material: Material) -> Figure:
-    training = material.trainings[0]
+    training = _training_with(_STEP_ADAPTATION, material)
     return step_adaptation(training.series, training.label, training.adaptation)
 
 
 def _tolerance_adaptation(material: Material) -> Figure:
-    training = material.trainings[0]
+    training = _training_with(_TOLERANCE_ADAPTATION, material)
     return tolerance_adaptation(training.series, training.label)
->>>>>>> i4-fix2
 
 
 CHARTS = (
@@ -219,25 +172,15 @@ CHARTS = (
         "step-adaptation",
         "accuracy, steps and decisions of the step adaptation over the iterations",
         "training",
-<<<<<<< HEAD
-        _of_training(step_adaptation, _STEP_ADAPTATION),
-        metrics=_STEP_ADAPTATION,
-=======
         _step_adaptation,
-        metrics=frozenset({"steps", "adaptation_accepted"}),
->>>>>>> i4-fix2
+        metrics=_STEP_ADAPTATION,
     ),
     StoredChart(
         "tolerance-adaptation",
         "accuracy, tolerance and evaluations over the iterations",
         "training",
-<<<<<<< HEAD
-        _of_training(tolerance_adaptation, _TOLERANCE_ADAPTATION),
-        metrics=_TOLERANCE_ADAPTATION,
-=======
         _tolerance_adaptation,
-        metrics=frozenset({"tolerance"}),
->>>>>>> i4-fix2
+        metrics=_TOLERANCE_ADAPTATION,
     ),
 )
 """Every figure. A name may stand for figures of different sources."""

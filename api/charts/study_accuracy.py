@@ -36,18 +36,11 @@ def accuracy_of_study(rows: Sequence[Mapping[str, Any]], x: XAxis | None = None)
     solver that a configuration was trained with is ringed.
 
     Args:
-<<<<<<< HEAD
         rows: one for each training configuration and test solver, with ``label``, ``train_solver``, ``adaptation``,
             ``test_solver``, ``test_method``, ``test_steps``, ``nfe``, ``accuracy`` (``mean``, ``sd``, ``n``,
-            ``by_seed``) and ``failed_seeds``. Rows without a mean or without a place on the axis are left out.
-        x: what the axis shows.
-=======
-        rows: one for each training configuration and test solver, with ``label``, ``train_method``, ``train_steps``,
-            ``test_method``, ``test_solver``, ``test_steps``, ``nfe``, ``accuracy`` (``mean``, ``sd``, ``n``,
             ``by_seed``) and ``failed_seeds``. Rows without a mean are left out, those without a place on the axis, too,
             which the subtitle says.
         x: what the axis shows; None for steps, or evaluations where some test solvers have no steps.
->>>>>>> i4-fix2
 
     Raises:
         NothingToDraw: no row has an accuracy and a place on the axis.
