@@ -1,9 +1,17 @@
 """Bounds the size of request bodies, whatever they claim it to be."""
 
+import asyncio
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import Problem, problem_response
+
+# A connection that is closed with a part of the body unread is reset, and many clients then never see the answer. So a
+# little more is read and thrown away, as long as it comes without a pause.
+_DRAINED_BYTES = 2**22
+_PAUSE_SECONDS = 0.5
+_DRAIN_SECONDS = 5.0
 
 
 class BodyLimit:
@@ -32,6 +40,7 @@ class BodyLimit:
         problem = _upload_too_large(limit) if uploading else _too_large(limit)
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced[:20]) > limit:
+            await _drain(receive)
             await problem_response(problem, scope)(scope, receive, send)
             return
         received = 0
@@ -42,10 +51,26 @@ class BodyLimit:
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
                 if received > limit:
+                    if message.get("more_body", False):
+                        await _drain(receive)
                     raise problem  # an HTTPException, so that body parsers let it through
             return message
 
         await self.app(scope, receive_bounded, send)
+
+
+async def _drain(receive: Receive) -> None:
+    """Throw away what is left of a body, if it is not much."""
+    left = _DRAINED_BYTES
+    try:
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            while left > 0:
+                message = await asyncio.wait_for(receive(), _PAUSE_SECONDS)
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+                left -= len(message.get("body", b""))
+    except TimeoutError:
+        return
 
 
 def _too_large(limit: int) -> Problem:
@@ -57,5 +82,5 @@ def _upload_too_large(limit: int) -> Problem:
 
 
 def _problem(detail: str) -> Problem:
-    # What is left of the body is not read.
+    # What is left of the body is not read, but for a little.
     return Problem(413, "body_too_large", detail, headers={"Connection": "close"})
