@@ -152,8 +152,9 @@ def _modified_field(tried: Sequence[Rescue], no_rescue: str | None) -> RepairOpt
     return RepairOption(
         "modified_field",
         False,
-        f"The best of them, {best.spec.label}, wins back {best.score:.0%} of the accuracy that is lost{unsettled}: it "
-        f"is offered from {OFFERED_FROM:.0%}. That proves only that the step is too long for the series.",
+        f"The best of them, {best.spec.label}, wins back {max(0.0, best.score or 0.0):.0%} of the accuracy that is "
+        f"lost{unsettled}; it would be offered from {OFFERED_FROM:.0%}. That proves only that the step is too long "
+        f"for the series.",
     )
 
 
@@ -176,8 +177,8 @@ def _training(
     return RepairOption(
         kind,
         True,
-        f"Train {begin} with the certified adaptation, which makes the solver finer until at most {epsilon:.3g} of "
-        f"held-out predictions depend on it. Not tried here.",
+        f"Train {begin} with the certified adaptation, which makes the solver finer until at most "
+        f"{100 * epsilon:.3g}% of held-out predictions depend on it. Not tried here.",
         training_job=job,
     )
 

@@ -228,6 +228,7 @@ def test_an_audit_looks_for_the_mechanism_of_a_discrete_model_alone(
     assert calm["mechanism"] is None
     assert "not discrete" in calm["mechanism_reason"]
     assert calm["repair"] is None
+    assert mechanism_of(run, accept, job, epsilon=0.99, mechanism=True)["repair"] is None  # there is nothing to repair
     left_out = mechanism_of(run, accept, job, mechanism=False)
     assert left_out["mechanism"] is None
     assert "leave it out" in left_out["mechanism_reason"]

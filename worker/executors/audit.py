@@ -51,7 +51,8 @@ def run_audit(running: RunningJob) -> FinishJob:
 
 
 def _repair(running: RunningJob, tested: StoredModel, report: AuditReport, diagnosis: Diagnosis) -> Repair | None:
-    if report.verdict != "discrete" and diagnosis.mechanism is None:
+    looked_into = report.verdict == "discrete" or diagnosis.mechanism is not None
+    if report.verdict == "ode" or not looked_into:
         return None
     return repair_options(
         tested.spec,

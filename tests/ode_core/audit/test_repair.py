@@ -78,6 +78,10 @@ def test_one_that_does_not_is_told_and_not_offered() -> None:
     assert "fine-tune" in repair.recommendation
 
 
+def test_a_field_that_is_worse_than_the_one_it_replaces_wins_nothing_back() -> None:
+    assert "wins back 0% of" in repaired(replace(FAILED, score=-0.75)).options[1].sentence
+
+
 def test_the_trainings_begin_with_the_solver_of_the_version_and_can_be_submitted() -> None:
     _, _, fine_tune, retrain = repaired(FAILED).to_json()["options"]
     tuned, anew = (TrainingJobSpec.model_validate(option["training_job"]) for option in (fine_tune, retrain))
