@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from ode_core.audit.audit import AuditReport
 from ode_core.audit.mechanism import Mechanism, find_mechanism, obstacle
 from ode_core.audit.progress import OnProgress, Progress
+from ode_core.audit.rescue import MAX_EVALUATIONS, Rescue, rescue
 from ode_core.models.classifier import Classifier
+from ode_core.specs.modified_field import ModifiedFieldKind, ModifiedFieldSpec
+from ode_core.specs.solver import SolverSpec
 
-PARTS = 4  # of the mechanism
+PARTS = 6  # four of the mechanism, and two trials
 
 MOST_SAMPLES, FEWEST_SAMPLES = 200, 20
 # Numbers in the states along all steps, in float64 half a GiB.
@@ -23,6 +27,8 @@ STATES_AT_ONCE = 2**26
 MULTIPLICATIONS, SMALLEST_EVALUATION = 2.5e11, 2_000
 # Evaluations that the exact flow takes in the interventions and for the fan, over those of the reference.
 FLOWS = 20
+# Of a modified field, for one sample on average: beyond, the series is not tried after the iterates.
+CHEAP_EVALUATIONS = 250
 # Products with a step's derivative: its columns, or directions of Arnoldi's iteration.
 MOST_PRODUCTS = 128
 
@@ -35,11 +41,15 @@ class Diagnosis:
         samples: the first so many of the audit's samples were looked at; 0 where nothing was.
         mechanism: why predictions depend on the solver, or None.
         reason: why there is no mechanism, or None.
+        rescues: modified fields that were tried.
+        no_rescue: why none was, or None.
     """
 
     samples: int
     mechanism: Mechanism | None
     reason: str | None
+    rescues: list[Rescue]
+    no_rescue: str | None
 
     def to_json(self) -> dict[str, Any]:
         """Return ``mechanism`` and ``mechanism_reason`` as JSON values."""
@@ -51,7 +61,7 @@ class Diagnosis:
 
 def no_diagnosis(reason: str) -> Diagnosis:
     """Return the diagnosis of a model that was not looked into."""
-    return Diagnosis(0, None, reason)
+    return Diagnosis(0, None, reason, [], reason)
 
 
 def diagnose(
@@ -85,17 +95,56 @@ def diagnose(
     trained, reference = (one.select(torch.arange(samples)) for one in (report.trained, report.reference.predictions))
     if trained.failures == samples:
         return no_diagnosis("no sample's training solve succeeds: there is nothing to take apart")
+    inputs, labels = inputs[:samples], labels[:samples]
     mechanism = find_mechanism(
         model,
-        inputs[:samples],
-        labels[:samples],
+        inputs,
+        labels,
         report.train_solver,
         reference.labels,
         on_part=progress.next_part,
         on_evaluation=lambda: progress.again(),
         max_evaluations=max_evaluations,
     )
-    return Diagnosis(samples, mechanism, None)
+    fields, no_rescue = modified_fields(report.train_solver)
+    rescues: list[Rescue] = []
+    for spec in fields:
+        if not _is_worth_trying(spec, rescues):
+            continue
+        progress.next_part(f"modified field: {spec.label}")
+        # One evaluation of it takes about as many of the model's field as it has terms, of all stages each.
+        bound = None if max_evaluations is None else max_evaluations // (spec.used_terms * spec.solver.facts.stages)
+        found = rescue(
+            model,
+            inputs,
+            labels,
+            spec,
+            trained,
+            reference,
+            on_evaluation=lambda: progress.again(),
+            max_evaluations=MAX_EVALUATIONS if bound is None else min(MAX_EVALUATIONS, max(1, bound)),
+        )
+        rescues.append(found)
+    return Diagnosis(samples, mechanism, None, rescues, no_rescue)
+
+
+def modified_fields(solver: SolverSpec) -> tuple[list[ModifiedFieldSpec], str | None]:
+    """Return the modified fields to try for a training solver, or none and why."""
+    kinds: tuple[ModifiedFieldKind, ...] = ("iterates", "series") if solver.method == "euler" else ("iterates",)
+    try:
+        return [ModifiedFieldSpec(solver=solver, kind=kind) for kind in kinds], None
+    except ValidationError as error:
+        return [], error.errors()[0]["msg"].removeprefix("Value error, ")
+
+
+def _is_worth_trying(spec: ModifiedFieldSpec, before: Sequence[Rescue]) -> bool:
+    """Whether a trial can change anything, at a price.
+
+    An evaluation of the series takes about twenty times as long as one of the iterates, for its derivatives.
+    """
+    return spec.kind != "series" or all(
+        not trial.offered and trial.score is not None and trial.evaluations <= CHEAP_EVALUATIONS for trial in before
+    )
 
 
 def affordable_samples(report: AuditReport, state_shape: Sequence[int], end_time: float, operations: int) -> int:

@@ -49,8 +49,10 @@ from ode_core.specs.model import (
     model_state_shape,
     parameter_count,
 )
+from ode_core.specs.modified_field import ModifiedFieldSpec
 from ode_core.specs.names import NAME_PATTERN
 from ode_core.specs.portrait import PortraitImpossible, check_portrait_budget, portrait_solvers
+from ode_core.specs.retraining import retraining
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 from ode_core.specs.spec import Spec
 from ode_core.specs.stacking import is_stackable, require_stackable
@@ -103,6 +105,7 @@ __all__ = [
     "MnistSpec",
     "ModelName",
     "ModelSpec",
+    "ModifiedFieldSpec",
     "PortraitImpossible",
     "PortraitJobSpec",
     "PresetSpec",
@@ -143,6 +146,7 @@ __all__ = [
     "parameter_count",
     "portrait_solvers",
     "require_stackable",
+    "retraining",
     "solve_evaluations",
     "training_document",
     "violations",

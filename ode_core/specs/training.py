@@ -94,7 +94,7 @@ class TrainingJobSpec(Spec):
             self.solver.fixed_steps(0.0, self.architecture.end_time)
         if self.adaptation is not None:
             check_adaptation(self.adaptation, self.solver, self.architecture.end_time)
-            check_audit_batch(self.adaptation, _train_samples(self.dataset))
+            check_audit_batch(self.adaptation, train_samples(self.dataset))
         return self
 
 
@@ -131,7 +131,7 @@ def check_start(spec: TrainingJobSpec, start: TrainingJobSpec) -> None:
         )
 
 
-def _train_samples(dataset: DatasetSpec) -> int | None:
+def train_samples(dataset: DatasetSpec) -> int | None:
     """Return how many samples the training split has, at most; None where only the data tell."""
     if isinstance(dataset, UploadedSpec):
         return None if dataset.facts is None else dataset.facts.train_samples

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from api.schemas.models import ModelVersionDetail
+from ode_core.audit.repair import repair_options
+from ode_core.specs import SolverSpec, StartFrom, TrainingJobSpec
 from tests.api.conftest import DIGITS_JOB, SPHERES_JOB, Served, assert_problem, train
 
 
@@ -32,6 +34,34 @@ def test_a_model_may_go_on_from_its_own_last_version_and_shows_where_it_came_fro
     ModelVersionDetail.model_validate_json(detail.content)
     assert newest["started_from"] == detail.json()["started_from"] == {"model": "tiny", "version": 1}
     assert oldest["started_from"] is None
+
+
+@pytest.mark.parametrize("kind", ["fine_tune", "retrain"])
+def test_the_training_that_an_audit_gives_as_a_repair_is_accepted(served: Served, kind: str) -> None:
+    document = SPHERES_JOB | {"dataset": {"kind": "concentric_spheres", "train_samples": 2000}}
+    version = train(served.store, document)
+    repair = repair_options(
+        TrainingJobSpec.model_validate(version.training_spec),
+        StartFrom(model=version.model, version=version.version),
+        SolverSpec.model_validate(version.solver),
+        epsilon=0.01,
+        samples=0,
+        tried=[],
+        no_rescue="none was asked for",
+        budget=served.settings.budget,
+    )
+    (option,) = (option for option in repair.to_json()["options"] if option["kind"] == kind)
+    with served.client() as client:
+        accepted = client.post("/v1/training-jobs", json=option["training_job"])
+    assert accepted.status_code == 202, accepted.text
+
+
+@pytest.mark.parametrize("mechanism", [None, True, False])
+def test_an_audit_may_be_asked_for_the_mechanism(served: Served, mechanism: bool | None) -> None:
+    train(served.store)
+    with served.client() as client:
+        job = client.post("/v1/evaluation-jobs", json={"kind": "audit", "model": "tiny", "mechanism": mechanism}).json()
+    assert job["spec"]["mechanism"] is mechanism
 
 
 @pytest.mark.parametrize(

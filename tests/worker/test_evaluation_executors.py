@@ -227,14 +227,18 @@ def test_an_audit_looks_for_the_mechanism_of_a_discrete_model_alone(
     assert calm["verdict"] == "ode"
     assert calm["mechanism"] is None
     assert "not discrete" in calm["mechanism_reason"]
-    left_out = mechanism_of(run, accept, job)
+    assert calm["repair"] is None
+    assert mechanism_of(run, accept, job, epsilon=0.99, mechanism=True)["repair"] is None  # there is nothing to repair
+    left_out = mechanism_of(run, accept, job, mechanism=False)
     assert left_out["mechanism"] is None
     assert "leave it out" in left_out["mechanism_reason"]
 
 
 def test_a_discrete_model_is_looked_into_where_that_is_left_to_the_verdict(
-    store: Store, run: Any, submit: Any, accept: Any, job: ReadJob
+    run: Any, submit: Any, accept: Any, job: ReadJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A modified field of such a model explodes, and is given up the sooner.
+    monkeypatch.setattr("ode_core.audit.diagnosis.MAX_EVALUATIONS", 100)
     # With a large learning rate two Euler steps are no ODE after a few iterations.
     spec = TrainingJobSpec(
         name="spheres",
@@ -248,6 +252,11 @@ def test_a_discrete_model_is_looked_into_where_that_is_left_to_the_verdict(
     assert result["verdict"] == "discrete"
     assert result["mechanism"]["cause"] in ("crossing", "accumulation", "either", "together")
     assert result["mechanism"]["samples"] == 100
+    repair = result["repair"]
+    assert [option["kind"] for option in repair["options"]] == ["pin_solver", "modified_field", "fine_tune", "retrain"]
+    assert repair["options"][0]["solver"] == {"method": "euler", "steps": 2}
+    assert repair["tried"][0]["spec"] == {"solver": {"method": "euler", "steps": 2}, "kind": "iterates"}
+    assert "euler-2" in repair["recommendation"]
 
 
 def test_a_cancelled_audit_stops_within_the_search_for_the_mechanism(

@@ -4,7 +4,8 @@ from typing import Any
 
 from ode_core.audit.audit import AuditReport, audit
 from ode_core.audit.diagnosis import PARTS, Diagnosis, diagnose, no_diagnosis
-from ode_core.specs import AuditJobSpec, evaluation_operations
+from ode_core.audit.repair import Repair, repair_options
+from ode_core.specs import AuditJobSpec, StartFrom, evaluation_operations
 from store.unit_of_work import Transaction
 from worker.executors.result_rows import result_rows, solver_json
 from worker.executors.stored_model import StoredModel, load_stored_model
@@ -33,6 +34,7 @@ def run_audit(running: RunningJob) -> FinishJob:
         max_evaluations=running.settings.budget.evaluations_per_solve,
     )
     diagnosis = _diagnosis(spec, tested, report, progress)
+    repair = _repair(running, tested, report, diagnosis)
 
     def finish(tx: Transaction) -> dict[str, Any]:
         tx.results.replace_for_job(job.id, attempt, result_rows(tested, report.ladder))
@@ -42,9 +44,26 @@ def run_audit(running: RunningJob) -> FinishJob:
             "train_solver": solver_json(tested.solver),
             **report.to_json(),
             **diagnosis.to_json(),
+            "repair": None if repair is None else repair.to_json(),
         }
 
     return finish
+
+
+def _repair(running: RunningJob, tested: StoredModel, report: AuditReport, diagnosis: Diagnosis) -> Repair | None:
+    looked_into = report.verdict == "discrete" or diagnosis.mechanism is not None
+    if report.verdict == "ode" or not looked_into:
+        return None
+    return repair_options(
+        tested.spec,
+        StartFrom(model=tested.version.model, version=tested.version.version),
+        tested.solver,
+        report.epsilon,
+        diagnosis.samples,
+        diagnosis.rescues,
+        diagnosis.no_rescue,
+        running.settings.budget,
+    )
 
 
 class _Progress:

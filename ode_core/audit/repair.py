@@ -1,0 +1,187 @@
+"""What to do with a model whose predictions depend on the solver: the options in order, and which to take."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from ode_core.audit.rescue import OFFERED_FROM, Rescue
+from ode_core.specs.budgets import Budget, BudgetExceeded, check_training_budget
+from ode_core.specs.modified_field import ModifiedFieldSpec
+from ode_core.specs.retraining import retraining
+from ode_core.specs.solver import SolverSpec
+from ode_core.specs.training import StartFrom, TrainingJobSpec
+
+OptionKind = Literal["pin_solver", "modified_field", "fine_tune", "retrain"]
+
+
+@dataclass(frozen=True)
+class RepairOption:
+    """One way to make the predictions independent of the solver, or of who chooses it.
+
+    Attributes:
+        kind: which.
+        offered: whether it can be taken.
+        sentence: what it does, or why it cannot be taken.
+        solver: what to predict with, or None.
+        modified_field: which modified field to put in the field's place, or None.
+        training_job: the training to submit, or None.
+    """
+
+    kind: OptionKind
+    offered: bool
+    sentence: str
+    solver: SolverSpec | None = None
+    modified_field: ModifiedFieldSpec | None = None
+    training_job: TrainingJobSpec | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the option as JSON values."""
+        solver, field, job = self.solver, self.modified_field, self.training_job
+        return {
+            "kind": self.kind,
+            "offered": self.offered,
+            "sentence": self.sentence,
+            "solver": None if solver is None else solver.model_dump(mode="json", exclude_none=True),
+            "modified_field": None if field is None else field.model_dump(mode="json", exclude_none=True),
+            "training_job": None if job is None else job.model_dump(mode="json"),
+        }
+
+
+@dataclass(frozen=True)
+class Repair:
+    """The options in order.
+
+    Attributes:
+        samples: those that modified fields were tried on.
+        tried: what the trials gave.
+        options: all, offered or not.
+    """
+
+    samples: int
+    tried: list[Rescue]
+    options: list[RepairOption]
+
+    @property
+    def recommendation(self) -> str:
+        """What to do, in words."""
+        pin, field, *trainings = self.options
+        if field.offered:
+            return (
+                "Put the modified field in the field's place: the model is then an ODE with the predictions it was "
+                f"trained to, whatever accurate solver runs it. Until then predict with {_label(pin.solver)} alone."
+            )
+        then = next((option for option in trainings if option.offered), None)
+        words = f"Predict with {_label(pin.solver)} alone, as the service does where a request names no solver."
+        if then is None:
+            return words
+        how = "fine-tune it" if then.kind == "fine_tune" else "train it anew"
+        return f"{words} Where any accurate solver is to give the same predictions, {how} with the training job given."
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the repair as JSON values."""
+        return {
+            "samples": self.samples,
+            "recommendation": self.recommendation,
+            "options": [option.to_json() for option in self.options],
+            "tried": [trial.to_json() for trial in self.tried],
+        }
+
+
+def repair_options(
+    trained: TrainingJobSpec,
+    version: StartFrom,
+    solver: SolverSpec,
+    epsilon: float,
+    samples: int,
+    tried: Sequence[Rescue],
+    no_rescue: str | None,
+    budget: Budget,
+) -> Repair:
+    """Return what can be done with a stored model.
+
+    Args:
+        trained: the training that made it.
+        version: the model version.
+        solver: what it was trained with at the end.
+        epsilon: largest flip rate at which it would be an ODE.
+        samples: those that modified fields were tried on.
+        tried: what the trials gave.
+        no_rescue: why none was tried, or None.
+        budget: of trainings.
+    """
+    return Repair(
+        samples,
+        list(tried),
+        [
+            RepairOption(
+                "pin_solver",
+                True,
+                f"Predict with {solver.label} alone. Always valid: the model is then the network of its steps that was "
+                f"trained, and not an ODE.",
+                solver=solver,
+            ),
+            _modified_field(tried, no_rescue),
+            _training("fine_tune", trained, solver, epsilon, version, budget),
+            _training("retrain", trained, solver, epsilon, None, budget),
+        ],
+    )
+
+
+def _modified_field(tried: Sequence[Rescue], no_rescue: str | None) -> RepairOption:
+    if not tried:
+        return RepairOption("modified_field", False, f"No modified field was tried: {no_rescue}.")
+    offered = [trial for trial in tried if trial.offered]
+    if offered:
+        # Of equal ones the cheaper to evaluate.
+        best = max(offered, key=lambda trial: (trial.agreement, -trial.evaluations * trial.spec.used_terms))
+        return RepairOption(
+            "modified_field",
+            True,
+            f"Under a converged solver {best.spec.label} gives the trained prediction for {best.agreement:.1%} of the "
+            f"samples, and wins back {best.score:.0%} of the accuracy that the field itself loses. The trained model "
+            f"is a flow, of this field.",
+            modified_field=best.spec,
+        )
+    scored = [trial for trial in tried if trial.score is not None]
+    if not scored:
+        return RepairOption("modified_field", False, f"No modified field has a score: {tried[0].reason}.")
+    best = max(scored, key=lambda trial: trial.score or 0.0)
+    unsettled = "" if best.unsettled == 0 else f"; {best.unsettled} predictions did not settle"
+    return RepairOption(
+        "modified_field",
+        False,
+        f"The best of them, {best.spec.label}, wins back {max(0.0, best.score or 0.0):.0%} of the accuracy that is "
+        f"lost{unsettled}; it would be offered from {OFFERED_FROM:.0%}. That proves only that the step is too long "
+        f"for the series.",
+    )
+
+
+def _training(
+    kind: Literal["fine_tune", "retrain"],
+    trained: TrainingJobSpec,
+    solver: SolverSpec,
+    epsilon: float,
+    start: StartFrom | None,
+    budget: Budget,
+) -> RepairOption:
+    try:
+        job = retraining(trained, solver, epsilon, start=start)
+        check_training_budget(job, budget)
+    except ValidationError as error:
+        return RepairOption(kind, False, error.errors()[0]["msg"].removeprefix("Value error, "))
+    except BudgetExceeded as error:
+        return RepairOption(kind, False, str(error))
+    begin = "from its weights" if kind == "fine_tune" else "from the beginning"
+    return RepairOption(
+        kind,
+        True,
+        f"Train {begin} with the certified adaptation, which makes the solver finer until at most "
+        f"{100 * epsilon:.3g}% of held-out predictions depend on it. Not tried here.",
+        training_job=job,
+    )
+
+
+def _label(solver: SolverSpec | None) -> str:
+    return "the training solver" if solver is None else solver.label

@@ -1,0 +1,40 @@
+"""docs/audit.md against the code: its request is accepted, its numbers are those used."""
+
+import json
+import re
+from pathlib import Path
+
+from ode_core.audit.cause import SHARE
+from ode_core.audit.diagnosis import MOST_SAMPLES
+from ode_core.audit.interventions import FEWEST_SAMPLES
+from ode_core.audit.reference import FIRST_TOLERANCE, LAST_TOLERANCE
+from ode_core.audit.rescue import OFFERED_FROM
+from ode_core.audit.statistics import clopper_pearson
+from ode_core.audit.step_spectrum import DENSE_STATE
+from ode_core.specs import AuditJobSpec
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
+
+
+def test_the_request_is_accepted_and_names_every_option() -> None:
+    (example,) = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", GUIDE, re.DOTALL))
+    AuditJobSpec.model_validate(example)
+    assert set(example) == set(AuditJobSpec.model_fields)
+
+
+def test_the_numbers_are_those_of_the_code() -> None:
+    words = " ".join(GUIDE.split())
+    for said in (
+        f"no more than {MOST_SAMPLES} samples",
+        f"offered from {OFFERED_FROM}",
+        f"at least {FEWEST_SAMPLES} samples are lost",
+        f"up to {DENSE_STATE} numbers",
+        "from 1e-4 to at most 1e-9",
+    ):
+        assert said in words
+    assert (FIRST_TOLERANCE, LAST_TOLERANCE, SHARE) == (1e-4, 1e-9, 0.5)
+
+
+def test_so_many_samples_without_a_flip_show_one_percent() -> None:
+    assert "at least 368 samples" in GUIDE
+    assert clopper_pearson(0, 368)[1] <= 0.01 < clopper_pearson(0, 367)[1]

@@ -1,0 +1,144 @@
+from dataclasses import replace
+
+import pytest
+
+from ode_core.audit.diagnosis import modified_fields
+from ode_core.audit.repair import Repair, repair_options
+from ode_core.audit.rescue import Rescue
+from ode_core.specs import (
+    Budget,
+    CertifiedAdaptation,
+    ClassifierSpec,
+    ConcentricSpheresSpec,
+    MlpField,
+    ModifiedFieldSpec,
+    SolverSpec,
+    StartFrom,
+    TrainingJobSpec,
+    TrainingSpec,
+    check_start,
+)
+
+EULER = SolverSpec(method="euler", steps=16)
+TRAINED = TrainingJobSpec(
+    name="rings",
+    dataset=ConcentricSpheresSpec(train_samples=4000, test_samples=1000),
+    model=ClassifierSpec(field=MlpField(hidden=(8,))),
+    solver=SolverSpec(method="euler", steps=4),
+    training=TrainingSpec(iterations=600),
+)
+TRIAL = Rescue(
+    ModifiedFieldSpec(solver=EULER, kind="iterates"),
+    accuracy=0.97,
+    score=0.99,
+    reason=None,
+    agreement=0.995,
+    offered=True,
+    unsettled=0,
+    evaluations=200.0,
+)
+FAILED = replace(TRIAL, score=0.3, offered=False, agreement=0.7)
+
+
+def repaired(*tried: Rescue, trained: TrainingJobSpec = TRAINED, solver: SolverSpec = EULER, **other: object) -> Repair:
+    settings = {"epsilon": 0.01, "budget": Budget()} | other
+    return repair_options(
+        trained,
+        StartFrom(model="rings", version=3),
+        solver,
+        settings["epsilon"],  # type: ignore[arg-type]
+        200,
+        tried,
+        None if tried else "the solver chooses its steps itself",
+        settings["budget"],  # type: ignore[arg-type]
+    )
+
+
+def test_the_options_are_in_order_and_the_training_solver_is_always_one() -> None:
+    for repair in (repaired(TRIAL), repaired(FAILED), repaired()):
+        assert [option.kind for option in repair.options] == ["pin_solver", "modified_field", "fine_tune", "retrain"]
+        assert repair.options[0].offered
+        assert repair.options[0].solver == EULER
+
+
+def test_a_modified_field_that_gives_the_trained_predictions_is_recommended() -> None:
+    better = replace(TRIAL, spec=ModifiedFieldSpec(solver=EULER, kind="series"), agreement=1.0)
+    repair = repaired(TRIAL, better)
+    assert repair.options[1].offered
+    assert repair.options[1].modified_field == better.spec
+    assert "modified field" in repair.recommendation
+
+
+def test_one_that_does_not_is_told_and_not_offered() -> None:
+    repair = repaired(FAILED)
+    assert not repair.options[1].offered
+    assert repair.options[1].modified_field is None
+    assert "30%" in repair.options[1].sentence
+    assert repair.recommendation.startswith("Predict with euler-16 alone")
+    assert "fine-tune" in repair.recommendation
+
+
+def test_a_field_that_is_worse_than_the_one_it_replaces_wins_nothing_back() -> None:
+    assert "wins back 0% of" in repaired(replace(FAILED, score=-0.75)).options[1].sentence
+
+
+def test_the_trainings_begin_with_the_solver_of_the_version_and_can_be_submitted() -> None:
+    _, _, fine_tune, retrain = repaired(FAILED).to_json()["options"]
+    tuned, anew = (TrainingJobSpec.model_validate(option["training_job"]) for option in (fine_tune, retrain))
+    assert tuned.start_from == StartFrom(model="rings", version=3)
+    assert anew.start_from is None
+    check_start(tuned, TRAINED)
+    for job in (tuned, anew):
+        assert job.solver == EULER
+        assert isinstance(job.adaptation, CertifiedAdaptation)
+        assert job.adaptation.epsilon == 0.01
+        assert job.name != "rings"
+
+
+@pytest.mark.parametrize("epsilon", [0.0005, 0.01, 0.05, 0.5])
+@pytest.mark.parametrize("solver", [EULER, SolverSpec(method="dopri5", rtol=0.5, atol=1.0)])
+def test_the_certified_rule_takes_any_epsilon_that_the_training_data_can_show(
+    epsilon: float, solver: SolverSpec
+) -> None:
+    large = TRAINED.model_copy(update={"dataset": ConcentricSpheresSpec(train_samples=50_000, test_samples=10)})
+    options = repaired(FAILED, trained=large, solver=solver, epsilon=epsilon).options
+    assert all(option.offered for option in options[2:])
+
+
+@pytest.mark.parametrize(
+    ("update", "solver", "budget", "words"),
+    [
+        ({"dataset": ConcentricSpheresSpec(train_samples=80, test_samples=10)}, EULER, Budget(), "audit_samples"),
+        ({}, SolverSpec(method="euler", steps=4, backend="torchdiffeq"), Budget(), "torchdiffeq"),
+        ({}, EULER, Budget(training_operations=1), "budget"),
+    ],
+)
+def test_a_training_that_would_be_refused_is_not_offered(
+    update: dict[str, object], solver: SolverSpec, budget: Budget, words: str
+) -> None:
+    repair = repaired(FAILED, trained=TRAINED.model_copy(update=update), solver=solver, budget=budget)
+    for option in repair.options[2:]:
+        assert not option.offered
+        assert option.training_job is None
+        assert words in option.sentence
+    assert "train" not in repair.recommendation.removeprefix("Predict with the training solver")
+
+
+def test_a_long_name_still_has_one_that_is_allowed() -> None:
+    repair = repaired(FAILED, trained=TRAINED.model_copy(update={"name": "a" * 100}))
+    assert all(option.offered for option in repair.options[2:])
+
+
+@pytest.mark.parametrize(
+    ("solver", "kinds"),
+    [
+        (EULER, ["iterates", "series"]),
+        (SolverSpec(method="rk4", steps=4), ["iterates"]),
+        (SolverSpec(method="dopri5", rtol=1e-3, atol=1e-3), []),
+        (SolverSpec(method="euler", step_size=0.3, grid="truncate"), []),
+    ],
+)
+def test_modified_fields_are_tried_for_equal_explicit_steps(solver: SolverSpec, kinds: list[str]) -> None:
+    fields, reason = modified_fields(solver)
+    assert [field.kind for field in fields] == kinds
+    assert (reason is None) == bool(kinds)
