@@ -17,7 +17,7 @@ from ode_core.models.classifier import Classifier
 from ode_core.specs.modified_field import ModifiedFieldKind, ModifiedFieldSpec
 from ode_core.specs.solver import SolverSpec
 
-PARTS = 6  # four of the mechanism, and two trials
+PARTS = 7  # four of the mechanism, and three trials
 
 MOST_SAMPLES, FEWEST_SAMPLES = 200, 20
 # Numbers in the states along all steps, in float64 half a GiB.
@@ -27,8 +27,9 @@ STATES_AT_ONCE = 2**26
 MULTIPLICATIONS, SMALLEST_EVALUATION = 2.5e11, 2_000
 # Evaluations that the exact flow takes in the interventions and for the fan, over those of the reference.
 FLOWS = 20
-# Of a modified field, for one sample on average: beyond, the series is not tried after the iterates.
-CHEAP_EVALUATIONS = 250
+# An evaluation of the series takes about twenty times as long as one of the iterates, for its derivatives: it is tried
+# for states of so many numbers, after iterates that took so many evaluations of a sample.
+SERIES_STATE, CHEAP_EVALUATIONS = 16, 500
 # Products with a step's derivative: its columns, or directions of Arnoldi's iteration.
 MOST_PRODUCTS = 128
 
@@ -106,7 +107,7 @@ def diagnose(
         on_evaluation=lambda: progress.again(),
         max_evaluations=max_evaluations,
     )
-    fields, no_rescue = modified_fields(report.train_solver)
+    fields, no_rescue = modified_fields(report.train_solver, math.prod(model.state_shape))
     rescues: list[Rescue] = []
     for spec in fields:
         if not _is_worth_trying(spec, rescues):
@@ -128,23 +129,25 @@ def diagnose(
     return Diagnosis(samples, mechanism, None, rescues, no_rescue)
 
 
-def modified_fields(solver: SolverSpec) -> tuple[list[ModifiedFieldSpec], str | None]:
-    """Return the modified fields to try for a training solver, or none and why."""
-    kinds: tuple[ModifiedFieldKind, ...] = ("iterates", "series") if solver.method == "euler" else ("iterates",)
+def modified_fields(solver: SolverSpec, state_size: int) -> tuple[list[ModifiedFieldSpec], str | None]:
+    """Return the modified fields to try for a training solver, in order until one is offered, or none and why.
+
+    At the kinks of ReLU more terms are not always better.
+    """
+    kinds: list[tuple[ModifiedFieldKind, int]] = [("iterates", 4), ("iterates", 2)]
+    if solver.method == "euler" and state_size <= SERIES_STATE:
+        kinds.append(("series", 3))
     try:
-        return [ModifiedFieldSpec(solver=solver, kind=kind) for kind in kinds], None
+        return [ModifiedFieldSpec(solver=solver, kind=kind, terms=terms) for kind, terms in kinds], None
     except ValidationError as error:
         return [], error.errors()[0]["msg"].removeprefix("Value error, ")
 
 
 def _is_worth_trying(spec: ModifiedFieldSpec, before: Sequence[Rescue]) -> bool:
-    """Whether a trial can change anything, at a price.
-
-    An evaluation of the series takes about twenty times as long as one of the iterates, for its derivatives.
-    """
-    return spec.kind != "series" or all(
-        not trial.offered and trial.score is not None and trial.evaluations <= CHEAP_EVALUATIONS for trial in before
-    )
+    """Whether a trial can change anything, at a price."""
+    if any(trial.offered or trial.score is None for trial in before):
+        return False
+    return spec.kind != "series" or all(trial.evaluations <= CHEAP_EVALUATIONS for trial in before)
 
 
 def affordable_samples(report: AuditReport, state_shape: Sequence[int], end_time: float, operations: int) -> int:

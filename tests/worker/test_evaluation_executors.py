@@ -255,7 +255,7 @@ def test_a_discrete_model_is_looked_into_where_that_is_left_to_the_verdict(
     repair = result["repair"]
     assert [option["kind"] for option in repair["options"]] == ["pin_solver", "modified_field", "fine_tune", "retrain"]
     assert repair["options"][0]["solver"] == {"method": "euler", "steps": 2}
-    assert repair["tried"][0]["spec"] == {"solver": {"method": "euler", "steps": 2}, "kind": "iterates"}
+    assert repair["tried"][0]["spec"] == {"solver": {"method": "euler", "steps": 2}, "kind": "iterates", "terms": 4}
     assert "euler-2" in repair["recommendation"]
 
 

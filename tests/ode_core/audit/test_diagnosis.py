@@ -112,8 +112,9 @@ def test_what_accumulates_is_won_back_by_a_modified_field_and_what_crosses_is_no
         classifier_around(LinearField([[-3.0, 0.0], [0.0, 0.0]])), SolverSpec(method="euler", steps=1)
     )
     assert [(trial.spec.kind, trial.offered) for trial in rotated.rescues] == [("iterates", True)]
-    # The series is tried where that may still help.
-    assert [(trial.spec.kind, trial.offered) for trial in thrown.rescues] == [("iterates", False), ("series", False)]
+    # The others are tried where they may still help.
+    assert [trial.spec.kind for trial in thrown.rescues] == ["iterates", "iterates", "series"]
+    assert not any(trial.offered for trial in thrown.rescues)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_progress_is_told_part_by_part_and_from_within(
     diagnose(*ordinary, operations=SMALL, on_progress=lambda *report: told.append(report))
     parts = [part for part, _, _ in told]
     assert parts == sorted(parts)
-    assert all(parts.count(part) > 1 for part in range(1, PARTS))  # the last is the series, of no use here
+    assert all(parts.count(part) > 1 for part in range(1, PARTS - 1))  # further trials are of no use here
     assert {total for _, total, _ in told} == {PARTS}
 
 
@@ -140,7 +141,7 @@ class Stop(Exception):
     """The job is to end."""
 
 
-@pytest.mark.parametrize("part", range(1, PARTS))
+@pytest.mark.parametrize("part", range(1, PARTS - 1))
 def test_an_exception_of_the_progress_ends_every_part_from_within(
     ordinary: tuple[Classifier, Tensor, Tensor, AuditReport], part: int
 ) -> None:

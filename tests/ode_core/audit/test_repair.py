@@ -130,15 +130,16 @@ def test_a_long_name_still_has_one_that_is_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("solver", "kinds"),
+    ("solver", "size", "kinds"),
     [
-        (EULER, ["iterates", "series"]),
-        (SolverSpec(method="rk4", steps=4), ["iterates"]),
-        (SolverSpec(method="dopri5", rtol=1e-3, atol=1e-3), []),
-        (SolverSpec(method="euler", step_size=0.3, grid="truncate"), []),
+        (EULER, 2, ["iterates", "iterates", "series"]),
+        (EULER, 64, ["iterates", "iterates"]),
+        (SolverSpec(method="rk4", steps=4), 2, ["iterates", "iterates"]),
+        (SolverSpec(method="dopri5", rtol=1e-3, atol=1e-3), 2, []),
+        (SolverSpec(method="euler", step_size=0.3, grid="truncate"), 2, []),
     ],
 )
-def test_modified_fields_are_tried_for_equal_explicit_steps(solver: SolverSpec, kinds: list[str]) -> None:
-    fields, reason = modified_fields(solver)
+def test_modified_fields_are_tried_for_equal_explicit_steps(solver: SolverSpec, size: int, kinds: list[str]) -> None:
+    fields, reason = modified_fields(solver, size)
     assert [field.kind for field in fields] == kinds
     assert (reason is None) == bool(kinds)
