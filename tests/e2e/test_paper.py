@@ -66,6 +66,7 @@ def test_a_grid_leaves_its_tables_beside_the_papers_numbers(server: EmbeddedServ
     assert all(len(one["rows"]) == 42 for one in study["configurations"])
 
 
+@pytest.mark.slow
 def test_trained_models_are_followed_up_by_audits(server: EmbeddedServer, tmp_path: Path) -> None:
     run(server, preset_of("three-minima", "audited", accuracy_charts=False), tmp_path)
 
@@ -101,6 +102,7 @@ def test_an_interrupted_command_says_how_to_come_back_and_then_finds_its_study(
     assert study["id"] in printed
 
 
+@pytest.mark.slow
 def test_a_cancelled_study_is_resumed_and_other_options_or_again_begin_another(
     server: EmbeddedServer, tmp_path: Path
 ) -> None:

@@ -60,7 +60,7 @@ def test_the_field_is_the_papers_formula():
     ("solver", "tolerance", "compilation"),
     [
         ({"method": "dopri5"}, 1e-9, "never"),
-        ({"method": "dopri5"}, 1e-9, "always"),
+        pytest.param({"method": "dopri5"}, 1e-9, "always", marks=pytest.mark.slow),
         ({"method": "kvaerno3"}, 1e-5, "never"),
     ],
 )

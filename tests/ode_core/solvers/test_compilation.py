@@ -103,7 +103,9 @@ def test_landing_on_outputs_is_compiled_too() -> None:
     assert graphs() <= before + 2
 
 
-@pytest.mark.parametrize("shape", [(), (3, 2), (9,)])
+@pytest.mark.parametrize(
+    "shape", [(), pytest.param((3, 2), marks=pytest.mark.slow), pytest.param((9,), marks=pytest.mark.slow)]
+)
 def test_states_of_every_shape_are_the_same_compiled(shape: tuple[int, ...]) -> None:
     z0 = 0.3 + torch.rand(20, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     assert_same(*pair(z0, spec(), t1=0.5, times=torch.tensor([0.2, 0.4]), outputs="interpolate"))
