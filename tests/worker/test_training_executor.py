@@ -394,17 +394,16 @@ def test_a_certified_training_that_was_drained_ends_with_the_same_certificate(
     assert store.read_blob(one.blob_id) == store.read_blob(other.blob_id)
 
 
-def test_an_audit_batch_that_the_data_turn_out_too_few_for_fails_with_what_to_take(
+def test_a_stored_job_whose_audit_batch_its_data_are_too_few_for_fails_with_what_to_take(
     worker: Worker, submit: Submit, job: ReadJob
 ) -> None:
-    # Half of the digits are for the test: 898 are left.
-    job_id = submit(
-        small_job(
-            dataset=DigitsSpec(test_fraction=0.5),
-            model=ClassifierSpec(field=Conv2dField(channels=1)),
-            adaptation=CertifiedAdaptation(),
-        )
+    accepted = small_job(
+        dataset=DigitsSpec(),
+        model=ClassifierSpec(field=Conv2dField(channels=1)),
+        adaptation=CertifiedAdaptation(),
     )
+    # Half of the digits are for the test: 898 are left. A request is refused; a job may have been stored before that.
+    job_id = submit(accepted.model_copy(update={"dataset": DigitsSpec(test_fraction=0.5)}))
 
     assert worker.run(job_id) is Outcome.FAILED
 
