@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from api.charts.catalogue import Material, Source, StoredChart, charts_of
-from api.charts.gradient_comparison import Training
-from api.charts.study_accuracy import XAxis
+from api.charts.catalogue import StoredChart, charts_of
+from api.charts.material import Material, Source, Training, XAxis
 from api.finished_jobs import not_finished, result_of
 from api.identifiers import find_job
 from api.problems import Problem, invalid

@@ -5,12 +5,12 @@ from typing import Any
 
 import altair as alt
 
-from api.charts.figure import Canvas, Figure, NothingToDraw, Row
+from api.charts.figure import Canvas, Figure, Row
+from api.charts.material import NothingToDraw, Series
 from api.charts.theme import INK, PALETTE
 from api.charts.training_curves import (
     HEIGHT,
     WIDTH,
-    Series,
     accuracy_panel,
     iterations,
     last_iteration,

@@ -6,9 +6,9 @@ from typing import Any
 import altair as alt
 
 from api.charts.figure import Canvas, Figure
+from api.charts.material import Portrait
 from api.charts.phase_plane import (
     FINAL_STATES,
-    Portrait,
     axes,
     class_colour,
     decision_line,
@@ -17,7 +17,7 @@ from api.charts.phase_plane import (
     panels_of,
     percent,
     region_layer,
-    step_of,
+    views_and_exact,
     within,
 )
 
@@ -29,10 +29,7 @@ def output_clusters(portrait: Portrait) -> Figure:
         portrait: the result of a portrait job.
     """
     canvas = Canvas()
-    panels = [
-        *(_panel(canvas, portrait, view, view["label"], step_of(view)) for view in portrait["views"]),
-        _panel(canvas, portrait, portrait["reference"], "exact flow", "no step size"),
-    ]
+    panels = [_panel(canvas, portrait, view, name, step) for view, name, step in views_and_exact(portrait)]
     title = "Where samples end; shaded: the class that is read off there"
     return Figure(title, alt.VConcatChart(vconcat=[panels_of(panels, name_of(portrait))]), canvas)
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import altair as alt
 
-from api.charts.figure import Canvas, Figure, NothingToDraw
+from api.charts.figure import Canvas, Figure
+from api.charts.material import NothingToDraw, Portrait
 from api.charts.phase_plane import (
     INPUTS,
-    Portrait,
     axes,
     class_colour,
     name_of,
@@ -16,7 +16,7 @@ from api.charts.phase_plane import (
     panels_of,
     percent,
     region_layer,
-    step_of,
+    views_and_exact,
 )
 
 
@@ -32,10 +32,7 @@ def decision_regions(portrait: Portrait) -> Figure:
     if portrait["input_plane"] is None:
         raise NothingToDraw("the model's inputs are not points of a plane, so it has no regions to draw")
     canvas = Canvas()
-    panels = [
-        *(_panel(canvas, portrait, view, view["label"], step_of(view)) for view in portrait["views"]),
-        _panel(canvas, portrait, portrait["reference"], "exact flow", "no step size"),
-    ]
+    panels = [_panel(canvas, portrait, view, name, step) for view, name, step in views_and_exact(portrait)]
     title = "Inputs by true class; shaded: the class that is predicted"
     return Figure(title, alt.VConcatChart(vconcat=[panels_of(panels, name_of(portrait))]), canvas)
 

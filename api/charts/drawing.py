@@ -5,12 +5,11 @@ writes the library that draws in a page. A process of its own, because vl-conver
 it draws: in a thread of the server it would stop all other requests for as long.
 """
 
+import json
 import subprocess
 import sys
 import threading
 from typing import Literal
-
-import vl_convert
 
 Output = Literal["png", "svg", "javascript"]
 
@@ -60,14 +59,14 @@ def draw_apart(output: Output, document: bytes = b"", scale: float = 1.0) -> byt
 
 
 def _main(output: str, scale: str) -> None:
+    # Loaded here: the server's own process never draws.
+    from api.charts.render import page_library, to_png, to_svg  # noqa: PLC0415
+
     if output == "javascript":
-        result = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").encode()
+        result = page_library().encode()
     else:
-        document = sys.stdin.buffer.read().decode()
-        if output == "png":
-            result = vl_convert.vegalite_to_png(document, scale=float(scale))
-        else:
-            result = vl_convert.vegalite_to_svg(document).encode()
+        document = json.load(sys.stdin.buffer)
+        result = to_png(document, scale=float(scale)) if output == "png" else to_svg(document).encode()
     sys.stdout.buffer.write(result)
 
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import altair as alt
 
-from api.charts.figure import Canvas, Figure, NothingToDraw, Row
+from api.charts.figure import Canvas, Figure, Row
+from api.charts.material import NothingToDraw, Portrait
 from api.charts.phase_plane import (
     FINAL_STATES,
     STATES,
     Names,
     Plane,
-    Portrait,
     around_most,
     axes,
     class_colour,

@@ -55,7 +55,3 @@ class Figure:
             chart = chart.properties(title=title)
         document: dict[str, Any] = chart.configure(**configuration()).to_dict()
         return document | {"datasets": self.canvas.tables}
-
-
-class NothingToDraw(ValueError):
-    """What a figure shows is not there; the message says what is missing."""

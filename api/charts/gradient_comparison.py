@@ -1,37 +1,19 @@
 """Several trainings side by side: loss and accuracy over the iterations, and what they cost."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import altair as alt
 
-from api.charts.figure import Canvas, Figure, NothingToDraw, Row
+from api.charts.figure import Canvas, Figure, Row
+from api.charts.material import NothingToDraw, Training
 from api.charts.theme import PALETTE
-from api.charts.training_curves import HEIGHT, WIDTH, Series, iterations, last_iteration, rows_of, smoothed
+from api.charts.training_curves import HEIGHT, WIDTH, iterations, last_iteration, rows_of, smoothed
 
 _FACTS = {
     "training_seconds": "seconds of training",
     "mean_training_evaluations": "evaluations in an iteration's forward solve",
     "peak_memory_bytes": "peak memory in bytes",
 }
-
-
-@dataclass(frozen=True)
-class Training:
-    """A training job as it is compared.
-
-    Attributes:
-        label: what tells it apart.
-        series: its metrics.
-        metadata: of the model version it made; empty while there is none.
-        adaptation: what was asked for, as JSON; None without one.
-    """
-
-    label: str
-    series: Series
-    metadata: Mapping[str, Any]
-    adaptation: Mapping[str, Any] | None = None
 
 
 def training_progress(trainings: Sequence[Training]) -> Figure:

@@ -9,6 +9,7 @@ from typing import Any
 import altair as alt
 
 from api.charts.figure import Canvas, Row
+from api.charts.material import Portrait
 from api.charts.theme import INK, PALETTE
 
 WIDTH, HEIGHT = 330, 330  # pixels of a panel
@@ -17,8 +18,6 @@ _FAR = 3.0  # times as far from the middle as the core
 _WORTH_LEAVING_OUT = 1.5  # times smaller the plane has to be without the far ones
 _BEYOND = 0.05  # of a plane's side: how far a line is drawn beyond the edges at which it is clipped
 
-Portrait = Mapping[str, Any]
-"""The result of a portrait job."""
 
 Plane = Mapping[str, Sequence[float]]
 """The edges of a plane along ``x`` and ``y``."""
@@ -240,3 +239,9 @@ def thinned(points: Sequence[Any], most: int) -> list[Any]:
     """Return at most about ``most`` of the points, evenly, with the last."""
     stride = math.ceil(len(points) / most)
     return list(points) if stride <= 1 else [*points[:-1:stride], points[-1]]
+
+
+def views_and_exact(portrait: Portrait) -> list[tuple[Mapping[str, Any], str, str]]:
+    """Return each view with its name and its step in words, and last the exact flow."""
+    views = [(view, view["label"], step_of(view)) for view in portrait["views"]]
+    return [*views, (portrait["reference"], "exact flow", "no step size")]

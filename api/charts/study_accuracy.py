@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import altair as alt
 
-from api.charts.figure import Canvas, Figure, NothingToDraw, Row
+from api.charts.figure import Canvas, Figure, Row
+from api.charts.material import NothingToDraw, XAxis
 from api.charts.theme import INK, SHAPES
 
-XAxis = Literal["steps", "nfe"]
 TITLES: dict[XAxis, str] = {"steps": "steps of the test solver", "nfe": "evaluations of the field in a test solve"}
 
 _WIDTH, _HEIGHT = 380, 300

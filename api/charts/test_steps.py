@@ -5,8 +5,9 @@ from typing import Any
 
 import altair as alt
 
-from api.charts.figure import Canvas, Figure, NothingToDraw, Row
-from api.charts.study_accuracy import TITLES, XAxis, axis_for, left_out
+from api.charts.figure import Canvas, Figure, Row
+from api.charts.material import NothingToDraw, XAxis
+from api.charts.study_accuracy import TITLES, axis_for, left_out
 from api.charts.theme import FAINT, INK, PALETTE, SHAPES
 
 PANEL_WIDTH, PANEL_HEIGHT = 400, 300

@@ -1,19 +1,17 @@
 """What happened over a training: panels of metric series, one below the other, on one axis of iterations."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
 
 from api.charts.figure import Canvas, Row
+from api.charts.material import Series
 from api.charts.theme import PALETTE
 
 WIDTH, HEIGHT = 620, 170
 _SMOOTH_OVER = 50  # windows across the width: what is between is noise of single batches
-
-Series = Mapping[str, Sequence[tuple[int, float | None]]]
-"""Metric series of a job by name: points ``(iteration, value)``, None where a value was not finite."""
 
 
 def iterations(last: int) -> alt.X:

@@ -6,8 +6,8 @@ from typing import Any
 import altair as alt
 
 from api.charts.figure import Canvas, Figure
+from api.charts.material import Portrait
 from api.charts.phase_plane import (
-    Portrait,
     axes,
     class_colour,
     clipped,

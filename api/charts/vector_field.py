@@ -5,7 +5,8 @@ import math
 import altair as alt
 
 from api.charts.figure import Canvas, Figure, Row
-from api.charts.phase_plane import Portrait, axes, name_of, panel, within
+from api.charts.material import Portrait
+from api.charts.phase_plane import axes, name_of, panel, within
 from api.charts.theme import INK
 
 _ARROWS = 21  # along each edge; more than that run into one another

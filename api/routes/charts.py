@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from importlib.metadata import version as version_of
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -19,11 +19,10 @@ from api.chart_material import (
     material_of_study,
     material_of_version,
 )
-from api.charts.catalogue import Material, StoredChart
+from api.charts.catalogue import StoredChart
 from api.charts.drawing import DrawingFailed, draw_apart
-from api.charts.figure import Figure, NothingToDraw
+from api.charts.material import Material, NothingToDraw, XAxis
 from api.charts.page import content_security_policy, page_of
-from api.charts.study_accuracy import XAxis
 from api.entity_tags import names
 from api.identifiers import JobId, ModelName, StudyId, Version, find_job, find_study, find_version
 from api.openapi import described, problem_responses
@@ -31,6 +30,9 @@ from api.problems import Problem, invalid
 from api.query_parameters import refuse_unknown_query
 from api.schemas.charts import ChartDocument, ChartList, ChartOffer
 from api.services import StoreOfApp
+
+if TYPE_CHECKING:
+    from api.charts.figure import Figure
 
 router = APIRouter(prefix="/v1", tags=["charts"], dependencies=[Depends(refuse_unknown_query)])
 
@@ -268,7 +270,7 @@ def _tag(document: dict[str, Any], kind: Format, scale: float) -> str:
     return f'"{hashlib.sha256(drawn).hexdigest()}"'
 
 
-def _content(chart: StoredChart, figure: Figure, document: dict[str, Any], kind: Format, scale: float) -> bytes | str:
+def _content(chart: StoredChart, figure: "Figure", document: dict[str, Any], kind: Format, scale: float) -> bytes | str:
     if kind == "png" or kind == "svg":
         return draw_apart(kind, orjson.dumps(document), scale)
     if kind == "html":

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from api.charts.adaptation import step_adaptation, tolerance_adaptation
-from api.charts.figure import NothingToDraw
+from api.charts.material import NothingToDraw
 from api.charts.render import to_svg
 from api.charts.training_curves import Series, smoothed
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from api.charts.catalogue import Material, find_chart
-from api.charts.figure import NothingToDraw
+from api.charts.catalogue import find_chart
+from api.charts.material import Material, NothingToDraw
 from api.charts.render import to_svg
 from api.charts.study_accuracy import accuracy_of_study
 
