@@ -4,6 +4,7 @@ The uniform grid is ``t_k = t0 + (t1 - t0) k / N`` by formula. Adding up ``h`` w
 some ``h = 1/N``, end in a spurious extra step.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ from ode_core.solvers.solution import (
 from ode_core.solvers.status import SolveStatus
 from ode_core.solvers.step_polynomial import evaluate_polynomial, step_polynomial
 from ode_core.solvers.tableaus import ButcherTableau
-from ode_core.solvers.taped_grid import keeps_tape, solve_taped
+from ode_core.solvers.taped_grid import keeps_tape, solve_taped, why_not_taped
 from ode_core.specs.methods import METHODS, MethodName
 
 Weights = tuple[tuple[int, float], ...]  # (stage, weight) pairs, zeros left out
@@ -79,24 +80,32 @@ def solve_fixed_grid(
     walk.record = record
     final, trajectory, execution = _run(walk, outputs, compilation)
     assert execution.path == "taped" or walk.evaluations == planned
-    # A step only adds to the state, and nothing added to inf or NaN is finite: looking at the end suffices.
+    solution = grid_solution(z0, final, planned, steps, walk.h, execution)
+    if trajectory is None:
+        return solution
+    if not bool(solution.succeeded.all()):
+        reached = torch.stack([broadcast_to_state(finite_samples(row), row) for row in trajectory])
+        trajectory = torch.where(reached, trajectory, torch.nan)
+    return dataclasses.replace(solution, times=times, trajectory=trajectory)
+
+
+def grid_solution(z0: Tensor, final: Tensor, evaluations: int, steps: int, h: float, execution: Execution) -> Solution:
+    """Return the solution that ``steps`` equal steps of ``h`` lead to: NaN and a status where the end is not finite.
+
+    A step only adds to the state, and nothing added to inf or NaN is finite: looking at the end suffices.
+    """
     status = per_sample_values(z0, SolveStatus.SUCCESS)
     if not math.isfinite(float(final.detach().sum())):  # one sum is much faster than a look at each sample
         finite = finite_samples(final)
         status[~finite] = int(SolveStatus.NON_FINITE)
         final = torch.where(broadcast_to_state(finite, final), final, torch.nan)
-        if trajectory is not None:
-            reached = torch.stack([broadcast_to_state(finite_samples(row), row) for row in trajectory])
-            trajectory = torch.where(reached, trajectory, torch.nan)
     return Solution(
         final=final,
         status=status,
-        evaluations=per_sample_values(z0, planned),
+        evaluations=per_sample_values(z0, evaluations),
         accepted=per_sample_values(z0, steps),
         rejected=per_sample_values(z0, 0),
-        last_step=per_sample_values(z0, abs(walk.h), dtype=torch.float64),
-        times=times,
-        trajectory=trajectory,
+        last_step=per_sample_values(z0, abs(h), dtype=torch.float64),
         execution=execution,
     )
 
@@ -117,15 +126,12 @@ def _run(
         reason = "the steps are recorded for the gradient"
     elif outputs is not None:
         reason = "outputs between the ends are asked for"
-    elif not keeps_tape(field) or len(z0) == 0:
-        reason = "the field keeps no tape of its own"
+    elif (no_tape := why_not_taped(field, z0)) is not None:
+        reason = no_tape
     elif isinstance(walk, _GivenGridWalk):
         reason = "the grid is not uniform"
-    elif torch.is_autocast_enabled(z0.device.type):
-        reason = "under autocast"
-    elif not all(is_plain(tensor) for tensor in (z0, *field.tensors)):
-        reason = "within a transform of torch.func or with tangents"
     else:
+        assert keeps_tape(field)
         final = solve_taped(field, z0, walk.tableau, walk.steps, walk.t0, walk.t1)
         return final, None, Execution("taped", lowered, stacked, "the field keeps its own tape")
     if outputs is not None:

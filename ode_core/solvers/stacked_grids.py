@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from ode_core.solvers.explicit_methods import TABLEAUS
-from ode_core.solvers.fixed_grid import per_sample_values
-from ode_core.solvers.solution import Execution, Solution, broadcast_to_state, finite_samples, is_plain
-from ode_core.solvers.status import SolveStatus
+from ode_core.solvers.fixed_grid import grid_solution
+from ode_core.solvers.solution import Execution, Solution
 from ode_core.solvers.tableaus import ButcherTableau
-from ode_core.solvers.taped_grid import FieldTape, TapedField, keeps_tape
+from ode_core.solvers.taped_grid import FieldTape, TapedField, why_not_taped
 from ode_core.specs.methods import METHODS, MethodName
 from ode_core.specs.solver import SolverSpec
 
@@ -55,14 +54,9 @@ def can_be_lane(solver: SolverSpec) -> bool:
 
 def keeps_lanes(field: object, z0: Tensor) -> TypeGuard[TapedField]:
     """Whether solves of a field from ``z0`` can be lanes of a stack, here and now."""
-    return (
-        keeps_tape(field)
-        and getattr(field, "stacked", None) is None  # its rows belong to one network after the other
-        and not torch.is_grad_enabled()
-        and len(z0) > 0
-        and not torch.is_autocast_enabled(z0.device.type)
-        and all(is_plain(tensor) for tensor in (z0, *field.tensors))
-    )
+    # The rows of a stack of networks belong to one network after the other.
+    stacked_itself = getattr(field, "stacked", None) is not None
+    return not stacked_itself and not torch.is_grad_enabled() and why_not_taped(field, z0) is None
 
 
 def lanes_at_once(field: TapedField, z0: Tensor, method: MethodName) -> int:
@@ -104,8 +98,10 @@ def solve_stacked_grids(
             done = nearest
         finals[order.pop()] = states[-batch:]
         states = states[:-batch]
+    execution = Execution("taped", True, len(counts), "solved together with other numbers of steps")
     return [
-        _solution(z0, finals[lane], method, count, (t1 - t0) / count, len(counts)) for lane, count in enumerate(counts)
+        grid_solution(z0, finals[lane], METHODS[method].evaluations(count), count, (t1 - t0) / count, execution)
+        for lane, count in enumerate(counts)
     ]
 
 
@@ -168,16 +164,3 @@ def _add_up(z: Tensor, slopes: Sequence[Tensor], weights: Weights, *, out: Tenso
             z = torch.add(z, slopes[j], alpha=w, out=out)
     if z is not out:
         out.copy_(z)
-
-
-def _solution(z0: Tensor, final: Tensor, method: MethodName, steps: int, h: float, stacked: int) -> Solution:
-    finite = finite_samples(final)
-    return Solution(
-        final=torch.where(broadcast_to_state(finite, final), final, torch.nan),
-        status=torch.where(finite, int(SolveStatus.SUCCESS), int(SolveStatus.NON_FINITE)),
-        evaluations=per_sample_values(z0, METHODS[method].evaluations(steps)),
-        accepted=per_sample_values(z0, steps),
-        rejected=per_sample_values(z0, 0),
-        last_step=per_sample_values(z0, abs(h), dtype=torch.float64),
-        execution=Execution("taped", True, stacked, "solved together with other numbers of steps"),
-    )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ode_core.solvers.functional_field import FunctionalField
+from ode_core.solvers.solution import is_plain
 from ode_core.solvers.tableaus import ButcherTableau
 
 
@@ -83,6 +84,17 @@ class TapedField(Protocol):
 def keeps_tape(field: object) -> TypeGuard[TapedField]:
     """Whether a field keeps a tape of its own."""
     return hasattr(type(field), "tape")
+
+
+def why_not_taped(field: object, z0: Tensor) -> str | None:
+    """Return in words why a field cannot be solved with its tape from ``z0``, here and now; None where it can."""
+    if not keeps_tape(field) or len(z0) == 0:
+        return "the field keeps no tape of its own"
+    if torch.is_autocast_enabled(z0.device.type):
+        return "under autocast"
+    if not all(is_plain(tensor) for tensor in (z0, *field.tensors)):
+        return "within a transform of torch.func or with tangents"
+    return None
 
 
 Weights = list[tuple[int, float]]  # (stage, weight) pairs, zeros left out
