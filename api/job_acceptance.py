@@ -13,7 +13,6 @@ from api.idempotency_problems import conflicting_key
 from api.identifiers import find_version
 from api.problems import Problem, invalid
 from api.schemas.jobs import JobAnswer
-from api.schemas.solvers import solver_document
 from api.schemas.studies import StudyAnswer
 from api.services import Services
 from api.uploaded_datasets import fill_in_dataset, fill_in_study_dataset
@@ -138,7 +137,7 @@ def _submit_training(tx: Transaction, settings: Settings, spec: TrainingJobSpec)
     with within_budget():
         check_training_budget(spec, settings.budget)
     _require_dataset(spec.dataset, settings)
-    document = spec.model_dump(mode="json") | {"solver": solver_document(spec.solver)}
+    document = spec.document()
     if spec.start_from is not None:
         document["start_from"] = _resolve_start(tx, spec, spec.start_from, "start_from").model_dump(mode="json")
     return tx.jobs.submit("training", document, name=spec.name, model=spec.name, total=spec.training.iterations)
@@ -174,7 +173,7 @@ def _submit_evaluation(tx: Transaction, settings: Settings, spec: SweepJobSpec |
         for position, solver in enumerate(spec.solvers):
             with within_budget(f"solvers.{position}"):
                 check_solve_budget(solver, end_time, limit, state_size)
-        document["solvers"] = [solver_document(solver) for solver in spec.solvers]
+        document["solvers"] = [solver.document() for solver in spec.solvers]
         total = len(spec.solvers)
     if isinstance(spec, PortraitJobSpec):
         document |= _portrait_solvers(spec, trained, SolverSpec.model_validate(version.solver), settings)
@@ -193,7 +192,7 @@ def _portrait_solvers(
     for part, each in solvers.items():
         with within_budget(part):
             check_portrait_budget(spec, part, each, trained.architecture.end_time, settings.budget)
-    return {part: solver_document(each) for part, each in solvers.items()}
+    return {part: each.document() for part, each in solvers.items()}
 
 
 def _require_dataset(dataset: DatasetSpec, settings: Settings) -> None:

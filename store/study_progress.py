@@ -91,7 +91,7 @@ def advance_study(scope: Scope, study_id: str, submit: Submit) -> None:
 def _next_search_steps(spec: StudySpec, jobs: Sequence[Job]) -> int | None:
     if spec.search is None or not all(is_done(one) for one in jobs):
         return None
-    return next_steps(spec.search.candidates, outcomes(spec.search, jobs), confirm=spec.search.confirm)
+    return next_steps(spec.search.candidates, outcomes(spec, jobs), confirm=spec.search.confirm)
 
 
 def _final_status(jobs: Sequence[Job], *, complete: bool) -> StudyStatus:

@@ -4,25 +4,26 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ode_core.specs import CriticalStepSearch, TrainingJobSpec, bracket, next_steps, violations
+from ode_core.specs import StudySpec, bracket, next_steps, violations
 from store.jobs import Job
 from store.study_jobs import failed_seeds, is_done
 
 
-def outcomes(search: CriticalStepSearch, jobs: Sequence[Job]) -> dict[int, bool]:
+def outcomes(spec: StudySpec, jobs: Sequence[Job]) -> dict[int, bool]:
     """Return step count -> whether every seed passes, of jobs that have all ended."""
-    return {steps: all(by_seed.values()) for steps, by_seed in _passes(_seeds(search, jobs)).items()}
+    return {steps: all(by_seed.values()) for steps, by_seed in _passes(_seeds(spec, jobs)).items()}
 
 
-def search_findings(search: CriticalStepSearch, seeds: int, jobs: Sequence[Job]) -> dict[str, Any]:
+def search_findings(spec: StudySpec, jobs: Sequence[Job]) -> dict[str, Any]:
     """Return what a search has found so far, as JSON.
 
     Args:
-        search: the study's.
-        seeds: how many seeds each step count is trained with.
+        spec: a study with a search.
         jobs: the study's, in any state; a step count counts once all its seeds have ended.
     """
-    measured = {steps: by_seed for steps, by_seed in _seeds(search, jobs).items() if len(by_seed) == seeds}
+    search, seeds = spec.search, len(spec.seeds)
+    assert search is not None
+    measured = {steps: by_seed for steps, by_seed in _seeds(spec, jobs).items() if len(by_seed) == seeds}
     passes = _passes(measured)
     found = {steps: all(by_seed.values()) for steps, by_seed in passes.items()}
     runs = sum(len(job.spec["seeds"]) for job in jobs)
@@ -52,21 +53,21 @@ def _passes(seeds: dict[int, dict[int, dict[str, Any]]]) -> dict[int, dict[int, 
     return {steps: {seed: facts["passes"] for seed, facts in by_seed.items()} for steps, by_seed in seeds.items()}
 
 
-def _seeds(search: CriticalStepSearch, jobs: Sequence[Job]) -> dict[int, dict[int, dict[str, Any]]]:
+def _seeds(spec: StudySpec, jobs: Sequence[Job]) -> dict[int, dict[int, dict[str, Any]]]:
     """Return step count -> seed -> what was measured and whether it passes.
 
     A training that diverged was measured, and does not pass. One whose job failed for another reason says nothing.
     """
+    search, classes = spec.search, spec.base.dataset.classes
+    assert search is not None
     found: dict[int, dict[int, dict[str, Any]]] = {}
     for job in jobs:
         if not is_done(job):
             continue
-        training = TrainingJobSpec.model_validate(job.spec["training"])
-        assert training.solver.steps is not None
-        by_seed = found.setdefault(training.solver.steps, {})
+        by_seed = found.setdefault(job.spec["training"]["solver"]["steps"], {})
         for run in (job.result or {}).get("runs", []):
             measured = run["search"]
-            passes = search.passes(**measured, classes=training.dataset.classes)
+            passes = search.passes(**measured, classes=classes)
             by_seed[run["seed"]] = {"passes": passes, **measured, "reason": None}
         for failed in failed_seeds(job):
             nothing = dict.fromkeys(("train_accuracy", "test_accuracy", "flip_rate"))

@@ -12,7 +12,6 @@ from torch import Tensor
 from api.inference.service import PredictionTask
 from api.problems import Problem
 from api.request_metrics import RequestMetrics
-from api.schemas.solvers import solver_document
 from ode_core.models.classifier import Classifier, ClassifierOutput
 from ode_core.models.weights import WeightsMismatch, load_classifier
 from ode_core.solvers.status import SolveStatus
@@ -167,7 +166,7 @@ def _answer(task: PredictionTask, output: ClassifierOutput) -> dict[str, Any]:
     return {
         "model": task.version.model,
         "version": task.version.version,
-        "solver": solver_document(task.solver),
+        "solver": task.solver.document(),
         "predictions": predictions,
         "nfe": _mean(solution.evaluations),
         "accepted": _mean(solution.accepted),

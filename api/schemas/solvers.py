@@ -14,8 +14,3 @@ def _without_nulls(solver: SolverSpec, serialize: Callable[[SolverSpec], dict[st
 
 SolverAnswer = Annotated[SolverSpec, WrapSerializer(_without_nulls)]
 """A solver as users write it: without the settings that do not apply."""
-
-
-def solver_document(solver: SolverSpec) -> dict[str, Any]:
-    """Return the solver as JSON, as users write it."""
-    return solver.model_dump(mode="json", exclude_none=True)

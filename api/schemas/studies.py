@@ -223,7 +223,7 @@ def _search(study: Study, jobs: Sequence[Job]) -> StudySearchAnswer | None:
     spec = StudySpec.model_validate(study.spec)
     if spec.search is None:
         return None
-    return StudySearchAnswer.model_validate(search_findings(spec.search, len(spec.seeds), jobs))
+    return StudySearchAnswer.model_validate(search_findings(spec, jobs))
 
 
 class OverSeedsAnswer(Answer):

@@ -78,7 +78,7 @@ class AuditReport:
             "epsilon": self.epsilon,
             "samples": self.samples,
             "samples_needed": self.samples_needed,
-            "train_solver": self.train_solver.model_dump(exclude_none=True),
+            "train_solver": self.train_solver.document(),
             "train_accuracy": self.train_accuracy,
             "reference_accuracy": self.reference_accuracy,
             "flip_rate": self.flip_rate,

@@ -218,7 +218,7 @@ class _Drawing:
         steps = len(view.grid) - 1
         stride = max(1, math.ceil((steps + 1) * view.trajectories.states.shape[1] / STORED_POINTS))
         return {
-            "solver": view.solver.model_dump(mode="json", exclude_none=True),
+            "solver": view.solver.document(),
             "label": view.solver.label,
             "steps": steps,
             "step": self.model.end_time / steps,

@@ -43,7 +43,7 @@ class RepairOption:
             "kind": self.kind,
             "offered": self.offered,
             "sentence": self.sentence,
-            "solver": None if solver is None else solver.model_dump(mode="json", exclude_none=True),
+            "solver": None if solver is None else solver.document(),
             "modified_field": None if field is None else field.model_dump(mode="json", exclude_none=True),
             "training_job": None if job is None else job.model_dump(mode="json"),
         }

@@ -50,7 +50,7 @@ class TestResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values."""
-        return asdict(self) | {"solver": self.solver.model_dump(exclude_none=True)}
+        return asdict(self) | {"solver": self.solver.document()}
 
 
 OnResult = Callable[[int, int, TestResult], None]

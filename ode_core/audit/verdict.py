@@ -29,7 +29,7 @@ class Rule:
 
     def to_json(self) -> dict[str, Any]:
         """Return the rule's opinion as JSON values."""
-        solver = None if self.test_solver is None else self.test_solver.model_dump(exclude_none=True)
+        solver = None if self.test_solver is None else self.test_solver.document()
         return asdict(self) | {"test_solver": solver}
 
 

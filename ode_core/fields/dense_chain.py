@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from ode_core.fields.chain_tape import ChainTape, knows_activation
 from ode_core.fields.tape_memory import TapePool
 from ode_core.solvers.functional_field import FunctionalField
-
-# From 8 points on the zeros in the matrix cost more than they save (measured with 32 and 128 channels).
-LONGEST = 4
+from ode_core.specs.stacking import LONGEST_SIGNAL
 
 
 @lru_cache(maxsize=32)
@@ -191,7 +189,7 @@ def is_chain(layers: Sequence[nn.Module], state_shape: Sequence[int]) -> bool:
     if not all(knows_activation(layer) and type(layer) is type(activations[0]) for layer in activations):
         return False
     linear = all(isinstance(layer, nn.Linear) and layer.bias is not None for layer in affine)
-    return linear or (state_shape[-1] <= LONGEST and all(_keeps_length(layer) for layer in affine))
+    return linear or (state_shape[-1] <= LONGEST_SIGNAL and all(_keeps_length(layer) for layer in affine))
 
 
 def _keeps_length(layer: nn.Module) -> bool:

@@ -66,7 +66,6 @@ from ode_core.specs.study import (
     StudySweep,
     check_study_budget,
     check_study_run_budget,
-    training_document,
 )
 from ode_core.specs.training import ModelName, StartFrom, TrainingJobSpec, TrainingSpec, check_start
 
@@ -148,6 +147,5 @@ __all__ = [
     "require_stackable",
     "retraining",
     "solve_evaluations",
-    "training_document",
     "violations",
 ]

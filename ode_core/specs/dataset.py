@@ -132,6 +132,11 @@ class MnistSpec(LabelledData):
         """Shape of one input."""
         return (1, 28, 28)
 
+    @property
+    def train_samples(self) -> int:
+        """Size of the training split, at most: files may hold less."""
+        return self.train_limit
+
 
 class Cifar10Spec(LabelledData):
     """CIFAR-10, 3x32x32 colour values 0 to 255, read from the published binary files."""
@@ -147,6 +152,11 @@ class Cifar10Spec(LabelledData):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input."""
         return (3, 32, 32)
+
+    @property
+    def train_samples(self) -> int:
+        """Size of the training split, at most: files may hold less."""
+        return self.train_limit
 
 
 class UploadedFacts(Spec):
@@ -196,6 +206,11 @@ class UploadedSpec(Spec):
     def input_scale(self) -> float:
         """Factor from the data set's own units to what the model computes with."""
         return self._known.input_scale
+
+    @property
+    def train_samples(self) -> int | None:
+        """Size of the training split; None until the facts are filled in."""
+        return None if self.facts is None else self.facts.train_samples
 
     @property
     def _known(self) -> UploadedFacts:

@@ -4,7 +4,7 @@ import math
 
 from ode_core.specs.adaptation import CertifiedAdaptation, samples_without_flips
 from ode_core.specs.solver import SolverSpec
-from ode_core.specs.training import ModelName, StartFrom, TrainingJobSpec, train_samples
+from ode_core.specs.training import ModelName, StartFrom, TrainingJobSpec
 
 _LONGEST_NAME = 100  # of ``NAME_PATTERN``
 # In so many times ``1 / epsilon`` samples a rate of about a third of epsilon can be certified.
@@ -30,7 +30,7 @@ def retraining(
     name: ModelName = f"{trained.name[: _LONGEST_NAME - len(ending) - 1]}-{ending}"
     default, tolerances = CertifiedAdaptation(), (solver.rtol or 0.0, solver.atol or 0.0)
     threshold = min(default.climb_threshold, 0.75 * epsilon)
-    fewest, known = max(default.audit_samples, samples_without_flips(threshold)), train_samples(trained.dataset)
+    fewest, known = max(default.audit_samples, samples_without_flips(threshold)), trained.dataset.train_samples
     wanted = max(fewest, math.ceil(_SAMPLES_OVER_EPSILON / epsilon))
     steps = 1 if solver.adaptive else solver.fixed_steps(0.0, trained.architecture.end_time)
     adaptation = CertifiedAdaptation(

@@ -2,7 +2,7 @@
 
 import math
 import struct
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -159,6 +159,10 @@ class SolverSpec(Spec):
     def with_steps(self, steps: int) -> "SolverSpec":
         """Return the same method on a grid of ``steps`` steps."""
         return SolverSpec(method=self.method, steps=steps, backend=self.backend, max_order=self.max_order)
+
+    def document(self) -> dict[str, Any]:
+        """Return the solver as JSON, as users write it: without the settings that do not apply."""
+        return self.model_dump(mode="json", exclude_none=True)
 
     @property
     def label(self) -> str:

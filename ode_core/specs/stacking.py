@@ -3,8 +3,8 @@
 from ode_core.specs.model import model_state_shape
 from ode_core.specs.training import TrainingJobSpec
 
-# Points up to which a convolution over a signal is a matrix product; ``ode_core.fields.dense_chain`` has the reasons,
-# and a test holds the two against each other.
+# Points up to which a convolution over a signal is run as a matrix product: from 8 on the zeros in the matrix cost more
+# than they save (measured with 32 and 128 channels).
 LONGEST_SIGNAL = 4
 
 

@@ -198,16 +198,12 @@ class StudyRunSpec(Spec):
     reference: SolverSpec | None = None
     continues: str | None = None
 
-    def training_with(self, seed: int) -> TrainingJobSpec:
-        """Return the training of one seed."""
-        return self.training.model_copy(update={"training": self.training.training.model_copy(update={"seed": seed})})
-
     def document(self) -> dict[str, Any]:
         """Return the job's spec as JSON."""
         document = self.model_dump(mode="json")
-        document["training"] = training_document(self.training)
-        document["solvers"] = [_solver_document(solver) for solver in self.solvers]
-        document["reference"] = None if self.reference is None else _solver_document(self.reference)
+        document["training"] = self.training.document()
+        document["solvers"] = [solver.document() for solver in self.solvers]
+        document["reference"] = None if self.reference is None else self.reference.document()
         return document
 
     @property
@@ -340,7 +336,7 @@ def split_into_jobs(configuration: StudyRunSpec) -> list[StudyRunSpec]:
     size = MAX_STACK if is_stackable(configuration.training) else 1
     parts = [configuration.seeds[start : start + size] for start in range(0, len(configuration.seeds), size)]
     return [
-        configuration.model_copy(update={"seeds": seeds, "training": configuration.training_with(seeds[0])})
+        configuration.model_copy(update={"seeds": seeds, "training": configuration.training.with_seed(seeds[0])})
         for seeds in parts
     ]
 
@@ -363,11 +359,6 @@ def check_study_run_budget(spec: StudyRunSpec, budget: Budget) -> None:
         raise BudgetExceeded(f"{spec.label}: {error}") from error
 
 
-def training_document(spec: TrainingJobSpec) -> dict[str, Any]:
-    """Return a training job's spec as JSON, its solver as users write it."""
-    return spec.model_dump(mode="json") | {"solver": _solver_document(spec.solver)}
-
-
 def _check_finer(search: CriticalStepSearch, end_time: float) -> None:
     """Raise ``ValueError`` when ``test`` is no finer than a solver that a search trains with: nothing would change."""
     if search.test.method != search.method or search.test.adaptive:
@@ -385,10 +376,6 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_nulls(part) for name, part in value.items() if part is not None}
     return [_without_nulls(part) for part in value] if isinstance(value, list) else value
-
-
-def _solver_document(solver: SolverSpec) -> dict[str, Any]:
-    return solver.model_dump(mode="json", exclude_none=True)
 
 
 def _solver(fields: dict[str, Any]) -> SolverSpec:

@@ -1,6 +1,6 @@
 """How a model is trained."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -73,6 +73,14 @@ class TrainingJobSpec(Spec):
         """The model with a preset's name replaced by what it stands for."""
         return expand_preset(self.model)
 
+    def with_seed(self, seed: int) -> "TrainingJobSpec":
+        """Return the same training with another seed."""
+        return self.model_copy(update={"training": self.training.model_copy(update={"seed": seed})})
+
+    def document(self) -> dict[str, Any]:
+        """Return the job as JSON with its defaults, its solver as users write it."""
+        return self.model_dump(mode="json") | {"solver": self.solver.document()}
+
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         if not isinstance(self.dataset, UploadedSpec) or self.dataset.facts is not None:
@@ -94,7 +102,7 @@ class TrainingJobSpec(Spec):
             self.solver.fixed_steps(0.0, self.architecture.end_time)
         if self.adaptation is not None:
             check_adaptation(self.adaptation, self.solver, self.architecture.end_time)
-            check_audit_batch(self.adaptation, train_samples(self.dataset))
+            check_audit_batch(self.adaptation, self.dataset.train_samples)
         return self
 
 
@@ -129,11 +137,3 @@ def check_start(spec: TrainingJobSpec, start: TrainingJobSpec) -> None:
             f"training.precision is {spec.training.precision}, that of the version it starts from "
             f"{start.training.precision}: give that"
         )
-
-
-def train_samples(dataset: DatasetSpec) -> int | None:
-    """Return how many samples the training split has, at most; None where only the data tell."""
-    if isinstance(dataset, UploadedSpec):
-        return None if dataset.facts is None else dataset.facts.train_samples
-    known: int | None = getattr(dataset, "train_samples", getattr(dataset, "train_limit", None))
-    return known

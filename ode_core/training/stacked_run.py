@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ode_core.datasets.load import Dataset
-from ode_core.fields.dense_chain import LONGEST, chain_of, is_chain
+from ode_core.fields.dense_chain import chain_of, is_chain
 from ode_core.fields.tape_memory import TapePool
 from ode_core.fields.vector_fields import VectorField
 from ode_core.models.predictions import OnBatch
 from ode_core.solvers.solve import solve
-from ode_core.specs.stacking import require_stackable
+from ode_core.specs.stacking import LONGEST_SIGNAL, require_stackable
 from ode_core.specs.training import TrainingJobSpec
 from ode_core.training.checkpoint import Checkpoint
 from ode_core.training.optimizers import build_optimizer
@@ -44,13 +44,13 @@ class StackedTrainingRun:
         require_stackable(spec)
         if not seeds or len(set(seeds)) != len(seeds):
             raise ValueError("give at least one seed, and each once")
-        specs = [spec.model_copy(update={"training": spec.training.model_copy(update={"seed": s})}) for s in seeds]
+        specs = [spec.with_seed(seed) for seed in seeds]
         self.runs = [TrainingRun(one, dataset, device) for one in specs]
         self.diverged: list[TrainingDiverged | None] = [None] * len(seeds)
         self._model = copy.deepcopy(self.runs[0].model)
         assert isinstance(self._model.field, VectorField)
         if not is_chain(list(self._model.field.network), self._model.state_shape):
-            raise ValueError(f"a convolution over more than {LONGEST} points is trained by itself")
+            raise ValueError(f"a convolution over more than {LONGEST_SIGNAL} points is trained by itself")
         self._weights = _stacked([run.model for run in self.runs])
         self._optimizer = build_optimizer(spec.training, self._weights.values())
         self._alive = torch.ones(len(seeds), dtype=self._model.dtype, device=device)

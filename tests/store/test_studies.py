@@ -357,7 +357,7 @@ def test_a_search_submits_its_next_step_count_in_the_transaction_that_ends_the_o
     assert [one.spec["label"] for one in jobs] == ["euler-4", "euler-8"]
     spec = StudySpec.model_validate(study.spec)
     assert spec.search is not None
-    found = search_findings(spec.search, 2, jobs)
+    found = search_findings(spec, jobs)
     assert found["bracket"] == {"last_failing": 4, "first_passing": 8}
     assert (found["finished"], found["monotone"], found["violations"]) == (True, True, [])
     assert (found["runs"], found["full_grid_runs"], found["runs_saved"]) == (4, 10, 6)
@@ -387,7 +387,7 @@ def test_in_a_search_a_diverged_seed_does_not_pass_and_any_other_failure_ends_it
 def findings_of(store: Store, study: Study) -> dict[str, Any]:
     spec = StudySpec.model_validate(study.spec)
     assert spec.search is not None
-    return search_findings(spec.search, len(spec.seeds), read(store, study)[1])
+    return search_findings(spec, read(store, study)[1])
 
 
 def test_what_a_lost_worker_did_not_measure_is_told_and_counts_as_no_answer(store: Store) -> None:
@@ -465,7 +465,7 @@ def test_seeds_that_pass_only_at_a_coarser_step_are_told(store: Store) -> None:
     _, jobs = read(store, study)
     spec = StudySpec.model_validate(study.spec)
     assert spec.search is not None
-    found = search_findings(spec.search, 2, jobs)
+    found = search_findings(spec, jobs)
 
     assert found["bracket"] == {"last_failing": 8, "first_passing": None}
     assert found["monotone"] is False

@@ -7,7 +7,7 @@ from ode_core.audit.diagnosis import PARTS, Diagnosis, diagnose, no_diagnosis
 from ode_core.audit.repair import Repair, repair_options
 from ode_core.specs import AuditJobSpec, StartFrom, evaluation_operations
 from store.unit_of_work import Transaction
-from worker.executors.result_rows import result_rows, solver_json
+from worker.executors.result_rows import result_rows
 from worker.executors.stored_model import StoredModel, load_stored_model
 from worker.running_job import FinishJob, RunningJob
 
@@ -41,7 +41,7 @@ def run_audit(running: RunningJob) -> FinishJob:
         return {
             "model": tested.version.model,
             "version": tested.version.version,
-            "train_solver": solver_json(tested.solver),
+            "train_solver": tested.solver.document(),
             **report.to_json(),
             **diagnosis.to_json(),
             "repair": None if repair is None else repair.to_json(),

@@ -5,7 +5,6 @@ from typing import Any
 from ode_core.audit.portrait import PortraitSize, portrait
 from ode_core.specs import PortraitJobSpec, check_portrait_budget, portrait_solvers
 from store.unit_of_work import Transaction
-from worker.executors.result_rows import solver_json
 from worker.executors.stored_model import load_stored_model
 from worker.running_job import FinishJob, RunningJob
 
@@ -42,7 +41,7 @@ def run_portrait(running: RunningJob) -> FinishJob:
     result = {
         "model": seen.version.model,
         "version": seen.version.version,
-        "train_solver": solver_json(seen.solver),
+        "train_solver": seen.solver.document(),
         **document,
     }
 

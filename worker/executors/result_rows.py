@@ -1,7 +1,6 @@
 """Turns test results into rows of the result table, the same for sweeps and audits."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from ode_core.audit.sweep import TestResult
 from ode_core.specs import SolverSpec, TrainingJobSpec
@@ -41,8 +40,8 @@ def rows_of_version(
             model=model,
             version=version,
             dataset=spec.dataset.model_dump(mode="json"),
-            train_solver=solver_json(train),
-            test_solver=solver_json(result.solver),
+            train_solver=train.document(),
+            test_solver=result.solver.document(),
             train_steps=None if train.adaptive else train.fixed_steps(0.0, end_time, precision),
             test_steps=result.steps,
             nfe=result.nfe,
@@ -56,8 +55,3 @@ def rows_of_version(
         )
         for result in results
     ]
-
-
-def solver_json(solver: SolverSpec) -> dict[str, Any]:
-    """Return the solver as users write it, without the settings that do not apply."""
-    return solver.model_dump(mode="json", exclude_none=True)

@@ -10,14 +10,14 @@ from ode_core.audit.sweep import TestResult, sweep
 from ode_core.datasets.load import Dataset
 from ode_core.models.predictions import OnBatch
 from ode_core.models.weights import load_classifier
-from ode_core.specs import StudyRunSpec, check_study_run_budget, training_document
+from ode_core.specs import StudyRunSpec, check_study_run_budget
 from ode_core.training.checkpoint import Checkpoint
 from ode_core.training.run import TrainedModel, TrainingRun
 from ode_core.training.stacked_run import StackedTrainingRun
 from store.jobs import Job
 from store.unit_of_work import Transaction
 from worker.executors.job_data import load_job_data
-from worker.executors.result_rows import rows_of_version, solver_json
+from worker.executors.result_rows import rows_of_version
 from worker.executors.stored_model import read_start_weights
 from worker.executors.training import Iterations, Pace, iterate, resume
 from worker.failures import EverySeedDiverged
@@ -227,12 +227,12 @@ def _finish(
         tx.studies.hold_of_job(job.id)
         runs = []
         for one in tested:
-            training = spec.training_with(one.seed)
+            training = spec.training.with_seed(one.seed)
             version = tx.models.register_version(
                 name,
                 job.id,
-                training_spec=training_document(training),
-                solver=solver_json(one.model.solver),
+                training_spec=training.document(),
+                solver=one.model.solver.document(),
                 blob_id=one.blob_id,
                 metadata={**one.model.metadata, "seed": one.seed, "study": job.study_id, "label": spec.label},
                 run=spec.seeds.index(one.seed),
@@ -257,7 +257,7 @@ def _run_document(spec: StudyRunSpec, tested: TestedSeed, version: int) -> dict[
     document = {
         "seed": tested.seed,
         "version": version,
-        "solver": solver_json(tested.model.solver),
+        "solver": tested.model.solver.document(),
         "accuracy": tested.model.metadata["test_accuracy"],
         **tested.model.metadata,
     }

@@ -7,7 +7,7 @@ from typing import Any
 from ode_core.audit.sweep import TestResult, sweep
 from ode_core.specs import SweepJobSpec, check_sweep_budget
 from store.unit_of_work import Transaction
-from worker.executors.result_rows import result_rows, solver_json
+from worker.executors.result_rows import result_rows
 from worker.executors.stored_model import load_stored_model
 from worker.running_job import FinishJob, RunningJob
 
@@ -59,7 +59,7 @@ def run_sweep(running: RunningJob) -> FinishJob:
         return {
             "model": tested.version.model,
             "version": tested.version.version,
-            "train_solver": solver_json(tested.solver),
+            "train_solver": tested.solver.document(),
             "samples": len(tested.labels),
             "results": [
                 {

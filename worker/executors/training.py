@@ -201,7 +201,7 @@ def _save(running: RunningJob, run: Iterations) -> None:
 
 
 def _finish(running: RunningJob, spec: TrainingJobSpec, model: TrainedModel) -> FinishJob:
-    solver = model.solver.model_dump(mode="json", exclude_none=True)
+    solver = model.solver.document()
     job, attempt = running.job, running.attempt
     blob_id = running.keep_trying(lambda: running.store.save_blob(model.weights, job_id=job.id, attempt=attempt))
 

@@ -86,7 +86,7 @@ class CertifiedRule:
 
     def state(self) -> dict[str, Any]:
         """Return the solver."""
-        return {"solver": self.solver.model_dump(mode="json", exclude_none=True)}
+        return {"solver": self.solver.document()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on with a solver."""

@@ -82,7 +82,7 @@ class RunningAdaptation:
             if kept is None
             else {
                 "iteration": kept.iteration,
-                "solver": kept.certificate.solver.model_dump(mode="json", exclude_none=True),
+                "solver": kept.certificate.solver.document(),
                 "flips": _flips_state(kept.certificate.flips),
             },
         }

@@ -4,10 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from ode_core.fields.dense_chain import LONGEST, dense_matrix
+from ode_core.fields.dense_chain import dense_matrix
 from ode_core.fields.vector_fields import ACTIVATIONS, VectorField, build_field
 from ode_core.solvers.solve import solve
 from ode_core.specs import Conv1dField, Conv2dField, MlpField, SolverSpec
+from ode_core.specs.stacking import LONGEST_SIGNAL
 from tests.ode_core.fields.stacked_chains import stack_of
 
 T = torch.tensor(0.3)
@@ -31,7 +32,7 @@ def test_the_dense_matrix_is_the_convolution(channels_in, channels_out, kernel, 
 
 
 @pytest.mark.parametrize("time_dependent", [False, True])
-@pytest.mark.parametrize("length", [1, 2, 3, LONGEST])
+@pytest.mark.parametrize("length", [1, 2, 3, LONGEST_SIGNAL])
 def test_a_field_prepared_for_short_signals_is_the_same_field_with_the_same_gradients(length, time_dependent):
     spec = Conv1dField(channels=6, kernel=3, time_dependent=time_dependent)
     field = build_field(spec, (2, length)).double()
@@ -51,7 +52,7 @@ def test_a_prepared_field_takes_an_empty_batch():
     assert chain(T, torch.zeros(0, 1, 2)).shape == (0, 1, 2)
 
 
-@pytest.mark.parametrize(("spec", "shape"), [(Conv1dField(), (1, LONGEST + 1)), (Conv2dField(), (1, 2, 2))])
+@pytest.mark.parametrize(("spec", "shape"), [(Conv1dField(), (1, LONGEST_SIGNAL + 1)), (Conv2dField(), (1, 2, 2))])
 def test_other_fields_need_no_preparation(spec, shape):
     field = build_field(spec, shape)
     assert field.for_states(shape) is field

@@ -5,9 +5,11 @@ import torch
 from pydantic import TypeAdapter
 
 from ode_core.datasets.load import load_dataset
-from ode_core.fields.dense_chain import LONGEST
-from ode_core.specs import TrainingJobSpec, require_stackable
-from ode_core.specs.stacking import LONGEST_SIGNAL
+from ode_core.fields.dense_chain import DenseChain
+from ode_core.fields.vector_fields import build_field
+from ode_core.specs import ConcentricSpheresSpec, TrainingJobSpec, require_stackable
+from ode_core.specs.model import model_state_shape
+from ode_core.specs.stacking import LONGEST_SIGNAL, is_stackable
 from ode_core.training.checkpoint import Checkpoint
 from ode_core.training.run import TrainingDiverged, TrainingRun
 from ode_core.training.stacked_run import StackedTrainingRun
@@ -27,12 +29,8 @@ def spec(**changes: object) -> TrainingJobSpec:
     return TypeAdapter(TrainingJobSpec).validate_python(values | changes)
 
 
-def with_seed(base: TrainingJobSpec, seed: int) -> TrainingJobSpec:
-    return base.model_copy(update={"training": base.training.model_copy(update={"seed": seed})})
-
-
 def alone(base: TrainingJobSpec, seed: int, iterations: int) -> tuple[TrainingRun, list[dict[str, float]]]:
-    run = TrainingRun(with_seed(base, seed), load_dataset(base.dataset, None), CPU)
+    run = TrainingRun(base.with_seed(seed), load_dataset(base.dataset, None), CPU)
     return run, [run.advance() for _ in range(iterations)]
 
 
@@ -81,7 +79,7 @@ def test_a_run_of_a_stack_goes_on_alone_from_its_checkpoint():
     stack = StackedTrainingRun(base, SEEDS, dataset, CPU)
     for _ in range(6):
         stack.advance()
-    resumed = TrainingRun(with_seed(base, SEEDS[1]), dataset, CPU)
+    resumed = TrainingRun(base.with_seed(SEEDS[1]), dataset, CPU)
     resumed.restore(stack.checkpoint(1))
     for _ in range(6):
         stack.advance()
@@ -167,7 +165,7 @@ def test_runs_that_all_diverge_end_as_they_do_alone(optimizer, seeds):
     while not stack.finished:
         stack.advance()
     for number, seed in enumerate(seeds):
-        single = TrainingRun(with_seed(base, seed), dataset, CPU)
+        single = TrainingRun(base.with_seed(seed), dataset, CPU)
         with pytest.raises(TrainingDiverged) as alone:
             advance_for_ever(single)
         assert str(stack.diverged[number])[:25] == str(alone.value)[:25]  # the iteration
@@ -236,5 +234,10 @@ def test_a_checkpoint_of_other_seeds_is_refused():
         interrupted(stack, base, (3, 0))
 
 
-def test_the_longest_signal_the_specs_know_is_that_of_the_field():
-    assert LONGEST_SIGNAL == LONGEST
+@pytest.mark.parametrize("points", range(2, LONGEST_SIGNAL + 3))
+def test_the_specs_know_up_to_which_signal_a_field_is_run_as_a_matrix_product(points):
+    job = spec(dataset=ConcentricSpheresSpec(dimension=points))
+    shape = model_state_shape(job.architecture, job.dataset.input_shape)
+    chain = build_field(job.architecture.field, shape).for_states(shape)
+
+    assert is_stackable(job) is isinstance(chain, DenseChain)
