@@ -52,6 +52,7 @@ from ode_core.specs.model import (
 from ode_core.specs.modified_field import ModifiedFieldSpec
 from ode_core.specs.names import NAME_PATTERN
 from ode_core.specs.portrait import PortraitImpossible, check_portrait_budget, portrait_solvers
+from ode_core.specs.regularisation import LocalErrorPenalty, Regularisation, StepJitter
 from ode_core.specs.retraining import retraining
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 from ode_core.specs.spec import Spec
@@ -98,6 +99,7 @@ __all__ = [
     "GradientMode",
     "GrowingEllipsesField",
     "LinearStem",
+    "LocalErrorPenalty",
     "MethodFacts",
     "MethodName",
     "MlpField",
@@ -108,12 +110,14 @@ __all__ = [
     "PortraitImpossible",
     "PortraitJobSpec",
     "PresetSpec",
+    "Regularisation",
     "SolverGrid",
     "SolverSpec",
     "Spec",
     "StartFrom",
     "StemSpec",
     "StepAdaptation",
+    "StepJitter",
     "StudyBase",
     "StudyRunSpec",
     "StudySpec",
