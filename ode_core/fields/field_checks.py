@@ -50,8 +50,8 @@ def in_float64(what: str, function: Callable[[], Any]) -> Any:
     """
     narrow = NarrowResults()
     remedy = (
-        "the reference is computed in float64. Create constants like the state (torch.ones_like(z), dtype=z.dtype), "
-        "register kept tensors as buffers, and leave out .float(), .half() and autocast"
+        "the reference is computed in float64. Register kept tensors as buffers, give constants the type of the state "
+        "(dtype=z.dtype), and leave out .float(), .half() and autocast"
     )
     try:
         with torch.no_grad(), narrow:

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ode_core.fields.field_checks import SAMPLES, check_field, in_float64
 from ode_core.fields.foreign_field import CallSignature, ForeignField, NotAuditable, call_signature, field_of
+from ode_core.fields.typed_constants import ForeignPart
 from ode_core.models.classifier import ClassifierOutput
 from ode_core.solvers.solve import solve_together
 from ode_core.specs.solver import SolverSpec
@@ -38,16 +39,16 @@ class ForeignClassifier(nn.Module):
 
     def __init__(
         self,
-        stem: Callable[[Tensor], Tensor] | None,
+        stem: ForeignPart | None,
         field: ForeignField,
-        head: Callable[[Tensor], Tensor] | None,
+        head: ForeignPart | None,
         end_time: float,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         super().__init__()
         self.stem, self.field = stem, field
-        self.head: Callable[[Tensor], Tensor] = nn.Identity() if head is None else head
+        self.head: nn.Module = nn.Identity() if head is None else head
         self.end_time = end_time
         self.state_shape: tuple[int, ...] = ()
         self.classes = 0
@@ -71,7 +72,8 @@ class ForeignClassifier(nn.Module):
         """Return the ODE's start ``(batch, *state_shape)``; integer inputs of a stem stay integers."""
         if self.stem is None:
             return inputs.to(self.dtype)
-        return self.stem(inputs.to(self.dtype) if inputs.is_floating_point() else inputs)
+        result: Tensor = self.stem(inputs.to(self.dtype) if inputs.is_floating_point() else inputs)
+        return result
 
     def float32_products(self) -> AbstractContextManager[None]:
         """Return a setting that changes nothing: the process's own was the training's."""
@@ -134,9 +136,9 @@ def foreign_classifier(
     stem, function, head = _copies(stem, function, head)
     direction: Literal[1, -1] = 1 if t1 > t0 else -1
     model = ForeignClassifier(
-        stem,
-        ForeignField(function, called, start=t0, direction=direction),
-        head,
+        None if stem is None else ForeignPart(stem),
+        ForeignField(ForeignPart(function), called, start=t0, direction=direction),
+        None if head is None else ForeignPart(head),
         abs(t1 - t0),
         dtype,
         device,
@@ -199,7 +201,7 @@ def _notes(model: ForeignClassifier) -> list[str]:
 @torch.no_grad()
 def _check(model: ForeignClassifier, inputs: Tensor) -> None:
     exact = copy.deepcopy(model).double()
-    states = in_float64("the stem", lambda: exact.initial_state(inputs))
+    states = _in_float64("the stem", exact.stem, model.stem, lambda: exact.initial_state(inputs))
     if isinstance(states, tuple | list | dict) or not isinstance(states, Tensor):
         raise NotAuditable(
             f"the stem returns a {type(states).__name__}; the state must be one tensor (batch, *state). Put the parts "
@@ -211,8 +213,14 @@ def _check(model: ForeignClassifier, inputs: Tensor) -> None:
         )
     if states.dtype != torch.float64:
         raise NotAuditable(f"the first states are of {states.dtype}: the stem must make floating-point states")
+    _in_float64(
+        "the field",
+        exact.field.function,
+        model.field.function,
+        lambda: exact.field(states.new_zeros(()), states.clone()),
+    )
     model.field.times = check_field(exact.field, states, model.end_time)
-    _check_logits(model, in_float64("the head", lambda: exact.head(states)), states)
+    _check_logits(model, _in_float64("the head", exact.head, model.head, lambda: exact.head(states)), states)
     model.state_shape = tuple(states.shape[1:])
     start = model.initial_state(inputs)
     own = model.field(start.new_zeros(()), start)
@@ -221,6 +229,17 @@ def _check(model: ForeignClassifier, inputs: Tensor) -> None:
             f"the weights are of {model.dtype}, but the states {start.dtype} and the field's values {own.dtype}: "
             f"leave out autocast and casts"
         )
+
+
+def _in_float64(what: str, exact: Any, own: Any, call: Callable[[], Any]) -> Any:
+    """Return what a part gives in float64; where it makes float32 constants, set it and its original to make others."""
+    try:
+        return in_float64(what, call)
+    except NotAuditable:
+        if not isinstance(exact, ForeignPart):
+            raise
+        exact.typed_constants = own.typed_constants = True
+        return in_float64(what, call)
 
 
 def _check_logits(model: ForeignClassifier, logits: Any, states: Tensor) -> None:

@@ -47,9 +47,9 @@ FIELDS: dict[str, tuple[Callable[[Any, Tensor, Tensor], Any], str]] = {
     "another shape": (lambda f, t, z: z[:, :1], r"returns shape \[5, 1\] for states of shape \[5, 2\]"),
     "a tuple": (lambda f, t, z: (z, z), "returns a tuple"),
     "float inside": (lambda f, t, z: (z.float() * f.weight.float()).to(z.dtype), "computes .* in torch.float32"),
-    "constants in float32": (lambda f, t, z: torch.cat([z[:, :1], torch.ones(len(z), 1) * t], 1), "torch.ones_like"),
-    "kept in float32": (lambda f, t, z: (f.scale * t) * z, "register kept tensors as buffers"),
-    "matrix in float32": (lambda f, t, z: z @ torch.eye(2), "float64"),
+    "kept in float32": (lambda f, t, z: (f.scale * t) * z, "Register kept tensors as buffers"),
+    "constants of a type": (lambda f, t, z: z * torch.ones(2, dtype=torch.float32), "dtype=z.dtype"),
+    "a matrix of a type": (lambda f, t, z: z @ torch.eye(2, dtype=torch.float32), "cannot compute in float64"),
     "does not run": (lambda f, t, z: z @ z, "cannot be evaluated"),
 }
 
@@ -70,6 +70,22 @@ def test_a_field_that_changes_its_state_without_a_trace_in_its_values_is_refused
 
     with pytest.raises(NotAuditable, match="in place"):
         foreign_classifier(field, INPUTS)
+
+
+def test_constants_without_a_type_are_float64_in_the_reference_as_in_what_was_trained() -> None:
+    def field(t: Tensor, z: Tensor) -> Tensor:
+        return torch.cat([z[:, 2:] * t * torch.ones(len(z), 1), z[:, :2] @ torch.eye(2) * torch.tensor(0.1)], dim=1)
+
+    model = foreign_classifier(
+        field, INPUTS, stem=lambda x: torch.cat([x, torch.zeros(len(x), 1)], dim=1), head=lambda z: z @ torch.eye(3)
+    )
+    exact = copy.deepcopy(model).double()
+    time, states = torch.tensor(1 / 3, dtype=torch.float64), exact.initial_state(INPUTS)
+
+    expected = torch.cat([states[:, 2:] * (1 / 3), states[:, :2] * 0.1], dim=1)
+    assert states.dtype == exact.head(states).dtype == torch.float64
+    assert torch.allclose(exact.field(time, states), expected, rtol=1e-15, atol=0)
+    assert model.field(time.float(), model.initial_state(INPUTS)).dtype == torch.float32
 
 
 HEADS: dict[str, tuple[Callable[[Tensor], Any] | None, str]] = {
