@@ -56,10 +56,10 @@ def in_float64(what: str, function: Callable[[], Any]) -> Any:
     try:
         with torch.no_grad(), narrow:
             result = function()
-    except RuntimeError as error:
+    except Exception as error:  # the code is not ours, and what it makes of a state may be anything
         if "dtype" in str(error) or "Double" in str(error):
             raise NotAuditable(f"{what} cannot compute in float64 ({error}): {remedy}") from error
-        raise NotAuditable(f"{what} cannot be evaluated: {error}") from error
+        raise NotAuditable(f"{what} cannot be evaluated: {type(error).__name__}: {error}") from error
     if narrow.found:
         raise NotAuditable(f"{what} computes {narrow.found[0]} though it is given float64: {remedy}")
     return result
@@ -150,7 +150,7 @@ def no_derivative(field: ForeignField, states: Tensor, end_time: float) -> str |
         if states[0].numel() <= DENSE_JACOBIAN:
             dense_jacobian(field, own[:1], states[:1])
     except (RuntimeError, NotImplementedError, TypeError) as error:
-        return f"torch.func cannot differentiate the field ({str(error).splitlines()[0]})"
+        return f"torch.func cannot differentiate the field ({str(error).splitlines()[0].split('. ')[0]})"
     quotient = (field(own, states + step * direction) - field(own, states - step * direction)) / (2 * step)
     size = per_sample(quotient).abs().amax(dim=1)
     # Rounding in the slopes counts, over the step.

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ode_core.fields.field_checks import SAMPLES, check_field, in_float64
 from ode_core.fields.foreign_field import CallSignature, ForeignField, NotAuditable, call_signature, field_of
+from ode_core.fields.multiplications import Multiplications
 from ode_core.fields.typed_constants import ForeignPart
 from ode_core.models.classifier import ClassifierOutput
 from ode_core.solvers.solve import solve_together
@@ -98,11 +98,10 @@ class ForeignClassifier(nn.Module):
     def operations(self, inputs: Tensor) -> int:
         """Return the multiplications of one evaluation of the field for one sample, roughly."""
         z = self.initial_state(inputs[:1].to(self.device))
-        counter = FlopCounterMode(display=False)
-        with counter:
+        counted = Multiplications()
+        with counted:
             self.field(z.new_zeros(()), z)
-        counted = int(counter.get_total_flops()) // 2
-        return counted + _LONE_CALL if self.field.times == "grouped" else counted
+        return counted.count + _LONE_CALL if self.field.times == "grouped" else counted.count
 
 
 def foreign_classifier(
@@ -130,7 +129,8 @@ def foreign_classifier(
     t0, t1 = (float(t) for t in interval)
     if not (math.isfinite(t0) and math.isfinite(t1)) or t0 == t1:
         raise NotAuditable(f"the interval must be two different finite times; it is {t0:g} to {t1:g}")
-    function = field_of(field)
+    stem, head = _written(stem), _written(head)
+    function = field_of(_written(field))
     called = signature or call_signature(function)
     dtype, device = _precision_of((stem, function, head), inputs)
     stem, function, head = _copies(stem, function, head)
@@ -147,6 +147,13 @@ def foreign_classifier(
     model.eval().requires_grad_(False)
     _check(model, inputs[:SAMPLES].to(device))
     return model
+
+
+def _written(part: Any) -> Any:
+    """Return a part as it was written: that which was compiled, where it was, whose derivatives are wanted, too."""
+    if isinstance(part, torch.jit.ScriptModule):
+        raise NotAuditable("a part is a scripted module, which is not copied: give the module it was made from")
+    return getattr(part, "_orig_mod", part)
 
 
 def _precision_of(parts: Sequence[Any], inputs: Tensor) -> tuple[torch.dtype, torch.device]:

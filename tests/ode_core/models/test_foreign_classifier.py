@@ -50,6 +50,7 @@ FIELDS: dict[str, tuple[Callable[[Any, Tensor, Tensor], Any], str]] = {
     "kept in float32": (lambda f, t, z: (f.scale * t) * z, "Register kept tensors as buffers"),
     "constants of a type": (lambda f, t, z: z * torch.ones(2, dtype=torch.float32), "dtype=z.dtype"),
     "a matrix of a type": (lambda f, t, z: z @ torch.eye(2, dtype=torch.float32), "cannot compute in float64"),
+    "a state of two parts": (lambda f, t, z: f.weight * z.parts[0], "cannot be evaluated: AttributeError"),
     "does not run": (lambda f, t, z: z @ z, "cannot be evaluated"),
 }
 
@@ -220,3 +221,44 @@ def test_a_derivative_that_is_not_the_fields_is_noticed(
     reason = no_derivative(ForeignField(field, "t, z"), INPUTS.double(), 1.0)
 
     assert (words in reason) if words is not None and reason is not None else reason is None and words is None
+
+
+def test_a_compiled_part_is_taken_as_it_was_written_and_a_scripted_one_is_refused() -> None:
+    linear = nn.Linear(2, 2)
+
+    model = foreign_classifier(torch.compile(linear), INPUTS)
+    assert torch.equal(model.field(torch.tensor(0.0), INPUTS), linear(INPUTS))
+    with pytest.raises(NotAuditable, match="give the module it was made from"):
+        foreign_classifier(torch.jit.script(linear), INPUTS)
+
+
+class Hamiltonian(nn.Module):
+    """The field of a learnt energy, by its gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        gradient = torch.func.grad(lambda state: self.energy(state).sum())(z)
+        return torch.stack([gradient[:, 1], -gradient[:, 0]], dim=1)
+
+
+def test_a_field_that_takes_a_gradient_inside_is_audited_with_its_derivatives() -> None:
+    model = foreign_classifier(Hamiltonian(), INPUTS)
+    exact = copy.deepcopy(model).double()
+
+    assert no_derivative(exact.field, INPUTS.double(), 1.0) is None
+    assert model.operations(INPUTS) > 0
+
+
+def test_the_multiplications_of_a_field_are_counted() -> None:
+    dense = foreign_classifier(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2)), INPUTS)
+    image = foreign_classifier(
+        nn.Conv2d(2, 2, kernel_size=3, padding=1),
+        torch.randn(3, 2, 5, 5),
+        head=lambda z: z.flatten(1),
+    )
+
+    assert dense.operations(INPUTS) == 2 * 8 + 8 * 2
+    assert image.operations(torch.randn(3, 2, 5, 5)) == 5 * 5 * 2 * 2 * 3 * 3
