@@ -30,6 +30,13 @@ class Rotation(nn.Module):
         return z @ self.matrix.T
 
 
+class SpeedingRotation(nn.Module):
+    """A rotation at the speed ``1 + t/2``."""
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        return (1 + t / 2) * torch.stack([-z[:, 1], z[:, 0]], dim=1)
+
+
 class ODEBlock(nn.Module):
     """A whole model with torchdiffeq inside, as its tutorials have it."""
 
