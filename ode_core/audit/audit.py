@@ -15,7 +15,7 @@ from ode_core.audit.reference import Reference, converged_reference, margins
 from ode_core.audit.statistics import clopper_pearson, mcnemar_exact
 from ode_core.audit.sweep import TestResult, test_result
 from ode_core.audit.verdict import Rule, Verdict, decide, samples_needed, sentence
-from ode_core.models.classifier import Classifier
+from ode_core.models.audited_model import AuditedModel
 from ode_core.models.predictions import Predictions
 from ode_core.solvers.more_accurate_solver import more_accurate_solver
 from ode_core.specs.budgets import solve_evaluations
@@ -102,7 +102,7 @@ class AuditReport:
 
 
 def audit(
-    model: Classifier,
+    model: AuditedModel,
     inputs: Tensor,
     labels: Tensor,
     train_solver: SolverSpec,
@@ -154,7 +154,7 @@ def audit(
 class _Solves:
     """The model's predictions by solver, each computed once."""
 
-    def __init__(self, model: Classifier, inputs: Tensor, progress: Progress, max_evaluations: int | None) -> None:
+    def __init__(self, model: AuditedModel, inputs: Tensor, progress: Progress, max_evaluations: int | None) -> None:
         self._model, self._inputs, self._progress = model, inputs, progress
         self._max_evaluations = max_evaluations
         self._known: dict[SolverSpec, Measurement] = {}

@@ -13,7 +13,7 @@ from ode_core.audit.audit import AuditReport
 from ode_core.audit.mechanism import Mechanism, find_mechanism, obstacle
 from ode_core.audit.progress import OnProgress, Progress
 from ode_core.audit.rescue import MAX_EVALUATIONS, Rescue, rescue
-from ode_core.models.classifier import Classifier
+from ode_core.models.audited_model import AuditedModel
 from ode_core.specs.modified_field import ModifiedFieldKind, ModifiedFieldSpec
 from ode_core.specs.solver import SolverSpec
 
@@ -66,7 +66,7 @@ def no_diagnosis(reason: str) -> Diagnosis:
 
 
 def diagnose(
-    model: Classifier,
+    model: AuditedModel,
     inputs: Tensor,
     labels: Tensor,
     report: AuditReport,

@@ -19,7 +19,7 @@ from ode_core.audit.error_transport import ErrorTransport, MarginAttribution, ma
 from ode_core.audit.interventions import InterventionalSplit, interventional_split
 from ode_core.audit.step_grid import StepGrid, fixed_grid, frozen_grid, numerical_path
 from ode_core.audit.step_spectrum import SpectrumMethod, StepSpectrum, step_spectrum
-from ode_core.models.classifier import Classifier
+from ode_core.models.audited_model import AuditedModel
 from ode_core.models.predictions import NO_LABEL
 from ode_core.solvers.step_map import step_map
 from ode_core.specs.solver import SolverSpec
@@ -125,7 +125,7 @@ def obstacle(train_solver: SolverSpec) -> str | None:
 
 
 def find_mechanism(
-    model: Classifier,
+    model: AuditedModel,
     inputs: Tensor,
     labels: Tensor,
     train_solver: SolverSpec,
@@ -206,7 +206,7 @@ def find_mechanism(
     return Mechanism(samples, grid, states, found, split, transport, margins)
 
 
-def training_grid(model: Classifier, inputs: Tensor, train_solver: SolverSpec) -> StepGrid:
+def training_grid(model: AuditedModel, inputs: Tensor, train_solver: SolverSpec) -> StepGrid:
     """Return the steps that the training solver makes with the model as it is."""
     if not train_solver.adaptive:
         return fixed_grid(train_solver, len(inputs), model.end_time, model.dtype)

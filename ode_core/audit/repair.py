@@ -115,18 +115,25 @@ def repair_options(
         samples,
         list(tried),
         [
-            RepairOption(
-                "pin_solver",
-                True,
-                f"Predict with {solver.label} alone. Always valid: the model is then the network of its steps that was "
-                f"trained, and not an ODE.",
-                solver=solver,
-            ),
-            _modified_field(tried, no_rescue),
+            *options_without_training(solver, tried, no_rescue),
             _training("fine_tune", trained, solver, epsilon, version, budget),
             _training("retrain", trained, solver, epsilon, None, budget),
         ],
     )
+
+
+def options_without_training(solver: SolverSpec, tried: Sequence[Rescue], no_rescue: str | None) -> list[RepairOption]:
+    """Return what can be done with a model as it is, whoever trained it; see ``repair_options``."""
+    return [
+        RepairOption(
+            "pin_solver",
+            True,
+            f"Predict with {solver.label} alone. Always valid: the model is then the network of its steps that was "
+            f"trained, and not an ODE.",
+            solver=solver,
+        ),
+        _modified_field(tried, no_rescue),
+    ]
 
 
 def _modified_field(tried: Sequence[Rescue], no_rescue: str | None) -> RepairOption:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ode_core.audit.interventions import FEWEST_SAMPLES
 from ode_core.audit.reference import converged_reference
-from ode_core.models.classifier import Classifier
+from ode_core.models.audited_model import AuditedModel
 from ode_core.models.modified_classifier import with_modified_field
 from ode_core.models.predictions import Predictions
 from ode_core.specs.modified_field import ModifiedFieldSpec
@@ -52,7 +52,7 @@ class Rescue:
 
 
 def rescue(
-    model: Classifier,
+    model: AuditedModel,
     inputs: Tensor,
     labels: Tensor,
     spec: ModifiedFieldSpec,
