@@ -44,7 +44,8 @@ def charts_of_job(tx: Transaction, job: Job) -> list[StoredChart]:
     source = SOURCES.get(job.kind)
     if source is None:
         return []
-    return _with_their_metrics(tx, job, charts_of(source))
+    charts = _with_their_metrics(tx, job, charts_of(source))
+    return charts + charts_of("choice") if job.kind == "audit" else charts
 
 
 def charts_of_study() -> list[StoredChart]:
@@ -53,11 +54,13 @@ def charts_of_study() -> list[StoredChart]:
 
 
 def charts_of_version(tx: Transaction, version: ModelVersion) -> list[StoredChart]:
-    """Return the figures a model version offers: of its training, its test results and its latest portrait."""
+    """Return the figures a model version offers: of its training, test results, latest audit and latest portrait."""
     job = tx.jobs.get(version.job_id)
     charts = [] if job is None else _with_their_metrics(tx, job, charts_of("training"), _seed_of(version))
     if _results_of_version(tx, version):
         charts += charts_of("results")
+    if tx.solver_choices.of_version(version.id) is not None:
+        charts += charts_of("choice")
     if latest_portrait(tx, version) is not None:
         charts += charts_of("portrait")
     return charts
@@ -75,6 +78,8 @@ def material_of_jobs(tx: Transaction, chart: StoredChart, job: Job, others: Sequ
         return Material(portraits=[result_of(each) for each in jobs])
     if chart.source == "results":
         return Material(results=[row for each in jobs for row in _results_of_job(tx, each)], x=x)
+    if chart.source == "choice":
+        return Material(choice=result_of(job).get("solver_choice"))
     return Material(trainings=_trainings(tx, jobs))
 
 
@@ -85,6 +90,9 @@ def material_of_version(tx: Transaction, chart: StoredChart, version: ModelVersi
         return Material(portraits=[] if job is None else [result_of(job)])
     if chart.source == "results":
         return Material(results=_results_of_version(tx, version), x=x)
+    if chart.source == "choice":
+        stored = tx.solver_choices.of_version(version.id)
+        return Material(choice=None if stored is None else stored.choice)
     job = tx.jobs.get(version.job_id)
     return Material(trainings=[] if job is None else _trainings(tx, [job], _seed_of(version)))
 

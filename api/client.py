@@ -507,6 +507,28 @@ class Client:
         }
         return cast(Predictions, self._request("POST", f"{place}/predict", json=body, repeatable=True).json())
 
+    def solver_choice(
+        self,
+        name: str,
+        version: int,
+        *,
+        agreement: float = 0.999,
+        evidence: Literal["estimate", "lower_bound"] = "estimate",
+    ) -> dict[str, Any]:
+        """Return the cheapest solver that agrees well enough, and why: its ``solver`` may be given to ``predict``.
+
+        Args:
+            name: the model.
+            version: whose latest audit is asked.
+            agreement: on which share of the samples the solver has to agree.
+            evidence: what has to reach it: the estimate, or the lower end of its 95 % interval.
+
+        Raises:
+            ProblemError: ``not_audited`` where no audit has finished.
+        """
+        query = {"agreement": agreement, "evidence": evidence}
+        return cast(dict[str, Any], self._get(f"/v1/models/{quote(name)}/versions/{version}/solver-choice", query))
+
     def results(self, **filters: Any) -> Iterator[ResultRow]:
         """Yield test results.
 

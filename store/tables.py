@@ -316,6 +316,19 @@ result = Table(
     Index(None, "study_id", "id"),
 )
 
+# What the latest finished audit of a version found out about the solvers to serve it with.
+solver_choice = Table(
+    "solver_choice",
+    metadata,
+    Column("version_id", ID, nullable=False),
+    Column("job_id", ID, ForeignKey("job.id", ondelete="CASCADE"), nullable=False),
+    Column("choice", Document, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("version_id"),
+    ForeignKeyConstraint(["version_id"], ["model_version.id"], ondelete="CASCADE"),
+    Index(None, "job_id"),
+)
+
 idempotency = Table(
     "idempotency",
     metadata,

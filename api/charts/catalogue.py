@@ -96,6 +96,11 @@ CHARTS = (
         "portrait",
     ),
     StoredChart(
+        "solver-choice",
+        "agreement of solvers against their evaluations and time, with the Pareto front and the cheapest good enough",
+        "choice",
+    ),
+    StoredChart(
         "training",
         "loss and accuracy over the iterations, and what they cost; several trainings are compared",
         "training",

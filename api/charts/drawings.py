@@ -11,6 +11,7 @@ from api.charts.figure import Figure
 from api.charts.gradient_comparison import training_progress
 from api.charts.material import Material, NothingToDraw, Source, Training
 from api.charts.seed_groups import study_rows
+from api.charts.solver_choice import agreement_against_cost
 from api.charts.study_accuracy import accuracy_of_study
 from api.charts.test_steps import accuracy_against_steps
 from api.charts.trajectories import trajectories_with_crossings
@@ -53,6 +54,12 @@ def _tolerance_adaptation(material: Material) -> Figure:
     return tolerance_adaptation(training.series, training.label)
 
 
+def _solver_choice(material: Material) -> Figure:
+    if material.choice is None:
+        raise NothingToDraw("this audit compared no solvers to serve the model with: audit it again")
+    return agreement_against_cost(material.choice)
+
+
 DRAWINGS: dict[tuple[Source, str], Callable[[Material], Figure]] = {
     ("results", "accuracy"): _accuracy_of_results,
     ("study", "accuracy"): _accuracy_of_study,
@@ -61,6 +68,7 @@ DRAWINGS: dict[tuple[Source, str], Callable[[Material], Figure]] = {
     ("portrait", "error-fan"): lambda material: error_fan(material.portraits[0]),
     ("portrait", "clusters"): lambda material: output_clusters(material.portraits[0]),
     ("portrait", "decision-regions"): lambda material: decision_regions(material.portraits[0]),
+    ("choice", "solver-choice"): _solver_choice,
     ("training", "training"): lambda material: training_progress(material.trainings),
     ("training", "step-adaptation"): _step_adaptation,
     ("training", "tolerance-adaptation"): _tolerance_adaptation,

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Source = Literal["portrait", "results", "training", "study"]
-"""What a figure is drawn from: portraits, test results, trainings, or the rows of a study."""
+Source = Literal["portrait", "results", "training", "study", "choice"]
+"""What a figure is drawn from: portraits, test results, trainings, the rows of a study, or the choice of a solver."""
 
 
 XAxis = Literal["steps", "nfe"]
@@ -44,6 +44,7 @@ class Material:
         results: result rows, as ``GET /v1/results`` gives them.
         trainings: training jobs with their metrics.
         study: rows of a study's results.
+        choice: the solvers an audit tried to serve a model with; None where it tried none.
         x: what the axis of an accuracy shows; None where it was not asked for.
     """
 
@@ -51,6 +52,7 @@ class Material:
     results: Sequence[Mapping[str, Any]] = ()
     trainings: Sequence[Training] = ()
     study: Sequence[Mapping[str, Any]] = ()
+    choice: Mapping[str, Any] | None = None
     x: XAxis | None = None
 
 

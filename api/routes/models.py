@@ -16,6 +16,7 @@ from api.query_parameters import After, Limit, refuse_unknown_query
 from api.schemas.answer import ListOf
 from api.schemas.models import CheckpointAnswer, ModelAnswer, ModelSummary, ModelVersionAnswer, ModelVersionDetail
 from api.schemas.prediction import PredictAnswer
+from api.schemas.solver_choice import SolverChoiceSummary
 from api.services import Services, ServicesOfApp, StoreOfApp
 from ode_core.specs import NAME_PATTERN
 
@@ -59,11 +60,13 @@ def get_model_version(store: StoreOfApp, name: ModelName, version: Version) -> M
     with store.reading() as tx:
         found = find_version(tx, name, version)
         blob = tx.blobs.info(found.blob_id)
+        stored = tx.solver_choices.of_version(found.id)
     if blob is None:
         raise _weights_missing(name, version)
     answer = ModelVersionAnswer.of(found)
     checkpoint = CheckpointAnswer(href=answer.links.checkpoint, bytes=blob.size, sha256=blob.sha256)
-    return ModelVersionDetail(**dict(answer), checkpoint=checkpoint)
+    choice = None if stored is None else SolverChoiceSummary.of(found, stored)
+    return ModelVersionDetail(**dict(answer), checkpoint=checkpoint, solver_choice=choice)
 
 
 @router.get(

@@ -5,6 +5,7 @@ from datetime import datetime
 from pydantic import Field
 
 from api.schemas.answer import Answer, JsonObject
+from api.schemas.solver_choice import SolverChoiceSummary
 from api.schemas.solvers import SolverAnswer
 from ode_core.specs import ClassifierSpec, DatasetSpec, SolverSpec, TrainingJobSpec, model_input_shape
 from store.models import Model, ModelVersion
@@ -80,9 +81,10 @@ class ModelVersionAnswer(Answer):
 
 
 class ModelVersionDetail(ModelVersionAnswer):
-    """One immutable version of a model, with its weights' checksum."""
+    """One immutable version of a model, with its weights' checksum and what its audit says about serving it."""
 
     checkpoint: CheckpointAnswer
+    solver_choice: SolverChoiceSummary | None = Field(description="of the latest finished audit; null: there is none")
 
 
 class ModelSummary(Answer):

@@ -45,6 +45,9 @@ class AuditedModel(Protocol):
     def double(self) -> Self:
         """Turn the model into float64 and return it."""
 
+    def uncompiled(self) -> Self:
+        """Return the same model, its weights shared, whose steps are never compiled."""
+
     def initial_state(self, inputs: Tensor) -> Tensor:
         """Return the ODE's start ``(batch, *state_shape)`` for ``inputs`` on the model's device."""
 

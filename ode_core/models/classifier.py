@@ -1,10 +1,11 @@
 """The neural ODE classifier ``head . ODESolve(field, [0, end_time]) . (stem)``."""
 
+import copy
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +99,12 @@ class Classifier(nn.Module):
                 f"{', '.join(map(str, self.input_shape))}]"
             )
         return samples.reshape(len(samples), *self.input_shape)
+
+    def uncompiled(self) -> Self:
+        """Return the same model, its weights shared, whose steps are never compiled."""
+        other = copy.copy(self)
+        other.compilation = "never"
+        return other
 
     def initial_state(self, inputs: Tensor) -> Tensor:
         """Return the ODE's start ``(batch, *state_shape)`` for inputs in the data set's own units.

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,10 @@ class ForeignClassifier(nn.Module):
     def device(self) -> torch.device:
         """Where the model computes."""
         return self._precision.device
+
+    def uncompiled(self) -> Self:
+        """Return the model: its steps are never compiled."""
+        return self
 
     def initial_state(self, inputs: Tensor) -> Tensor:
         """Return the ODE's start ``(batch, *state_shape)``; integer inputs of a stem stay integers."""

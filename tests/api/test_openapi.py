@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from api.problems import PROBLEM_MEDIA_TYPE
 from tests.api.conftest import DIGITS_JOB, Served, train
+from tests.api.solver_choices import store_choice
 
 EXPECTED = {
     "POST /v1/training-jobs",
@@ -39,6 +40,7 @@ EXPECTED = {
     "GET /v1/models/{name}",
     "GET /v1/models/{name}/versions/{version}",
     "GET /v1/models/{name}/versions/{version}/checkpoint",
+    "GET /v1/models/{name}/versions/{version}/solver-choice",
     "GET /v1/models/{name}/versions/{version}/charts",
     "GET /v1/models/{name}/versions/{version}/charts/{chart}",
     "POST /v1/models/{name}/predict",
@@ -266,6 +268,7 @@ def test_no_query_path_or_header_makes_the_server_fail(
 
 def test_answers_fit_the_declared_statuses(served: Served, described: Described) -> None:
     version = train(served.store, metrics={"loss": [(1, 0.7), (2, 0.6)]})
+    store_choice(served.store, version)
     arrays = io.BytesIO()
     np.savez(arrays, inputs=np.random.default_rng(0).random((40, 2)), labels=np.arange(40) % 2)
     with served.client() as client:

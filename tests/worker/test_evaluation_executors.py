@@ -8,6 +8,7 @@ import pytest
 
 import worker.executors.audit
 import worker.executors.sweep
+from ode_core.audit.solver_choice import SolverChoice
 from ode_core.audit.sweep import TestResult, sweep
 from ode_core.models.predictions import predict
 from ode_core.models.weights import load_classifier
@@ -200,6 +201,23 @@ def test_an_audit_leaves_a_verdict_and_the_ladder_as_rows(
     assert (result["model"], result["version"], result["epsilon"]) == ("spheres", 1, 0.01)
     assert [row.test_solver for row in rows(store, job_id)] == [rung["solver"] for rung in result["ladder"]]
     assert job(job_id).progress_step > 0
+
+
+def test_an_audit_leaves_the_solvers_to_serve_with_at_the_version_and_a_later_one_replaces_them(
+    store: Store, trained: TrainingJobSpec, run: Any, accept: Any, job: ReadJob
+) -> None:
+    for samples in (10, 20):
+        job_id = accept(AuditJobSpec(model="spheres", samples=samples))
+        assert run(job_id) is Outcome.SUCCEEDED
+        result = job(job_id).result
+        assert result is not None
+        with store.reading() as tx:
+            version = tx.models.version("spheres")
+            assert version is not None
+            stored = tx.solver_choices.of_version(version.id)
+        assert stored is not None
+        assert (stored.job_id, stored.choice) == (job_id, result["solver_choice"])
+        assert SolverChoice.from_json(stored.choice).samples == samples
 
 
 def mechanism_of(run: Any, accept: Any, job: ReadJob, **options: Any) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from worker.running_job import FinishJob, RunningJob
 def run_audit(running: RunningJob) -> FinishJob:
     """Run an audit job to its end; the ladder of solvers becomes result rows like a sweep's.
 
+    The solvers to serve the version with are stored with it.
+
     Raises:
         LeaseLost, JobCancelled, WorkerDraining: at the audit's next progress report.
         ModelUnavailable, DatasetUnavailable: the job fails.
@@ -38,6 +40,7 @@ def run_audit(running: RunningJob) -> FinishJob:
 
     def finish(tx: Transaction) -> dict[str, Any]:
         tx.results.replace_for_job(job.id, attempt, result_rows(tested, report.ladder))
+        tx.solver_choices.replace_for_version(tested.version.id, job.id, attempt, report.solver_choice.to_json())
         return {
             "model": tested.version.model,
             "version": tested.version.version,
