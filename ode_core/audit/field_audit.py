@@ -105,6 +105,7 @@ class FieldAudit:
             lines.append(f"Why is not known: {self.diagnosis.reason}.")
         if self.repair is not None:
             lines += ["What to do:", *(f"  {number}. {one.sentence}" for number, one in enumerate(self.repair, 1))]
+        lines.append(f"Which solver to predict with: {self.report.solver_choice.cheapest().reason}")
         lines += ["", f"{'solver':<28}{'evaluations':>12}{'accuracy':>10}{'flips':>9}{'failed':>8}"]
         for rung in self.ladder:
             mark = " *" if rung.solver == self.report.train_solver else ""

@@ -91,6 +91,7 @@ def test_the_report_prints_its_findings(found: FieldAudit) -> None:
 
     assert text.startswith(found.sentence)
     assert "Why: " in text
+    assert "Which solver to predict with: euler-2" in text
     assert "euler-2 *" in text
     assert "The loader has 500 samples." in text
 
