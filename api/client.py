@@ -13,6 +13,7 @@ moment, for example because it is being restarted.
 """
 
 import io
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -363,10 +364,15 @@ class Client:
                 in the data set's own units.
             solver: None: the one the version was trained with.
             version: None: the latest.
+
+        Raises:
+            ValueError: an input is not finite, which JSON cannot say.
         """
         place = f"/v1/models/{quote(name)}" + ("" if version is None else f"/versions/{version}")
+        numbers = inputs.tolist() if hasattr(inputs, "tolist") else inputs
+        _require_finite("inputs", numbers)
         body = {
-            "inputs": inputs.tolist() if hasattr(inputs, "tolist") else inputs,
+            "inputs": numbers,
             "solver": None if solver is None else _json(solver),
         }
         return cast(Predictions, self._request("POST", f"{place}/predict", json=body, repeatable=True).json())
@@ -479,6 +485,14 @@ class Client:
 
 def _json(spec: Spec) -> Any:
     return spec.model_dump(mode="json", exclude_none=True) if isinstance(spec, BaseModel) else dict(spec)
+
+
+def _require_finite(place: str, numbers: Any) -> None:
+    if isinstance(numbers, float) and not math.isfinite(numbers):
+        raise ValueError(f"{place} is {numbers}: a prediction needs finite numbers; replace it or leave this input out")
+    if isinstance(numbers, list | tuple):
+        for position, part in enumerate(numbers):
+            _require_finite(f"{place}[{position}]", part)
 
 
 def _file_content(file: Path | str | bytes | Mapping[str, Any]) -> bytes:

@@ -50,7 +50,7 @@ def _step_adaptation(material: Material) -> Figure:
 
 def _tolerance_adaptation(material: Material) -> Figure:
     training = _training_with(TOLERANCE_ADAPTATION, material)
-    return tolerance_adaptation(training.series, training.label)
+    return tolerance_adaptation(training.series, training.label, training.adaptation)
 
 
 DRAWINGS: dict[tuple[Source, str], Callable[[Material], Figure]] = {

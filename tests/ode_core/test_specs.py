@@ -397,10 +397,17 @@ def test_a_training_that_starts_from_the_same_architecture_may_differ_in_everyth
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": {"kind": "classifier", "field": {"kind": "conv2d", "channels": 8}}}, "architecture.*channels=8"),
+        (
+            {"model": {"kind": "classifier", "field": {"kind": "conv2d", "channels": 8}}},
+            r"architecture .*: model\.field\.channels 8 instead of 32; give",
+        ),
+        (
+            {"model": {"kind": "classifier", "field": {"kind": "mlp", "hidden": [4]}}},
+            r'model\.field {"kind": "mlp", .*} instead of {"kind": "conv2d", .*}',
+        ),
         (
             {"model": {"kind": "classifier", "field": {"kind": "conv2d", "channels": 32}, "end_time": 2.0}},
-            "end_time 2.0 instead of 1.0",
+            r"version it starts from: model\.end_time 2.0 instead of 1.0; give",
         ),
         ({"dataset": {"kind": "mnist"}}, r"inputs of shape \[1, 28, 28\], that of the version .* \[1, 8, 8\]"),
         ({"training": {"precision": "float64"}}, "precision is float64, that of the version it starts from float32"),
