@@ -51,7 +51,7 @@ def _step_adaptation(material: Material) -> Figure:
 
 def _tolerance_adaptation(material: Material) -> Figure:
     training = _training_with(TOLERANCE_ADAPTATION, material)
-    return tolerance_adaptation(training.series, training.label)
+    return tolerance_adaptation(training.series, training.label, training.adaptation)
 
 
 def _solver_choice(material: Material) -> Figure:
