@@ -114,5 +114,20 @@ CHARTS = (
         "training",
         metrics=TOLERANCE_ADAPTATION,
     ),
+    StoredChart(
+        "audit-ladder",
+        "accuracy, and predictions unlike the converged ones, against the cost of the test solver",
+        "audit",
+    ),
+    StoredChart(
+        "crossing-map",
+        "over the depth the share of steps that no flow can make",
+        "audit",
+    ),
+    StoredChart(
+        "error-transport",
+        "the fan over all samples: which steps turn predictions, and how much error each sends to the end",
+        "audit",
+    ),
 )
 """Every figure. A name may stand for figures of different sources."""
