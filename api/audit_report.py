@@ -33,9 +33,9 @@ _HEADLINES = {
 }
 _CAUSES = {
     "crossing": "Trajectories cross",
-    "accumulation": "Small errors add up",
-    "either": "Crossing steps or small errors: each alone is enough",
-    "together": "Crossing steps and small errors together",
+    "accumulation": "Errors add up",
+    "either": "Crossing steps, and errors that add up: each alone is enough",
+    "together": "Crossing steps and errors that add up, together",
     "unknown": "Not known",
 }
 _OPTIONS = {
@@ -95,7 +95,7 @@ def report_page(job: Job, audit: Audit, *, server: str, protected: bool) -> str:
     environment = Environment(
         loader=PackageLoader("api"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"share": share, "number": number}
+    environment.filters |= {"share": share, "number": number, "limit": limit}
     solver = SolverSpec.model_validate(audit["train_solver"])
     return environment.get_template("audit_report.html").render(
         audit=audit,
@@ -123,7 +123,7 @@ def what_to_do(audit: Audit) -> str:
     match audit["verdict"]:
         case "ode":
             return (
-                f"Use it with any solver that is at least as accurate as {label}: at most {share(audit['epsilon'])} of "
+                f"Use it with any solver that is at least as accurate as {label}: at most {limit(audit['epsilon'])} of "
                 "the predictions depend on the choice. There is nothing to repair."
             )
         case "inconclusive":
@@ -265,8 +265,14 @@ def share(value: float | None) -> str:
     if value is None:
         return "–"
     percent = 100 * value
-    digits = 0 if percent in (0, 100) else 1 if percent >= 1 else 2
+    # An interval that ends at 1.02 % must not read as if it ended at 1 %.
+    digits = 0 if percent in (0, 100) else 1 if percent >= 10 else 2
     return f"{percent:.{digits}f} %"
+
+
+def limit(value: float) -> str:
+    """Return a share that somebody chose, in percent, as it was chosen."""
+    return f"{100 * value:.4g} %"
 
 
 def number(value: float | None) -> str:

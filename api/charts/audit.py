@@ -12,7 +12,8 @@ from api.charts.theme import FAINT, INK, PALETTE, SHAPES
 from ode_core.specs import SolverSpec
 
 WIDTH = 620
-_FLAGGED, _CERTIFIED, _UNDECIDED = "no flow can make it", "certified: negative determinant", "not known"
+_FLAGGED, _CERTIFIED, _UNDECIDED = "real eigenvalue < 0 alone", "determinant < 0", "not known"
+_TICKS = [-1000, -100, -10, 0, 10, 100, 1000]  # of a scale that is logarithmic away from 0
 
 
 def audit_ladder(audit: Audit) -> Figure:
@@ -158,7 +159,7 @@ def crossing_map(audit: Audit) -> Figure:
             color=alt.Color(
                 "kind:N",
                 scale=alt.Scale(domain=kinds or [_FLAGGED], range=[colours[kind] for kind in kinds or [_FLAGGED]]),
-                title="step",
+                title="derivative of the step",
             ),
             tooltip=["kind:N", "first:Q", "last:Q", alt.Tooltip("share:Q", format=".1%")],
         )
@@ -207,14 +208,20 @@ def _path(canvas: Canvas, fan: Mapping[str, Any], bounds: Sequence[int], mechani
     x, title = _steps_axis(mechanism), "margin of the trained class"
     data = canvas.draw(rows, "margin of flipped samples")
     boundary = canvas.draw([{"zero": 0.0, "text": "boundary"}], "boundary")
+    # Exact and trained margins may differ by orders of magnitude; what matters is where they pass 0.
+    scale = alt.Scale(type="symlog")
     layers = [
-        data.mark_area(color=PALETTE[0], opacity=0.2).encode(x=x, y=alt.Y("p10:Q", title=title), y2="p90:Q"),
-        boundary.mark_rule(color=INK, strokeDash=[5, 4]).encode(y=alt.Y("zero:Q", title=title)),
+        data.mark_area(color=PALETTE[0], opacity=0.2).encode(
+            x=x, y=alt.Y("p10:Q", title=title, scale=scale), y2="p90:Q"
+        ),
+        boundary.mark_rule(color=INK, strokeDash=[5, 4]).encode(y=alt.Y("zero:Q", title=title, scale=scale)),
         boundary.mark_text(align="left", baseline="bottom", dx=4, dy=-3, fontSize=12, color=INK).encode(
-            x=alt.value(0), y=alt.Y("zero:Q", title=title), text="text:N"
+            x=alt.value(0), y=alt.Y("zero:Q", title=title, scale=scale), text="text:N"
         ),
         data.mark_line(color=PALETTE[0], strokeWidth=2.4, point=True).encode(
-            x=x, y=alt.Y("median:Q", axis=alt.Axis(tickCount=5, title=title)), tooltip=["p10:Q", "median:Q", "p90:Q"]
+            x=x,
+            y=alt.Y("median:Q", axis=alt.Axis(values=_TICKS, labelOverlap=False, format="d", title=title), scale=scale),
+            tooltip=["p10:Q", "median:Q", "p90:Q"],
         ),
     ]
     about = "Samples that change: their margin in the end if only the steps so far make errors"
@@ -223,15 +230,17 @@ def _path(canvas: Canvas, fan: Mapping[str, Any], bounds: Sequence[int], mechani
 
 def _turned(canvas: Canvas, turned: Sequence[int], bounds: Sequence[int], x: alt.X) -> Any:
     rows = [
-        _place(first, after) | {"turned": count} for (first, after), count in zip(pairwise(bounds), turned, strict=True)
+        _place(first, after) | {"turned": count, "none": 0}
+        for (first, after), count in zip(pairwise(bounds), turned, strict=True)
     ]
     bars = (
         canvas.draw(rows, "turned")
-        .mark_bar(color=PALETTE[1], stroke="white")
+        .mark_rect(color=PALETTE[1], stroke="white")
         .encode(
             x=x,
             x2="right:Q",
-            y=alt.Y("turned:Q", axis=alt.Axis(format="d", tickCount=4, title="samples")),
+            y=alt.Y("none:Q", axis=alt.Axis(format="d", tickCount=4, tickMinStep=1, title="samples")),
+            y2="turned:Q",
             tooltip=["first:Q", "last:Q", "turned:Q"],
         )
     )
@@ -247,7 +256,7 @@ def _ends(canvas: Canvas, fan: Mapping[str, Any], bounds: Sequence[int], x: alt.
     data = canvas.draw(rows, "size at the end")
     y = alt.Y("p10:Q", axis=alt.Axis(tickCount=4, title="size at the end"), scale=alt.Scale(zero=True))
     layers = [
-        data.mark_bar(color=PALETTE[5], opacity=0.5, stroke="white").encode(x=x, x2="right:Q", y=y, y2="p90:Q"),
+        data.mark_rect(color=PALETTE[5], opacity=0.5, stroke="white").encode(x=x, x2="right:Q", y=y, y2="p90:Q"),
         data.mark_point(filled=True, size=55, color=PALETTE[0], opacity=1).encode(
             x=alt.X("middle:Q"), y=alt.Y("median:Q"), tooltip=["first:Q", "last:Q", "p10:Q", "median:Q", "p90:Q"]
         ),
