@@ -117,8 +117,6 @@ def report_page(job: Job, audit: Audit, *, server: str, protected: bool) -> str:
 
 def what_to_do(audit: Audit) -> str:
     """Return the advice that follows from the verdict, in a sentence or two."""
-    if audit["repair"] is not None:
-        return str(audit["repair"]["recommendation"])
     label = SolverSpec.model_validate(audit["train_solver"]).label
     match audit["verdict"]:
         case "ode":
@@ -139,6 +137,8 @@ def what_to_do(audit: Audit) -> str:
                 f"Predict with {label} alone. Look at the field: where it is stiff, or leaves every bound, no accurate "
                 "solution exists to compare with; training with weight decay or a finer solver can help."
             )
+        case _ if audit["repair"] is not None:
+            return str(audit["repair"]["recommendation"])
         case _:
             return (
                 f"Predict with {label} alone, as the service does where a request names no solver. For the cause and "

@@ -25,7 +25,7 @@ def audit_ladder(audit: Audit) -> Figure:
     Raises:
         NothingToDraw: no solver was tested.
     """
-    rows = [_rung(rung, audit["train_solver"]) for rung in audit["ladder"]]
+    rows = [_rung(rung, audit["train_solver"]) | {"rung": k} for k, rung in enumerate(audit["ladder"])]
     if not rows:
         raise NothingToDraw("the audit tested no other solver: its ladder is empty")
     canvas = Canvas()
@@ -38,7 +38,7 @@ def audit_ladder(audit: Audit) -> Figure:
         "nfe:Q",
         scale=alt.Scale(type="log", base=2, domain=[min(places), max(places)], nice=False, padding=16),
         axis=alt.Axis(
-            title="cost of a prediction: evaluations of the field", format="~s", grid=False, labelOverlap=True
+            title="cost of a prediction: evaluations of the field", format="d", grid=False, labelOverlap=True
         ),
     )
     colour = alt.Color("method:N", scale=_scale(methods, PALETTE), title="test solver")
@@ -78,7 +78,7 @@ def _curves(canvas: Canvas, name: str, rows: Sequence[Row], *encodings: Any) -> 
     own = canvas.draw([row for row in rows if row["own"]], f"trained, {name}")
     tooltip = ["solver:N", "nfe:Q", "accuracy:Q", "differ:Q"]
     return [
-        drawn.mark_line(strokeWidth=2.2).encode(x=x, y=y, color=colour, order="nfe:Q"),
+        drawn.mark_line(strokeWidth=2.2).encode(x=x, y=y, color=colour, order="rung:Q"),
         drawn.mark_point(size=60, filled=True, opacity=1).encode(x=x, y=y, color=colour, shape=shape, tooltip=tooltip),
         own.mark_point(size=320, filled=False, color=INK, strokeWidth=2.5, opacity=1).encode(x=x, y=y),
     ]
@@ -209,7 +209,13 @@ def _path(canvas: Canvas, fan: Mapping[str, Any], bounds: Sequence[int], mechani
     data = canvas.draw(rows, "margin of flipped samples")
     boundary = canvas.draw([{"zero": 0.0, "text": "boundary"}], "boundary")
     # Exact and trained margins may differ by orders of magnitude; what matters is where they pass 0.
-    scale = alt.Scale(type="symlog")
+    wide = max(abs(row[name]) for row in rows for name in ("p10", "p90")) > _TICKS[-3]
+    scale = alt.Scale(type="symlog" if wide else "linear")
+    axis = (
+        alt.Axis(values=_TICKS, labelOverlap=False, format="d", title=title)
+        if wide
+        else alt.Axis(tickCount=5, title=title)
+    )
     layers = [
         data.mark_area(color=PALETTE[0], opacity=0.2).encode(
             x=x, y=alt.Y("p10:Q", title=title, scale=scale), y2="p90:Q"
@@ -220,7 +226,7 @@ def _path(canvas: Canvas, fan: Mapping[str, Any], bounds: Sequence[int], mechani
         ),
         data.mark_line(color=PALETTE[0], strokeWidth=2.4, point=True).encode(
             x=x,
-            y=alt.Y("median:Q", axis=alt.Axis(values=_TICKS, labelOverlap=False, format="d", title=title), scale=scale),
+            y=alt.Y("median:Q", axis=axis, scale=scale),
             tooltip=["p10:Q", "median:Q", "p90:Q"],
         ),
     ]

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 
 import api.audit_report
-from api.audit_report import CHARTS, CONTENT_SECURITY_POLICY, curl, interval_bar, report_page, share
+from api.audit_report import CHARTS, CONTENT_SECURITY_POLICY, curl, interval_bar, report_page, share, what_to_do
 from api.charts.audit import audit_ladder, crossing_map, error_transport
 from api.charts.material import NothingToDraw
 from api.client import Client
@@ -201,6 +201,12 @@ def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(results: dict[st
     assert {name for name in re.findall(r"url\(#([^)]+)\)", page)} <= set(identifiers)
     (meta,) = [a["content"] for tag, a in elements if tag == "meta" and "http-equiv" in a]
     assert meta == CONTENT_SECURITY_POLICY
+
+
+def test_an_undecided_audit_asks_for_samples_before_it_offers_repairs(results: dict[str, Any]) -> None:
+    result = results["inconclusive"] | {"repair": results["discrete"]["repair"]}
+    assert what_to_do(result).startswith("Audit it on about")
+    assert what_to_do(results["discrete"]) == results["discrete"]["repair"]["recommendation"]
 
 
 @pytest.mark.usefixtures("undrawn")
