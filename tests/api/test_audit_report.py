@@ -288,6 +288,7 @@ def store_audit(served: Served, result: dict[str, Any] | None) -> str:
     return job.id
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_is_linked_shown_and_saved(served: Served, results: dict[str, Any], tmp_path: Path) -> None:
     job_id = store_audit(served, results["discrete"])
     with served.client() as client:

@@ -108,3 +108,9 @@ def test_a_large_picture_is_averaged_down() -> None:
 def test_values_beyond_the_range_are_drawn_from_the_smallest_to_the_largest() -> None:
     pixels = pixels_of(png_of(torch.tensor([[[-3.0, 1.0], [5.0, float("nan")]]])))
     assert pixels[:, :, 0].tolist() == [[0, 128], [255, 96]]  # NaN as 0
+
+
+def test_as_many_pictures_as_are_listed_are_small_even_of_noise() -> None:
+    noise = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    # Base64 makes four characters of three bytes; 24 of them leave room for the rest of 200 kB.
+    assert MOST_LISTED * len(png_of(noise)) * 4 / 3 < 120_000
