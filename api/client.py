@@ -264,6 +264,21 @@ class Client:
         """
         return self._chart(f"/v1/jobs/{quote(job_id)}", name, format, {"with": list(beside), **options})
 
+    def report(self, job: str | Job, to: Path | str | None = None) -> Path:
+        """Write an audit's report, a page that needs nothing else, and return the file's path.
+
+        Args:
+            job: the audit, or its id.
+            to: the file; by default the current folder and a name made of the model's.
+        """
+        job_id = job if isinstance(job, str) else job["id"]
+        response = self._request("GET", f"/v1/jobs/{quote(job_id)}/report", params={"download": True}, repeatable=True)
+        if to is None:
+            to = Path(response.headers["content-disposition"].partition('filename="')[2].rstrip('"')).name
+        path = Path(to)
+        path.write_bytes(response.content)
+        return path
+
     def study_chart(self, study_id: str, name: str, *, format: ChartFormat = "png", **options: Any) -> bytes:
         """Return a chart of a study as a file; see ``chart``."""
         return self._chart(f"/v1/studies/{quote(study_id)}", name, format, options)

@@ -1,5 +1,6 @@
 """Sweeps, audits and portraits of a model that a training job has just made."""
 
+import json
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 import worker.executors.audit
 import worker.executors.sweep
+from api.schemas.audit import AuditResult
 from ode_core.audit.solver_choice import SolverChoice
 from ode_core.audit.sweep import TestResult, sweep
 from ode_core.models.predictions import predict
@@ -225,6 +227,7 @@ def mechanism_of(run: Any, accept: Any, job: ReadJob, **options: Any) -> dict[st
     assert run(job_id) is Outcome.SUCCEEDED
     result = job(job_id).result
     assert result is not None
+    AuditResult.model_validate_json(json.dumps(result), strict=True)
     return result
 
 

@@ -1,9 +1,11 @@
 """Decides whether a stored model is an ODE, and finds out why not."""
 
+from importlib.metadata import version
 from typing import Any
 
 from ode_core.audit.audit import AuditReport, audit
 from ode_core.audit.diagnosis import PARTS, Diagnosis, diagnose, no_diagnosis
+from ode_core.audit.flipping_samples import FlippingSamples, flipping_samples
 from ode_core.audit.repair import Repair, repair_options
 from ode_core.specs import AuditJobSpec, StartFrom, evaluation_operations
 from store.unit_of_work import Transaction
@@ -37,6 +39,7 @@ def run_audit(running: RunningJob) -> FinishJob:
     )
     diagnosis = _diagnosis(spec, tested, report, progress)
     repair = _repair(running, tested, report, diagnosis)
+    flipping = _flipping(tested, report, diagnosis)
 
     def finish(tx: Transaction) -> dict[str, Any]:
         tx.results.replace_for_job(job.id, attempt, result_rows(tested, report.ladder))
@@ -48,9 +51,31 @@ def run_audit(running: RunningJob) -> FinishJob:
             **report.to_json(),
             **diagnosis.to_json(),
             "repair": None if repair is None else repair.to_json(),
+            "flipping_samples": flipping.to_json(),
+            "measured": _measured(tested),
         }
 
     return finish
+
+
+def _flipping(tested: StoredModel, report: AuditReport, diagnosis: Diagnosis) -> FlippingSamples:
+    return flipping_samples(
+        report,
+        tested.inputs,
+        tested.labels,
+        input_scale=tested.model.input_scale,
+        turning_times={} if diagnosis.mechanism is None else diagnosis.mechanism.turning_time_by_sample,
+    )
+
+
+def _measured(tested: StoredModel) -> dict[str, Any]:
+    return {
+        "dataset": tested.spec.dataset.model_dump(mode="json"),
+        "classes": tested.spec.dataset.classes,
+        "device": tested.model.device.type,
+        "precision": tested.spec.training.precision,
+        "versions": {name: version(name) for name in ("odeness", "torch")},
+    }
 
 
 def _repair(running: RunningJob, tested: StoredModel, report: AuditReport, diagnosis: Diagnosis) -> Repair | None:
