@@ -62,7 +62,7 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt
 bench-solvers: setup-dev $(PEERS)/.installed ## compare the solvers with torchdiffeq, torchode and diffrax (about 10 minutes)
 	$(BIN)/python -m benchmarks.solver_tables --peers $(PEERS)
 
-bench-audit: setup-dev ## time the parts of an audit as multiples of a sweep (about 5 minutes)
+bench-audit: setup-dev ## time the parts of an audit as multiples of a sweep (digits take longest)
 	$(BIN)/python -m benchmarks.audit_cost
 
 work-precision: setup-dev ## measure error against time for every method and draw docs/images/work-precision.svg

@@ -43,7 +43,7 @@ _BEGINNINGS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of each part for ``samples``, of which the diagnosis looked at some, and of a sweep of all of them."""
+    """The processor's seconds of each part, and of one sweep of all ``samples``; the diagnosis looks at some."""
 
     name: str
     samples: int
@@ -70,15 +70,18 @@ class Cost:
 
 
 class PartClock:
-    """Adds up the seconds between progress reports by the part they are reported from."""
+    """Adds up the processor's seconds between progress reports by the part they are reported from.
+
+    On a busy machine those are what an idle one would take, which the clock's are not.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self._number, self._part, self._since = 0, PARTS[0], time.perf_counter()
+        self._number, self._part, self._since = 0, PARTS[0], time.process_time()
 
     def __call__(self, number: int, parts: int, message: str) -> None:
         """Note a report of an audit or of a diagnosis."""
-        now = time.perf_counter()
+        now = time.process_time()
         self.seconds[self._part] += now - self._since
         self._since = now
         if number != self._number:  # within a part the message is another
@@ -148,17 +151,17 @@ def measure(name: str, samples: int, *, sweep_samples: int | None = None, iterat
 
 def _sweep_seconds(run: TrainingRun, inputs: torch.Tensor, labels: torch.Tensor) -> float:
     solvers: list[SolverSpec] = SweptModel().solvers
-    start = time.perf_counter()
+    start = time.process_time()
     sweep(run.model, inputs, labels, solvers[0], solvers)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def table(costs: list[Cost]) -> Table:
     """Return the table of the costs."""
     return Table(
         title="(f) An audit",
-        what="Models after a short training, float32. The unit is one sweep: euler, midpoint and rk4 with 1, 2, 4, "
-        "..., 128 steps on the audited samples. Spectrum to rescue are of fewer samples, as `looked at` says.",
+        what="Models after a short training, float32; seconds of the processor. The unit is one sweep: euler, midpoint "
+        "and rk4 with 1, 2, 4, ..., 128 steps on the audited samples. Spectrum to rescue are of those looked at.",
         header=(
             "model",
             "samples",
