@@ -181,7 +181,9 @@ def find_mechanism(
         z0 = exact.initial_state(inputs.to(exact.device))
         grid = training_grid(model, inputs, train_solver)
         states = numerical_path(psi, grid, z0)
-    arrived = torch.isfinite(states[-1].flatten(1)).all(dim=1).cpu() & (grid.arrives == model.end_time)
+    # A grid with ``truncate`` has its times in the type of the states.
+    end = torch.tensor(model.end_time, dtype=model.dtype)
+    arrived = torch.isfinite(states[-1].flatten(1)).all(dim=1).cpu() & (grid.arrives.to(end.dtype) == end)
     samples = torch.nonzero(arrived).flatten()
     if len(samples) == 0:
         raise ValueError("no sample's training solve succeeds: there is nothing to take apart")

@@ -12,7 +12,7 @@ from torch import Tensor
 from ode_core.audit.class_separation import separate
 from ode_core.audit.crossings import Crossings, FloatArray, IntArray, crossings_within_steps
 from ode_core.audit.error_fan import ErrorFan, error_fan
-from ode_core.audit.exact_flow import ACCURACY, METHOD, ExactFlow, flow_to_end
+from ode_core.audit.exact_flow import FIGURE_ACCURACY, METHOD, ExactFlow, flow_to_end
 from ode_core.audit.phase_portrait import (
     FinalStates,
     Plane,
@@ -231,7 +231,7 @@ class _Drawing:
         return {
             "method": METHOD,
             "precision": "float64",
-            "accuracy_of_states": ACCURACY,
+            "accuracy_of_states": FIGURE_ACCURACY,
             **self._final(final),
             "trajectories": _trajectories(exact, 1),
         }

@@ -280,6 +280,44 @@ def test_a_discrete_model_is_looked_into_where_that_is_left_to_the_verdict(
     assert "euler-2" in repair["recommendation"]
 
 
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"solver": SolverSpec(method="heun_euler", rtol=0.3, atol=0.3)},
+        {"solver": SolverSpec(method="dopri5", rtol=1e-3, atol=1e-3), "gradient": "adjoint"},
+        {"solver": SolverSpec(method="rk4", steps=2), "gradient": "adjoint"},
+    ],
+    ids=["tolerances", "dopri5-adjoint", "steps-adjoint"],
+)
+def test_models_trained_with_tolerances_or_the_adjoint_are_taken_apart_on_their_own_steps(
+    run: Any, submit: Any, accept: Any, job: ReadJob, training: dict[str, Any]
+) -> None:
+    spec = TrainingJobSpec(
+        name="spheres",
+        dataset=ConcentricSpheresSpec(train_samples=80, test_samples=SAMPLES),
+        model=ClassifierSpec(field=Conv1dField(channels=8)),
+        training=TrainingSpec(iterations=20, batch_size=16, learning_rate=0.03),
+        **training,
+    )
+    assert run(submit(spec)) is Outcome.SUCCEEDED
+
+    result = mechanism_of(run, accept, job, mechanism=True, epsilon=1e-6)
+
+    found = result["mechanism"]
+    assert found["samples"] == SAMPLES
+    # A float64 run over the frozen steps predicts what the training solver does, but for labels next to the boundary.
+    assert found["split"]["trained"]["accuracy"] == pytest.approx(result["train_accuracy"], abs=1 / SAMPLES)
+    assert found["split"]["reference"]["flip_rate"] == pytest.approx(result["flip_rate"], abs=1 / SAMPLES)
+    assert found["transport"]["converged"] == SAMPLES
+    field = result["repair"]["options"][1]
+    if spec.solver.adaptive:
+        assert "trained with tolerances" in field["sentence"]
+        assert result["repair"]["tried"] == []
+    else:
+        assert found["steps"] == 2
+        assert result["repair"]["tried"]
+
+
 def test_a_cancelled_audit_stops_within_the_search_for_the_mechanism(
     store: Store, trained: TrainingJobSpec, run: Any, accept: Any, job: ReadJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from scipy.linalg import logm
 from torch import Tensor, nn
 
-from ode_core.audit.flow_map import flow
+from ode_core.audit.exact_flow import flow
 from ode_core.fields.modified_field import ModifiedFlow, euler_three_terms, euler_two_terms
 from ode_core.models.classifier import build_classifier
 from ode_core.models.modified_classifier import with_modified_field
@@ -108,7 +108,7 @@ def test_the_exact_flow_of_the_modified_field_follows_the_coarse_solver(  # type
         fine = solve(repaired, z0, SolverSpec(method="dopri8", rtol=1e-9, atol=1e-9), compilation="never").final
         errors.append(float((fine - coarse).abs().max()))
         assert errors[-1] < 0.5 * float(
-            (flow(field, z0, *torch.tensor([[0.0] * 2, [1.0] * 2])).states - coarse).abs().max()
+            (flow(field, z0, *torch.tensor([[0.0] * 2, [1.0] * 2])).ends - coarse).abs().max()
         )
     assert -slope(errors, [float(n) for n in counts]) == pytest.approx(order, abs=0.6)
 
