@@ -70,6 +70,12 @@ def read_start_weights(running: RunningJob, start: StartFrom) -> bytes:
     return running.keep_trying(lambda: running.store.read_blob(version.blob_id))
 
 
+def start_version(spec: TrainingJobSpec) -> tuple[str, int] | None:
+    """Return model and version whose weights a training began with, or None; an accepted job names the version."""
+    start = spec.start_from
+    return None if start is None or start.version is None else (start.model, start.version)
+
+
 def _require_version(running: RunningJob, model: str | None, number: int | None) -> ModelVersion:
     version = running.keep_trying(lambda: _find_version(running.store, model, number))
     if version is None:
