@@ -573,6 +573,20 @@ class Client:
         )
         return cast(UploadedVersion, response.json())
 
+    def repair(
+        self, name: str, from_version: int, modified_field: Spec, *, idempotency_key: str | None = None
+    ) -> dict[str, Any]:
+        """Put a modified field in the place of a version's field, and return the version that this makes.
+
+        Args:
+            name: the model.
+            from_version: the version to repair, as an audit found it.
+            modified_field: a ``ModifiedFieldSpec`` or the same as a mapping, from the audit's option.
+            idempotency_key: makes a repetition by the caller safe; those by the client always are.
+        """
+        body = {"from_version": from_version, "modified_field": _json(modified_field)}
+        return cast(dict[str, Any], self._submit(f"/v1/models/{quote(name)}/versions", body, idempotency_key))
+
     def ready(self) -> dict[str, Any]:
         """Return the state of the server's parts; a server that cannot work raises ``ProblemError``."""
         return cast(dict[str, Any], self._get("/readyz"))

@@ -8,8 +8,10 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from api.checkpoint_download import download
+from api.idempotency_key import IdempotencyKey
 from api.identifiers import ModelName, Version, find_version, model_not_found
 from api.inference.prediction_request import parse_body
+from api.model_versions import CREATED, headers_of, store_repair
 from api.openapi import POSTED, described, problem_responses
 from api.problems import Problem
 from api.query_parameters import After, Limit, refuse_unknown_query
@@ -17,7 +19,7 @@ from api.schemas.answer import ListOf
 from api.schemas.models import CheckpointAnswer, ModelAnswer, ModelSummary, ModelVersionAnswer, ModelVersionDetail
 from api.schemas.prediction import PredictAnswer
 from api.services import Services, ServicesOfApp, StoreOfApp
-from ode_core.specs import NAME_PATTERN
+from ode_core.specs import NAME_PATTERN, RepairSpec
 
 router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(refuse_unknown_query)])
 
@@ -51,6 +53,29 @@ def get_model(store: StoreOfApp, name: ModelName) -> ModelAnswer:
     return ModelAnswer(
         **ModelSummary.of(model).model_dump(), versions=[ModelVersionAnswer.of(version) for version in versions]
     )
+
+
+@router.post(
+    "/models/{name}/versions",
+    status_code=201,
+    responses=CREATED | problem_responses(404, 409, *POSTED),
+    summary="Repair a version: put a modified field in the place of its field",
+)
+def repair_model_version(
+    services: ServicesOfApp,
+    response: Response,
+    name: ModelName,
+    repair: RepairSpec,
+    idempotency_key: IdempotencyKey = None,
+) -> ModelVersionAnswer:
+    """Make a version with the weights of another and a modified field in its field's place; nothing is trained.
+
+    It gives under accurate solvers what its parent gives under its training solver. Predictions use dopri5 with
+    tolerances of 1e-5 unless they name another solver. Which modified field, an audit with `mechanism` says.
+    """
+    made = store_repair(services, name, repair, idempotency_key)
+    response.headers.update(headers_of(made))
+    return ModelVersionAnswer.model_validate(made.body)
 
 
 @router.get("/models/{name}/versions/{version}", responses=problem_responses(404), summary="Read a model version")

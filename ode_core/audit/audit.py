@@ -14,7 +14,7 @@ from ode_core.audit.reference import METHOD as REFERENCE_METHOD
 from ode_core.audit.reference import Reference, converged_reference, margins
 from ode_core.audit.statistics import clopper_pearson, mcnemar_exact
 from ode_core.audit.sweep import TestResult, test_result
-from ode_core.audit.verdict import Rule, Verdict, decide, samples_needed, sentence
+from ode_core.audit.verdict import TRAINED_WITH, Rule, Verdict, decide, samples_needed, sentence
 from ode_core.models.classifier import Classifier
 from ode_core.models.predictions import Predictions
 from ode_core.solvers.more_accurate_solver import more_accurate_solver
@@ -110,17 +110,19 @@ def audit(
     epsilon: float = 0.01,
     on_progress: OnProgress | None = None,
     max_evaluations: int | None = None,
+    role: str = TRAINED_WITH,
 ) -> AuditReport:
     """Audit ``model``, trained with ``train_solver``, on held-out ``inputs`` ``(n, *sample_shape)``.
 
     With ``max_evaluations`` a sample whose solve would take more evaluations of the field fails, and test solvers whose
-    grid is known to take more are left out.
+    grid is known to take more are left out. ``role`` is what the sentence calls ``train_solver``; a repaired model is
+    served with it and was not trained with it.
     """
 
     def affordable(solver: SolverSpec) -> bool:
         if max_evaluations is None or solver.adaptive or solver == train_solver:
             return True
-        return solve_evaluations(solver, model.end_time) <= max_evaluations
+        return model.evaluations_in_field * solve_evaluations(solver, model.end_time) <= max_evaluations
 
     rungs = list(filter(affordable, ladder(train_solver, model.end_time, eps=torch.finfo(model.dtype).eps)))
     progress = Progress(len(rungs) + 3, on_progress)
@@ -148,7 +150,7 @@ def audit(
         progress.next_part(f"ladder: {solver.label}")
         measurement = solves.timed(solver)
         results.append(test_result(measurement, labels, model.end_time, trained, reference.predictions))
-    return _report(epsilon, labels, train_solver, trained, reference, paper, half_step, results)
+    return _report(epsilon, labels, train_solver, trained, reference, paper, half_step, results, role)
 
 
 class _Solves:
@@ -184,6 +186,7 @@ def _report(
     paper: Rule,
     half_step: Rule,
     results: list[TestResult],
+    role: str,
 ) -> AuditReport:
     flipped, samples = trained.flips(reference.predictions), len(labels)
     flips = int(flipped.sum())
@@ -205,6 +208,7 @@ def _report(
             epsilon=epsilon,
             needed=needed,
             reason=reference.reason,
+            role=role,
         ),
         epsilon=epsilon,
         samples=samples,
