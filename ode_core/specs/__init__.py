@@ -10,6 +10,7 @@ from ode_core.specs.adaptation import (
 from ode_core.specs.budgets import (
     Budget,
     BudgetExceeded,
+    check_model_budget,
     check_solve_budget,
     check_sweep_budget,
     check_training_budget,
@@ -138,6 +139,7 @@ __all__ = [
     "XorSpec",
     "bracket",
     "check_gradient",
+    "check_model_budget",
     "check_portrait_budget",
     "check_repair",
     "check_solve_budget",

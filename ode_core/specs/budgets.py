@@ -76,6 +76,16 @@ def check_training_budget(spec: TrainingJobSpec, budget: Budget) -> None:
     )
 
 
+def check_model_budget(spec: TrainingJobSpec, budget: Budget) -> None:
+    """Raise ``BudgetExceeded`` when a model with its solver, trained elsewhere, is larger than ``budget`` allows."""
+    shape, classes = spec.dataset.input_shape, spec.dataset.classes
+    state_size = math.prod(model_state_shape(spec.architecture, shape))
+    parameters = parameter_count(spec.architecture, shape, classes)
+    _refuse_above("parameters", parameters, budget.parameters, "a smaller model")
+    _refuse_above("numbers in the state", state_size, budget.state_size, "a smaller stem or data set")
+    check_solve_budget(spec.solver, spec.architecture.end_time, budget.evaluations_per_solve, state_size)
+
+
 def _evaluations_of_checks(spec: TrainingJobSpec, evaluations: float) -> float:
     """Return about how many evaluations of the field, for one sample each, certified checks take in all."""
     rule = spec.adaptation
