@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from ode_core.specs.model import ClassifierSpec, model_input_shape, model_state_shape
 from ode_core.specs.solver import Precision
@@ -131,7 +131,7 @@ def _tensor(name: str, facts: Any) -> tuple[str, tuple[int, ...], tuple[int, int
     raise WeightsRefused(f"the file is no safetensors file: its header says nothing usable of {name[:100]}")
 
 
-def _are_counts(values: Any) -> bool:
+def _are_counts(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(one) is int and one >= 0 for one in values)
 
 
