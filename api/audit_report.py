@@ -184,30 +184,16 @@ def suggestions(audit: Audit, server: str, *, protected: bool) -> list[Suggestio
             _OPTIONS[option["kind"]],
             option["offered"],
             option["sentence"],
-            _command(option, audit, server, protected=protected) if option["offered"] else None,
+            _command(option, server, protected=protected) if option["offered"] else None,
         )
         for option in options
     ]
 
 
-def _command(option: Mapping[str, Any], audit: Audit, server: str, *, protected: bool) -> str | None:
-    request = option.get("request")
-    if request is not None:
-        return curl(server, request["method"], request["path"], request.get("body"), protected=protected)
-    if option["training_job"] is not None:
-        return curl(server, "POST", "/v1/training-jobs", option["training_job"], protected=protected)
-    if option["modified_field"] is not None:
-        field = orjson.dumps(option["modified_field"]).decode()
-        return (
-            "from ode_core.models.modified_classifier import with_modified_field\n"
-            "from ode_core.specs.modified_field import ModifiedFieldSpec\n\n"
-            f"field = ModifiedFieldSpec.model_validate_json({field!r})\n"
-            "repaired = with_modified_field(model, field)"
-        )
-    if option["solver"] is not None:
-        path = f"/v1/models/{audit['model']}/versions/{audit['version']}/predict"
-        return curl(server, "POST", path, {"inputs": ["..."], "solver": option["solver"]}, protected=protected)
-    return None
+def _command(option: Mapping[str, Any], server: str, *, protected: bool) -> str:
+    request = option["request"]
+    inputs = {"inputs": ["..."]} if option["kind"] == "pin_solver" else {}  # which are the caller's
+    return curl(server, request["method"], request["path"], inputs | request["body"], protected=protected)
 
 
 def curl(server: str, method: str, path: str, body: Mapping[str, Any] | None, *, protected: bool) -> str:

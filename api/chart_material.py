@@ -51,8 +51,8 @@ def charts_of_study() -> list[StoredChart]:
 
 
 def charts_of_version(tx: Transaction, version: ModelVersion) -> list[StoredChart]:
-    """Return the figures a model version offers: of its training, its test results, its latest portrait and audit."""
-    job = tx.jobs.get(version.job_id)
+    """Return the figures a model version offers: of its training, its test results and its latest portrait."""
+    job = _training_of(tx, version)
     charts = [] if job is None else _with_their_metrics(tx, job, charts_of("training"), _seed_of(version))
     if _results_of_version(tx, version):
         charts += charts_of("results")
@@ -90,8 +90,13 @@ def material_of_version(tx: Transaction, chart: StoredChart, version: ModelVersi
         return Material(audit=None if job is None else result_of(job))
     if chart.source == "results":
         return Material(results=_results_of_version(tx, version), x=x)
-    job = tx.jobs.get(version.job_id)
+    job = _training_of(tx, version)
     return Material(trainings=[] if job is None else _trainings(tx, [job], _seed_of(version)))
+
+
+def _training_of(tx: Transaction, version: ModelVersion) -> Job | None:
+    """Return the job that trained a version; None for one that no job made."""
+    return None if version.job_id is None else tx.jobs.get(version.job_id)
 
 
 def material_of_study(tx: Transaction, study: Study, x: XAxis | None) -> Material:

@@ -240,7 +240,7 @@ class RequestToSend(Answer):
 
     method: str = Field(description="of HTTP")
     path: str = Field(description="on this server", examples=["/v1/training-jobs"])
-    body: JsonObject | None = Field(default=None, description="JSON to send; null: none")
+    body: JsonObject = Field(description="JSON to send")
 
 
 class RepairOptionAnswer(Answer):
@@ -252,7 +252,9 @@ class RepairOptionAnswer(Answer):
     solver: SolverAnswer | None = Field(description="of pin_solver: what to predict with; null: of another kind")
     modified_field: JsonObject | None = Field(description="solver, kind and terms of the field to put in; null: none")
     training_job: JsonObject | None = Field(description="a body for POST /v1/training-jobs; null: none")
-    request: RequestToSend | None = Field(default=None, description="to send; null or left out: none is known")
+    request: RequestToSend | None = Field(
+        description="to send; of pin_solver it lacks the inputs, which are the caller's; null: it is not offered"
+    )
 
 
 class AuditRepair(Answer):
@@ -303,6 +305,20 @@ class MeasuredWith(Answer):
     device: str = Field(description="cpu or cuda")
     precision: str = Field(description="of the model; the reference is float64")
     versions: dict[str, str] = Field(description="of the programs, by name")
+
+
+class ParentAgreementAnswer(Answer):
+    """How a repaired version's predictions compare with those of the version it was made from."""
+
+    model: str = Field(description="of the parent")
+    version: int = Field(description="of the parent")
+    solver: SolverAnswer = Field(description="what the parent was trained with")
+    accuracy: float = Field(description="the parent's under it, 0 to 1")
+    agreement: float = Field(
+        description=f"on which the repair, with the solver it is served with, predicts as the parent: "
+        f"{_SHARE_OF_SAMPLES}"
+    )
+    reference_agreement: float = Field(description="the same of the repair under the converged reference")
 
 
 class TriedSolver(CandidateAnswer):
@@ -359,6 +375,7 @@ class AuditResult(Answer):
     solver_choice: SolverChoiceResult = Field(description="which solvers to serve the model with")
     mechanism: AuditMechanism | None = Field(description="why it depends on the solver; null: see mechanism_reason")
     mechanism_reason: str | None = Field(description="why there is no mechanism; null: there is")
+    parent: ParentAgreementAnswer | None = Field(description="of a repaired version; null: it is none")
     repair: AuditRepair | None = Field(description="what to do; null: it is an ODE, or nothing was looked into")
     flipping_samples: FlippingSamplesAnswer = Field(description="whose predictions change")
     measured: MeasuredWith = Field(description="on what and by what it was measured")

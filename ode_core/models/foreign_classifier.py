@@ -13,8 +13,9 @@ from ode_core.fields.field_checks import SAMPLES, check_field, in_float64
 from ode_core.fields.foreign_field import CallSignature, ForeignField, NotAuditable, call_signature, field_of
 from ode_core.fields.multiplications import Multiplications
 from ode_core.fields.typed_constants import ForeignPart
-from ode_core.models.classifier import ClassifierOutput
+from ode_core.models.classifier import ClassifierOutput, counted_in_trained_field
 from ode_core.solvers.solve import solve_together
+from ode_core.specs.repair import affordable_evaluations
 from ode_core.specs.solver import SolverSpec
 
 # What a call of a field costs that is made for one sample or two at a time, in multiplications.
@@ -35,6 +36,7 @@ class ForeignClassifier(nn.Module):
         end_time: length of the interval.
         classes: number of classes.
         notes: what was done to the parts, in words.
+        evaluations_in_field: calls of the given field in one evaluation of ``field``, which may be a modified one.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class ForeignClassifier(nn.Module):
         self.state_shape: tuple[int, ...] = ()
         self.classes = 0
         self.notes: list[str] = []
+        self.evaluations_in_field = 1
         # Parts may be functions without a parameter: this follows ``double``.
         self.register_buffer("_precision", torch.empty(0, dtype=dtype, device=device), persistent=False)
 
@@ -93,10 +96,13 @@ class ForeignClassifier(nn.Module):
             self.initial_state(inputs),
             solvers,
             t1=self.end_time,
-            max_evaluations=max_evaluations,
+            max_evaluations=affordable_evaluations(max_evaluations, self.evaluations_in_field),
             compilation="never",
         )
-        return [ClassifierOutput(self.head(solution.final), solution) for solution in solutions]
+        return [
+            ClassifierOutput(self.head(solution.final), counted_in_trained_field(solution, self.evaluations_in_field))
+            for solution in solutions
+        ]
 
     @torch.no_grad()
     def operations(self, inputs: Tensor) -> int:

@@ -48,6 +48,7 @@ def result_of(
         **report.to_json(),
         **diagnosis.to_json(),
         "repair": repair.to_json() if mechanism and report.verdict != "ode" else None,
+        "parent": None,
         "flipping_samples": flipping_samples(report, inputs, labels, turning_times=turning).to_json(),
         "measured": {
             "dataset": spec.dataset.model_dump(mode="json"),

@@ -237,18 +237,19 @@ def test_pictures_of_images_are_in_the_page(results: dict[str, Any]) -> None:
 def test_a_repair_comes_with_the_request_that_takes_it(results: dict[str, Any]) -> None:
     result = copy.deepcopy(results["discrete"])
     field = {"solver": {"method": "euler", "steps": 4}, "kind": "iterates", "terms": 4}
+    making = {"from_version": 1, "modified_field": field}
+    request = {"method": "POST", "path": "/v1/models/spheres/versions", "body": making}
     for option in result["repair"]["options"]:
         if option["kind"] == "modified_field":
-            option |= {"offered": True, "modified_field": field}
-    (job,) = [one["training_job"] for one in result["repair"]["options"] if one["kind"] == "fine_tune"]
+            option |= {"offered": True, "modified_field": field, "request": request}
+    (job,) = [one["request"]["body"] for one in result["repair"]["options"] if one["kind"] == "fine_tune"]
     words = shlex.split(curl("http://example.org", "POST", "/v1/training-jobs", job, protected=True))
     assert words[:2] == ["curl", "--json"]
     assert json.loads(words[2]) == job
     assert words[3:] == ["--header", "Authorization: Bearer $ODENESS_API_KEY", "http://example.org/v1/training-jobs"]
     text = Elements(page_of(result)).text
     assert curl("http://example.org", "POST", "/v1/training-jobs", job, protected=False) in text
-    assert f"ModifiedFieldSpec.model_validate_json('{json.dumps(field, separators=(',', ':'))}')" in text
-    assert "with_modified_field(model, field)" in text
+    assert curl("http://example.org", "POST", "/v1/models/spheres/versions", making, protected=False) in text
 
 
 def test_a_request_is_one_command_whatever_is_in_it() -> None:

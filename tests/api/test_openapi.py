@@ -51,6 +51,8 @@ EXPECTED = {
     "GET /v1/solvers",
     "GET /v1/datasets",
     "POST /v1/datasets",
+    "POST /v1/models",
+    "POST /v1/models/{name}/versions",
     "GET /v1/datasets/{name}",
     "GET /healthz",
     "GET /readyz",

@@ -12,6 +12,8 @@ import worker.executors.sweep
 from api.schemas.audit import AuditResult
 from ode_core.audit.solver_choice import SolverChoice
 from ode_core.audit.sweep import TestResult, sweep
+from ode_core.datasets.load import load_dataset
+from ode_core.models.modified_classifier import with_modified_field
 from ode_core.models.predictions import predict
 from ode_core.models.weights import load_classifier
 from ode_core.specs import (
@@ -23,6 +25,7 @@ from ode_core.specs import (
     EvaluationJobSpec,
     LinearStem,
     MlpField,
+    ModifiedFieldSpec,
     PortraitJobSpec,
     SolverSpec,
     SweepJobSpec,
@@ -476,3 +479,48 @@ def test_a_list_of_jobs_leaves_a_portraits_result_out(
     assert listed["training"] is not None
     assert listed["training"]["model"] == "spheres"
     assert alone.result is not None
+
+
+def test_a_repair_is_audited_swept_and_drawn_with_its_modified_field(
+    trained: TrainingJobSpec, run: Any, accept: Any, job: ReadJob, store: Store, settings: Settings
+) -> None:
+    field = ModifiedFieldSpec(solver=EULER, kind="iterates", terms=4)
+    with store.transaction() as tx:
+        parent = tx.models.version("spheres", 1)
+        assert parent is not None
+        tx.models.register_repair(
+            parent,
+            modified_field=field.model_dump(mode="json", exclude_none=True),
+            solver=DOPRI5.document(),
+            metadata={},
+        )
+    audit = accept(AuditJobSpec(model="spheres", version=2))
+    sweep = accept(SweepJobSpec(model="spheres", version=2, solvers=[RK4]))
+    drawing = accept(PortraitJobSpec(model="spheres", version=2, solver=RK4, samples=2, fan_samples=0, grid=5))
+    for each in (audit, sweep, drawing):
+        assert run(each) is Outcome.SUCCEEDED, job(each).error
+    found, swept = job(audit).result, job(sweep).result
+    assert found is not None
+    assert swept is not None
+    assert found["train_solver"] == DOPRI5.document()
+    assert found["verdict"] != "ode" or "the solver it is served with" in found["sentence"]
+    beside = found["parent"]
+    assert (beside["model"], beside["version"], beside["solver"]) == ("spheres", 1, EULER.document())
+    assert beside["accuracy"] == parent.metadata["test_accuracy"]
+    assert swept["results"][0]["nfe"] == 16 * 4 * 4  # steps, stages, and Euler steps in each
+    # Independently: the modified field's predictions and the parent's, by the model itself.
+    dataset = load_dataset(trained.dataset, settings.datasets)
+    model = load_classifier(trained.architecture, trained.dataset, store.read_blob(parent.blob_id))
+    before = predict(model, dataset.test_inputs, EULER).labels
+    after = predict(with_modified_field(model, field), dataset.test_inputs, DOPRI5).labels
+    assert beside["agreement"] == float((before == after).double().mean())
+
+
+def test_an_audit_of_a_version_with_its_own_field_has_no_parent_beside_it(
+    trained: TrainingJobSpec, run: Any, accept: Any, job: ReadJob
+) -> None:
+    accepted = accept(AuditJobSpec(model="spheres"))
+    assert run(accepted) is Outcome.SUCCEEDED
+    result = job(accepted).result
+    assert result is not None
+    assert result["parent"] is None

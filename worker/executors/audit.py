@@ -6,12 +6,16 @@ from typing import Any
 from ode_core.audit.audit import AuditReport, audit
 from ode_core.audit.diagnosis import PARTS, Diagnosis, diagnose, no_diagnosis
 from ode_core.audit.flipping_samples import FlippingSamples, flipping_samples
+from ode_core.audit.parent_agreement import parent_agreement
 from ode_core.audit.repair import Repair, repair_options
+from ode_core.audit.verdict import TRAINED_WITH
 from ode_core.specs import AuditJobSpec, StartFrom, evaluation_operations
 from store.unit_of_work import Transaction
 from worker.executors.result_rows import result_rows
 from worker.executors.stored_model import StoredModel, load_stored_model
 from worker.running_job import FinishJob, RunningJob
+
+SERVED_WITH = "the solver it is served with"
 
 
 def run_audit(running: RunningJob) -> FinishJob:
@@ -36,7 +40,9 @@ def run_audit(running: RunningJob) -> FinishJob:
         epsilon=spec.epsilon,
         on_progress=progress.of_audit,
         max_evaluations=running.settings.budget.evaluations_per_solve,
+        role=TRAINED_WITH if tested.parent is None else SERVED_WITH,
     )
+    agreement = _agreement(running, tested, report)
     diagnosis = _diagnosis(spec, tested, report, progress)
     repair = _repair(running, tested, report, diagnosis)
     flipping = _flipping(tested, report, diagnosis)
@@ -50,6 +56,7 @@ def run_audit(running: RunningJob) -> FinishJob:
             "train_solver": tested.solver.document(),
             **report.to_json(),
             **diagnosis.to_json(),
+            "parent": agreement,
             "repair": None if repair is None else repair.to_json(),
             "flipping_samples": flipping.to_json(),
             "measured": _measured(tested),
@@ -78,14 +85,34 @@ def _measured(tested: StoredModel) -> dict[str, Any]:
     }
 
 
+def _agreement(running: RunningJob, tested: StoredModel, report: AuditReport) -> dict[str, Any] | None:
+    """Return a repair's agreement with the version it was made from; None for other versions."""
+    parent = tested.parent
+    if parent is None:
+        return None
+    found = parent_agreement(
+        parent.model,
+        tested.inputs,
+        tested.labels,
+        parent.solver,
+        report.trained,
+        report.reference.predictions,
+        on_batch=lambda left: running.check(),
+        max_evaluations=running.settings.budget.evaluations_per_solve,
+    )
+    return {"model": parent.version.model, "version": parent.version.version, **found.to_json()}
+
+
 def _repair(running: RunningJob, tested: StoredModel, report: AuditReport, diagnosis: Diagnosis) -> Repair | None:
     looked_into = report.verdict == "discrete" or diagnosis.mechanism is not None
     if report.verdict == "ode" or not looked_into:
         return None
+    # What can be done with a repair that is no ODE, can be done with the version it was made from.
+    version = tested.version if tested.parent is None else tested.parent.version
     return repair_options(
         tested.spec,
-        StartFrom(model=tested.version.model, version=tested.version.version),
-        tested.solver,
+        StartFrom(model=version.model, version=version.version),
+        tested.solver if tested.parent is None else tested.parent.solver,
         report.epsilon,
         diagnosis.samples,
         diagnosis.rescues,

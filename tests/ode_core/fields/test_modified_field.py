@@ -194,3 +194,28 @@ def test_two_terms_of_the_scalar_equation_are_those_by_hand() -> None:
 def test_a_modified_field_that_does_not_exist_is_refused_with_the_remedy(settings: object, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ModifiedFieldSpec.model_validate(settings)
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "settings"),
+    [
+        ("euler", "series", {"terms": 2}),
+        ("euler", "series", {"terms": 3}),
+        ("euler", "iterates", {"terms": 4}),
+        ("rk4", "iterates", {"terms": 3}),
+        ("euler", "local_error", {"substeps": 3}),
+        ("rk4", "local_error", {"substeps": 2}),
+    ],
+)
+def test_a_spec_knows_how_often_its_field_calls_the_models(
+    method: MethodName, kind: str, settings: dict[str, int]
+) -> None:
+    calls = [0]
+
+    def counted(t: Tensor, z: Tensor) -> Tensor:
+        calls[0] += 1
+        return linear(t, z)
+
+    flow = modified(method, kind, 0.1, counted, **settings)
+    flow(torch.zeros((), dtype=torch.float64), torch.ones(1, 3, dtype=torch.float64))
+    assert calls[0] == flow.spec.evaluations
