@@ -13,203 +13,69 @@ moment, for example because it is being restarted.
 """
 
 import io
+import json
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, cast
 from urllib.parse import quote, urlsplit
 
 import httpx
 from pydantic import BaseModel
 
+from api.client_answers import (
+    Event,
+    Job,
+    JobFailure,
+    MetricSeries,
+    OverSeeds,
+    Prediction,
+    Predictions,
+    Progress,
+    ResultRow,
+    Study,
+    StudyProgress,
+    StudyResultRow,
+    UploadedVersion,
+)
+
+__all__ = [
+    "FINISHED",
+    "ChartFormat",
+    "Client",
+    "Event",
+    "Job",
+    "JobFailure",
+    "JobNotSucceeded",
+    "MetricSeries",
+    "OverSeeds",
+    "Prediction",
+    "Predictions",
+    "ProblemError",
+    "Progress",
+    "ResultRow",
+    "ServerUnreachable",
+    "Solver",
+    "Spec",
+    "Study",
+    "StudyNotSucceeded",
+    "StudyProgress",
+    "StudyResultRow",
+    "UploadedVersion",
+]
+
 Spec = Mapping[str, Any] | BaseModel
 Solver = Mapping[str, Any] | BaseModel
+ChartFormat = Literal["png", "svg", "html", "json"]
 
 FINISHED = frozenset({"succeeded", "failed", "cancelled"})
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
 _PAGE = 200
 _UPLOAD_SECONDS = 600.0  # the server reads and stores the whole file before it answers
-
-
-class Progress(TypedDict):
-    """How far a job is."""
-
-    step: int
-    total: int
-    message: str
-
-
-class JobFailure(TypedDict):
-    """Why a job failed."""
-
-    code: str
-    message: str
-
-
-class Job(TypedDict):
-    """A job, as ``GET /v1/jobs/{id}`` describes it."""
-
-    id: str
-    kind: Literal["training", "sweep", "audit", "portrait", "study_run"]
-    name: str | None
-    status: Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
-    progress: Progress
-    attempt: int
-    created_at: str
-    started_at: str | None
-    finished_at: str | None
-    cancel_requested_at: str | None
-    error: JobFailure | None
-    spec: dict[str, Any]
-    model: str | None
-    version: int | None
-    study: str | None
-    links: dict[str, str | None]
-
-
-class StudyProgress(TypedDict):
-    """How far the jobs of a study are, together."""
-
-    step: int
-    total: int
-    jobs: int
-    finished_jobs: int
-
-
-class Study(TypedDict):
-    """A study, as ``GET /v1/studies/{id}`` describes it; ``cells`` are its jobs."""
-
-    id: str
-    name: str
-    status: Literal["running", "cancelling", "succeeded", "failed", "cancelled"]
-    progress: StudyProgress
-    created_at: str
-    finished_at: str | None
-    cancel_requested_at: str | None
-    spec: dict[str, Any]
-    cells: list[dict[str, Any]]
-    search: dict[str, Any] | None
-    links: dict[str, str]
-
-
-class OverSeeds(TypedDict):
-    """One number of every seed; ``sd`` is the sample standard deviation."""
-
-    mean: float | None
-    sd: float | None
-    n: int
-    by_seed: dict[str, float]
-
-
-class StudyResultRow(TypedDict):
-    """One training configuration of a study under one test solver, over its seeds."""
-
-    label: str
-    model: str
-    train_solver: dict[str, Any]
-    train_method: str
-    train_steps: int | None
-    final_steps: OverSeeds
-    adaptation: dict[str, Any] | None
-    test_solver: dict[str, Any]
-    test_method: str
-    test_steps: int | None
-    nfe: float | None
-    accuracy: OverSeeds
-    flip_rate: OverSeeds
-    failed_seeds: list[int]
-
-
-class Event(TypedDict):
-    """Something that happened to a job."""
-
-    job_id: str
-    sequence: int
-    kind: str
-    data: dict[str, Any]
-    created_at: str
-
-
-class MetricSeries(TypedDict):
-    """One metric of a job: points ``[step, value]``; a value that was not finite is None."""
-
-    name: str
-    points: list[tuple[int, float | None]]
-    non_finite: int
-
-
-class Prediction(TypedDict):
-    """The answer for one input; label, probabilities and logits are None when its solve failed."""
-
-    label: int | None
-    probabilities: list[float] | None
-    logits: list[float] | None
-    status: str
-    remedy: str | None
-    nfe: int
-    accepted: int
-    rejected: int
-
-
-class Predictions(TypedDict):
-    """Predictions in the order of the inputs; ``nfe`` is the mean over them."""
-
-    model: str
-    version: int
-    solver: dict[str, Any]
-    predictions: list[Prediction]
-    nfe: float
-    accepted: float
-    rejected: float
-    failures: int
-
-
-class ResultRow(TypedDict):
-    """One model version tested under one solver."""
-
-    id: str
-    job_id: str
-    model: str
-    version: int
-    dataset: dict[str, Any]
-    train_solver: dict[str, Any]
-    train_method: str
-    train_steps: int | None
-    test_solver: dict[str, Any]
-    test_method: str
-    test_steps: int | None
-    nfe: float
-    accuracy: float | None
-    flip_rate: float | None
-    samples: int
-    failures: int
-    seconds: float
-    study: str | None
-    seed: int | None
-    created_at: str
-
-
-class UploadedVersion(TypedDict):
-    """One version of an uploaded data set; ``spec`` is how a training job names it."""
-
-    name: str
-    version: int
-    created_at: str
-    input_shape: list[int]
-    classes: int
-    input_scale: float
-    train_samples: int
-    test_samples: int
-    sha256: str
-    source: dict[str, Any]
-    spec: dict[str, Any]
-    links: dict[str, str]
-
-
-ChartFormat = Literal["png", "svg", "html", "json"]
 
 
 class ProblemError(Exception):
@@ -399,6 +265,21 @@ class Client:
         """
         return self._chart(f"/v1/jobs/{quote(job_id)}", name, format, {"with": list(beside), **options})
 
+    def report(self, job: str | Job, to: Path | str | None = None) -> Path:
+        """Write an audit's report, a page that needs nothing else, and return the file's path.
+
+        Args:
+            job: the audit, or its id.
+            to: the file; by default the current folder and a name made of the model's.
+        """
+        job_id = job if isinstance(job, str) else job["id"]
+        response = self._request("GET", f"/v1/jobs/{quote(job_id)}/report", params={"download": True}, repeatable=True)
+        if to is None:
+            to = Path(response.headers["content-disposition"].partition('filename="')[2].rstrip('"')).name
+        path = Path(to)
+        path.write_bytes(response.content)
+        return path
+
     def study_chart(self, study_id: str, name: str, *, format: ChartFormat = "png", **options: Any) -> bytes:
         """Return a chart of a study as a file; see ``chart``."""
         return self._chart(f"/v1/studies/{quote(study_id)}", name, format, options)
@@ -499,13 +380,40 @@ class Client:
                 in the data set's own units.
             solver: None: the one the version was trained with.
             version: None: the latest.
+
+        Raises:
+            ValueError: an input is not finite, which JSON cannot say.
         """
         place = f"/v1/models/{quote(name)}" + ("" if version is None else f"/versions/{version}")
+        numbers = inputs.tolist() if hasattr(inputs, "tolist") else inputs
+        _require_finite("inputs", numbers)
         body = {
-            "inputs": inputs.tolist() if hasattr(inputs, "tolist") else inputs,
+            "inputs": numbers,
             "solver": None if solver is None else _json(solver),
         }
         return cast(Predictions, self._request("POST", f"{place}/predict", json=body, repeatable=True).json())
+
+    def solver_choice(
+        self,
+        name: str,
+        version: int,
+        *,
+        agreement: float = 0.999,
+        evidence: Literal["estimate", "lower_bound"] = "estimate",
+    ) -> dict[str, Any]:
+        """Return the cheapest solver that agrees well enough, and why: its ``solver`` may be given to ``predict``.
+
+        Args:
+            name: the model.
+            version: whose latest audit is asked.
+            agreement: on which share of the samples the solver has to agree.
+            evidence: what has to reach it: the estimate, or the lower end of its 95 % interval.
+
+        Raises:
+            ProblemError: ``not_audited`` where no audit has finished.
+        """
+        query = {"agreement": agreement, "evidence": evidence}
+        return cast(dict[str, Any], self._get(f"/v1/models/{quote(name)}/versions/{version}/solver-choice", query))
 
     def results(self, **filters: Any) -> Iterator[ResultRow]:
         """Yield test results.
@@ -573,6 +481,58 @@ class Client:
         )
         return cast(UploadedVersion, response.json())
 
+    def upload_model(
+        self,
+        name: str,
+        file: Path | str | bytes,
+        *,
+        model: Spec,
+        dataset: Spec,
+        solver: Solver,
+        precision: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> dict[str, Any]:
+        """Upload weights trained elsewhere as the next version of a model, and return the version.
+
+        Args:
+            name: of the model.
+            file: path or content of a safetensors file with the architecture's tensors.
+            model: the architecture, as in a training job.
+            dataset: what it reads and is tested on.
+            solver: what it was trained with.
+            precision: ``float32`` or ``float64``; None: the file's.
+            idempotency_key: makes a repetition by the caller safe; those by the client always are.
+        """
+        parts = {"model": model, "dataset": dataset, "solver": solver}
+        query = {"name": name} | {part: json.dumps(_json(spec)) for part, spec in parts.items()}
+        response = self._request(
+            "POST",
+            "/v1/models",
+            params=query if precision is None else query | {"precision": precision},
+            content=_file_content(file),
+            headers={
+                "Content-Type": "application/octet-stream",
+                "Idempotency-Key": idempotency_key or uuid.uuid4().hex,
+            },
+            timeout=_UPLOAD_SECONDS,
+            repeatable=True,
+        )
+        return cast(dict[str, Any], response.json())
+
+    def repair(
+        self, name: str, from_version: int, modified_field: Spec, *, idempotency_key: str | None = None
+    ) -> dict[str, Any]:
+        """Put a modified field in the place of a version's field, and return the version that this makes.
+
+        Args:
+            name: the model.
+            from_version: the version to repair, as an audit found it.
+            modified_field: a ``ModifiedFieldSpec`` or the same as a mapping, from the audit's option.
+            idempotency_key: makes a repetition by the caller safe; those by the client always are.
+        """
+        body = {"from_version": from_version, "modified_field": _json(modified_field)}
+        return cast(dict[str, Any], self._submit(f"/v1/models/{quote(name)}/versions", body, idempotency_key))
+
     def ready(self) -> dict[str, Any]:
         """Return the state of the server's parts; a server that cannot work raises ``ProblemError``."""
         return cast(dict[str, Any], self._get("/readyz"))
@@ -615,6 +575,14 @@ class Client:
 
 def _json(spec: Spec) -> Any:
     return spec.model_dump(mode="json", exclude_none=True) if isinstance(spec, BaseModel) else dict(spec)
+
+
+def _require_finite(place: str, numbers: Any) -> None:
+    if isinstance(numbers, float) and not math.isfinite(numbers):
+        raise ValueError(f"{place} is {numbers}: a prediction needs finite numbers; replace it or leave this input out")
+    if isinstance(numbers, list | tuple):
+        for position, part in enumerate(numbers):
+            _require_finite(f"{place}[{position}]", part)
 
 
 def _file_content(file: Path | str | bytes | Mapping[str, Any]) -> bytes:

@@ -21,6 +21,7 @@ from store.metrics import Metrics
 from store.models import Models
 from store.results import Results
 from store.scope import Clock, Scope
+from store.solver_choices import SolverChoices
 from store.studies import Studies
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Transaction:
         self.models = Models(scope)
         self.datasets = Datasets(scope)
         self.results = Results(scope)
+        self.solver_choices = SolverChoices(scope)
         self.idempotency = IdempotencyKeys(scope)
 
 

@@ -51,18 +51,17 @@ def step_adaptation(series: Series, name: str, adaptation: Mapping[str, Any] | N
         *_differences(canvas, series, x, asked.get("threshold")),
         *_flip_rates(canvas, series, x, asked.get("epsilon")),
     ]
-    # Decisions and certificates have colours of their own.
-    chart = alt.VConcatChart(vconcat=panels, spacing=18).resolve_scale(color="independent", shape="independent")
-    return Figure(f"Step adaptation of {name}", chart, canvas)
+    return Figure(f"Step adaptation of {name}", _one_above_the_other(panels), canvas)
 
 
-def tolerance_adaptation(series: Series, name: str) -> Figure:
-    """Draw accuracy, tolerance and evaluations of the field.
+def tolerance_adaptation(series: Series, name: str, adaptation: Mapping[str, Any] | None = None) -> Figure:
+    """Draw accuracy, tolerance, evaluations of the field and, of a certified adaptation, the flip rates at the checks.
 
     Args:
-        series: metrics of a training job; used are ``train_accuracy``, ``tolerance``, ``nfe`` and
-            ``adaptation_accepted``.
+        series: metrics of a training job; used are ``train_accuracy``, ``tolerance``, ``nfe``, ``adaptation_accepted``
+            and those of the flip rates, as in ``step_adaptation``.
         name: of the model.
+        adaptation: what was asked for; its ``epsilon`` is drawn as a line.
 
     Raises:
         NothingToDraw: the job adapted no tolerance.
@@ -78,8 +77,17 @@ def tolerance_adaptation(series: Series, name: str) -> Figure:
         accuracy_panel(canvas, rows_of(series, "train_accuracy"), x),
         _with_decisions(canvas, series, step_line(canvas, tolerances, x, y, PALETTE[2]), tolerances, x, y),
         noisy_panel(canvas, rows_of(series, "nfe"), x, nfe, PALETTE[3]),
+        *_flip_rates(canvas, series, x, (adaptation or {}).get("epsilon")),
     ]
-    return Figure(f"Tolerance adaptation of {name}", alt.VConcatChart(vconcat=panels, spacing=18), canvas)
+    return Figure(f"Tolerance adaptation of {name}", _one_above_the_other(panels), canvas)
+
+
+def _one_above_the_other(panels: Sequence[alt.Chart | alt.LayerChart]) -> alt.VConcatChart:
+    # Decisions and certificates have colours of their own.
+    chart: alt.VConcatChart = alt.VConcatChart(vconcat=panels, spacing=18).resolve_scale(
+        color="independent", shape="independent"
+    )
+    return chart
 
 
 def _differences(canvas: Canvas, series: Series, x: alt.X, threshold: float | None) -> list[alt.LayerChart]:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ode_core.specs import StudySpec
 
-TableKind = Literal["studies", "gradients", "trajectories", "fan", "audits"]
+TableKind = Literal["studies", "gradients", "trajectories", "fan", "audits", "mechanism"]
 Document = Mapping[str, Any]
 
 

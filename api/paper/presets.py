@@ -289,6 +289,28 @@ THREE_MINIMA = Preset(
     follow_ups=(FollowUp({"kind": "audit", "epsilon": 0.01}, of="every seed"),),
 )
 
+# Few test solvers: the audit has a reference and a ladder of its own.
+MECHANISM_LADDER = {"methods": ["euler", "rk4"], "steps": [2, 4, 8, 16, 32, 64, 128, CONVERGED_STEPS]}
+MECHANISM = Preset(
+    name="mechanism",
+    shows="why Sphere2, trained with 2 to 128 Euler steps, is no ODE: trajectories cross where steps are long, errors "
+    "add up where they are short; and where the modified field gives the trained predictions back",
+    paper_says="both reasons are named and not told apart",
+    time="60 min",
+    quick_time="90 s",
+    table="mechanism",
+    full=(
+        _sphere2(
+            PAPER_TRAINING,
+            MECHANISM_LADDER,
+            5,
+            train={"methods": ["euler"], "steps": [2, 4, 8, 16, 32, 64, 128]},
+        ),
+    ),
+    quick=(_sphere2(QUICK_TRAINING, QUICK_LADDER, 1, train={"methods": ["euler"], "steps": [2, 16]}),),
+    follow_ups=(FollowUp({"kind": "audit", "epsilon": 0.01, "mechanism": True}, of="every seed"),),
+)
+
 
 def _images(
     dataset: dict[str, Any],
@@ -478,6 +500,7 @@ PRESETS: tuple[Preset, ...] = (
     TRAJECTORIES,
     XOR_FAN,
     THREE_MINIMA,
+    MECHANISM,
     DIGITS,
     MNIST,
     CIFAR10,

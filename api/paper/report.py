@@ -11,17 +11,29 @@ from api.client import Study
 from api.paper.findings import Findings
 from api.paper.preset import Options, Preset
 from api.paper.table import Table
+from ode_core.specs import StudySpec
 
 QUICK_WARNING = "A quick run: fewer iterations, seeds and solvers than the paper's. Its numbers are no measurement."
+
+
+def what_is_trained(spec: StudySpec) -> str:
+    """Return a study's configurations, seeds and iterations in words."""
+    labels = ", ".join(configuration.label for configuration in spec.configurations())
+    trained = f"trains {labels}" if spec.search is None else f"searches among {labels}"
+    seeds = "1 seed" if len(spec.seeds) == 1 else f"{len(spec.seeds)} seeds"
+    return f"{spec.name} {trained}; {seeds}, {spec.base.training.iterations:,} iterations"
 
 
 def write_tables(
     folder: Path, preset: Preset, options: Options, command: str, findings: Findings, tables: Sequence[Table]
 ) -> Path:
     """Write the tables with what they are of; return the file."""
-    lines = [f"# {preset.name}", "", f"{preset.shows[0].upper()}{preset.shows[1:]}.", ""]
+    lines = [f"# {preset.name}", ""]
     if options.quick:
-        lines += [f"**{QUICK_WARNING}**", ""]
+        lines += [f"**{QUICK_WARNING}**", "", f"The whole preset: {preset.shows}. This run:", ""]
+        lines += [f"* {what_is_trained(spec)}" for spec in preset.studies(options)] + [""]
+    else:
+        lines += [f"{preset.shows[0].upper()}{preset.shows[1:]}.", ""]
     lines += [f"The paper: {preset.paper_says}.", "", f"    {command}", "", _when(findings), ""]
     path = folder / "table.md"
     path.write_text("\n".join(lines) + "\n" + "\n".join(table.markdown() for table in tables), encoding="utf-8")

@@ -16,7 +16,7 @@ from api.paper.figures import fetch_figures
 from api.paper.findings import FailedJob, Findings, JobFindings, TrainedSeed
 from api.paper.preset import FollowUp, Options, OptionsDoNotFit, Preset
 from api.paper.presets import PRESETS
-from api.paper.report import QUICK_WARNING, write_results, write_tables
+from api.paper.report import QUICK_WARNING, what_is_trained, write_results, write_tables
 from api.paper.submission import submit_job, submit_study
 from api.paper.tables import tables_of
 from api.progress_display import follow, progress_display
@@ -93,9 +93,13 @@ class _PresetRun:
 
     def run(self, specs: Sequence[StudySpec], *, again: bool) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)  # before hours of work, not after
-        self._say(f"{self._preset.name}: {self._preset.shows}.")
         if self._options.quick:
+            self._say(f"{self._preset.name}, the quick variant of: {self._preset.shows}.")
             self._say(QUICK_WARNING)
+            for spec in specs:
+                self._say(f"  {what_is_trained(spec)}")
+        else:
+            self._say(f"{self._preset.name}: {self._preset.shows}.")
         submitted = {spec.name: submit_study(self._client, spec, again=again) for spec in specs}
         for study in submitted.values():
             self._say(f"  {study['name']}: {self._url}/v1/studies/{study['id']}")

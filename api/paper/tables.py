@@ -4,6 +4,7 @@ from api.paper.adaptation_table import adaptation_table
 from api.paper.audit_table import audit_table
 from api.paper.findings import Findings, StudyFindings
 from api.paper.gradient_table import gradient_table
+from api.paper.mechanism_table import mechanism_tables
 from api.paper.portrait_tables import crossings_table, fan_accuracy_table, fan_table
 from api.paper.preset import Preset
 from api.paper.search_table import search_tables
@@ -24,6 +25,8 @@ def tables_of(preset: Preset, findings: Findings) -> list[Table]:
             tables = [fan_table(findings), fan_accuracy_table(findings)]
         case "audits":
             tables = [audit_table(findings), *map(training_grid_table, findings.studies)]
+        case "mechanism":
+            tables = [*mechanism_tables(findings), *map(training_grid_table, findings.studies)]
     return [*tables, *_failed_seeds(findings), *_failed_jobs(findings)]
 
 

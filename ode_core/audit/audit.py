@@ -1,6 +1,7 @@
 """Is this trained model an ODE? A verdict with its evidence."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,12 @@ from ode_core.audit.measurement import Measurement, measure
 from ode_core.audit.progress import OnProgress, Progress
 from ode_core.audit.reference import METHOD as REFERENCE_METHOD
 from ode_core.audit.reference import Reference, converged_reference, margins
+from ode_core.audit.serving_solvers import Judge, serving_series, solve_times, solvers_to_serve_with
+from ode_core.audit.solver_choice import SolverChoice, Timing
 from ode_core.audit.statistics import clopper_pearson, mcnemar_exact
 from ode_core.audit.sweep import TestResult, test_result
-from ode_core.audit.verdict import Rule, Verdict, decide, samples_needed, sentence
-from ode_core.models.classifier import Classifier
+from ode_core.audit.verdict import TRAINED_WITH, Rule, Verdict, decide, samples_needed, sentence
+from ode_core.models.audited_model import AuditedModel
 from ode_core.models.predictions import Predictions
 from ode_core.solvers.more_accurate_solver import more_accurate_solver
 from ode_core.specs.budgets import solve_evaluations
@@ -49,6 +52,7 @@ class AuditReport:
         paper_rule: the paper's rule, ``|accuracy difference| <= 0.1`` against its test solver.
         half_step_rule: the same against the training method with twice the steps.
         ladder: results under coarser and finer solvers.
+        solver_choice: the solvers to serve the model with.
         trained: the predictions under the training solver.
     """
 
@@ -68,6 +72,7 @@ class AuditReport:
     paper_rule: Rule
     half_step_rule: Rule
     ladder: list[TestResult]
+    solver_choice: SolverChoice
     trained: Predictions
 
     def to_json(self) -> dict[str, Any]:
@@ -98,11 +103,12 @@ class AuditReport:
             "paper_rule": self.paper_rule.to_json(),
             "half_step_rule": self.half_step_rule.to_json(),
             "ladder": [result.to_json() for result in self.ladder],
+            "solver_choice": self.solver_choice.to_json(),
         }
 
 
 def audit(
-    model: Classifier,
+    model: AuditedModel,
     inputs: Tensor,
     labels: Tensor,
     train_solver: SolverSpec,
@@ -110,20 +116,22 @@ def audit(
     epsilon: float = 0.01,
     on_progress: OnProgress | None = None,
     max_evaluations: int | None = None,
+    role: str = TRAINED_WITH,
 ) -> AuditReport:
     """Audit ``model``, trained with ``train_solver``, on held-out ``inputs`` ``(n, *sample_shape)``.
 
     With ``max_evaluations`` a sample whose solve would take more evaluations of the field fails, and test solvers whose
-    grid is known to take more are left out.
+    grid is known to take more are left out. ``role`` is what the sentence calls ``train_solver``; a repaired model is
+    served with it and was not trained with it.
     """
 
     def affordable(solver: SolverSpec) -> bool:
         if max_evaluations is None or solver.adaptive or solver == train_solver:
             return True
-        return solve_evaluations(solver, model.end_time) <= max_evaluations
+        return model.evaluations_in_field * solve_evaluations(solver, model.end_time) <= max_evaluations
 
     rungs = list(filter(affordable, ladder(train_solver, model.end_time, eps=torch.finfo(model.dtype).eps)))
-    progress = Progress(len(rungs) + 3, on_progress)
+    progress = Progress(len(rungs) + 4, on_progress)
     solves = _Solves(model, inputs, progress, max_evaluations)
 
     progress.next_part(f"predictions with {train_solver.label}")
@@ -148,14 +156,19 @@ def audit(
         progress.next_part(f"ladder: {solver.label}")
         measurement = solves.timed(solver)
         results.append(test_result(measurement, labels, model.end_time, trained, reference.predictions))
-    return _report(epsilon, labels, train_solver, trained, reference, paper, half_step, results)
+    progress.next_part("solvers to serve with")
+    verdict = _verdict(trained.flips(reference.predictions), reference.settled, epsilon)
+    judge = Judge(verdict, labels, trained, reference)
+    series = [list(filter(affordable, one)) for one in serving_series(train_solver, model.end_time)]
+    choice = solvers_to_serve_with(train_solver, rungs, series, judge, solves, solves.seconds_per_sample)
+    return _report(epsilon, labels, train_solver, trained, reference, paper, half_step, results, verdict, choice, role)
 
 
 class _Solves:
     """The model's predictions by solver, each computed once."""
 
-    def __init__(self, model: Classifier, inputs: Tensor, progress: Progress, max_evaluations: int | None) -> None:
-        self._model, self._inputs, self._progress = model, inputs, progress
+    def __init__(self, model: AuditedModel, inputs: Tensor, progress: Progress, max_evaluations: int | None) -> None:
+        self.model, self._inputs, self._progress = model, inputs, progress
         self._max_evaluations = max_evaluations
         self._known: dict[SolverSpec, Measurement] = {}
 
@@ -166,13 +179,23 @@ class _Solves:
         """Return the predictions with the time they took."""
         if solver not in self._known:
             self._known[solver] = measure(
-                self._model,
+                self.model,
                 self._inputs,
                 solver,
                 on_batch=lambda left: self._progress.within(f"{solver.label}, {left:,} samples"),
                 max_evaluations=self._max_evaluations,
             )
         return self._known[solver]
+
+    def seconds_per_sample(self, solvers: Sequence[SolverSpec]) -> tuple[dict[SolverSpec, float], Timing]:
+        """Return the time by solver, taken side by side, and how it was taken."""
+        return solve_times(
+            self.model,
+            self._inputs,
+            solvers,
+            before_each=lambda: self._progress.within("times of the solvers to serve with"),
+            max_evaluations=self._max_evaluations,
+        )
 
 
 def _report(
@@ -184,12 +207,14 @@ def _report(
     paper: Rule,
     half_step: Rule,
     results: list[TestResult],
+    verdict: Verdict,
+    choice: SolverChoice,
+    role: str,
 ) -> AuditReport:
     flipped, samples = trained.flips(reference.predictions), len(labels)
     flips = int(flipped.sum())
     flip_rate = flips / samples
     interval = clopper_pearson(flips, samples)
-    verdict = _verdict(flipped, reference.settled, epsilon)
     needed = samples_needed(verdict, flip_rate, epsilon, more_than=samples)
     right_trained, right_reference = trained.labels == labels, reference.predictions.labels == labels
     train_accuracy, reference_accuracy = trained.accuracy(labels), reference.predictions.accuracy(labels)
@@ -205,6 +230,7 @@ def _report(
             epsilon=epsilon,
             needed=needed,
             reason=reference.reason,
+            role=role,
         ),
         epsilon=epsilon,
         samples=samples,
@@ -222,6 +248,7 @@ def _report(
         paper_rule=paper,
         half_step_rule=half_step,
         ladder=results,
+        solver_choice=choice,
         trained=trained,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ode_core.models.classifier import Classifier
+from ode_core.models.audited_model import AuditedModel
 from ode_core.models.predictions import OnBatch, Predictions, predict_together
 from ode_core.specs.solver import SolverSpec
 
@@ -21,7 +21,7 @@ class Measurement:
 
 
 def measure(
-    model: Classifier,
+    model: AuditedModel,
     inputs: Tensor,
     solver: SolverSpec,
     *,
@@ -41,7 +41,7 @@ def measure(
 
 
 def measure_together(
-    model: Classifier,
+    model: AuditedModel,
     inputs: Tensor,
     solvers: Sequence[SolverSpec],
     *,

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from ode_core.audit import error_transport, interventions
 from ode_core.audit.cause import cause, cause_in_words
+from ode_core.audit.crossing_map import crossing_map
 from ode_core.audit.error_transport import ErrorTransport, MarginAttribution, margin_attribution
+from ode_core.audit.fan_quantiles import fan_quantiles
 from ode_core.audit.interventions import InterventionalSplit, interventional_split
 from ode_core.audit.step_grid import StepGrid, fixed_grid, frozen_grid, numerical_path
 from ode_core.audit.step_spectrum import SpectrumMethod, StepSpectrum, step_spectrum
-from ode_core.models.classifier import Classifier
+from ode_core.models.audited_model import AuditedModel
 from ode_core.models.predictions import NO_LABEL
 from ode_core.solvers.step_map import step_map
 from ode_core.specs.solver import SolverSpec
@@ -63,6 +65,14 @@ class Mechanism:
         return self.grid.ends[bounds[self.margins.turning[sample] + 1] - 1, sample]
 
     @property
+    def turning_time_by_sample(self) -> dict[int, float]:
+        """The same by the sample's number among those given."""
+        if self.transport is None or self.margins is None:
+            return {}
+        turned = (self.margins.turning >= 0) & self.transport.converged.cpu()
+        return dict(zip(self.samples[turned].tolist(), self.turning_times.tolist(), strict=True))
+
+    @property
     def sentence(self) -> str:
         """The cause in words, and when along the way it acts."""
         words = cause_in_words(self.split, self.spectrum.flagged_share)
@@ -94,6 +104,7 @@ class Mechanism:
                 "undecided_share": spectrum.undecided_share,
                 "flagged_by_step": spectrum.flagged_by_step,
                 "samples_with_a_flag": int(spectrum.flagged.any(dim=0).sum()),
+                "map": crossing_map(spectrum, self.grid).to_json(),
             },
             "split": self.split.to_json(),
             "transport": None
@@ -103,6 +114,7 @@ class Mechanism:
                 "converged": int(transport.converged.sum()),
                 "largest_residual": float(transport.residual().nan_to_num(0.0).max()),
                 "margin": self.margins.to_json(),
+                "fan": fan_quantiles(transport, self.margins, self.grid).to_json(),
             },
         }
 
@@ -125,7 +137,7 @@ def obstacle(train_solver: SolverSpec) -> str | None:
 
 
 def find_mechanism(
-    model: Classifier,
+    model: AuditedModel,
     inputs: Tensor,
     labels: Tensor,
     train_solver: SolverSpec,
@@ -169,7 +181,9 @@ def find_mechanism(
         z0 = exact.initial_state(inputs.to(exact.device))
         grid = training_grid(model, inputs, train_solver)
         states = numerical_path(psi, grid, z0)
-    arrived = torch.isfinite(states[-1].flatten(1)).all(dim=1).cpu() & (grid.arrives == model.end_time)
+    # A grid with ``truncate`` has its times in the type of the states.
+    end = torch.tensor(model.end_time, dtype=model.dtype)
+    arrived = torch.isfinite(states[-1].flatten(1)).all(dim=1).cpu() & (grid.arrives.to(end.dtype) == end)
     samples = torch.nonzero(arrived).flatten()
     if len(samples) == 0:
         raise ValueError("no sample's training solve succeeds: there is nothing to take apart")
@@ -206,7 +220,7 @@ def find_mechanism(
     return Mechanism(samples, grid, states, found, split, transport, margins)
 
 
-def training_grid(model: Classifier, inputs: Tensor, train_solver: SolverSpec) -> StepGrid:
+def training_grid(model: AuditedModel, inputs: Tensor, train_solver: SolverSpec) -> StepGrid:
     """Return the steps that the training solver makes with the model as it is."""
     if not train_solver.adaptive:
         return fixed_grid(train_solver, len(inputs), model.end_time, model.dtype)

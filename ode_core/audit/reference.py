@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ode_core.models.classifier import Classifier
+from ode_core.models.audited_model import AuditedModel
 from ode_core.models.predictions import Predictions, predict
 from ode_core.solvers.status import SolveStatus
 from ode_core.specs.solver import SolverSpec
@@ -65,7 +65,7 @@ def margins(logits: Tensor) -> Tensor:
 
 
 def converged_reference(
-    model: Classifier,
+    model: AuditedModel,
     inputs: Tensor,
     *,
     last_tolerance: float = LAST_TOLERANCE,
@@ -114,16 +114,15 @@ def converged_reference(
     )
 
 
-def _state_size(model: Classifier, inputs: Tensor) -> float:
+def _state_size(model: AuditedModel, inputs: Tensor) -> float:
     """Return the root mean square of the initial states: what an absolute tolerance has to be measured by."""
     with torch.no_grad():
-        device = next(model.parameters()).device
-        size = float(model.initial_state(inputs[:512].to(device)).square().mean().sqrt())
+        size = float(model.initial_state(inputs[:512].to(model.device)).square().mean().sqrt())
     return size if size > 0 else 1.0
 
 
 def _solve(
-    model: Classifier,
+    model: AuditedModel,
     inputs: Tensor,
     tolerance: float,
     scale: float,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ode_core.audit.interventions import FEWEST_SAMPLES
 from ode_core.audit.reference import converged_reference
-from ode_core.models.classifier import Classifier
+from ode_core.models.audited_model import AuditedModel
 from ode_core.models.modified_classifier import with_modified_field
 from ode_core.models.predictions import Predictions
 from ode_core.specs.modified_field import ModifiedFieldSpec
@@ -52,7 +52,7 @@ class Rescue:
 
 
 def rescue(
-    model: Classifier,
+    model: AuditedModel,
     inputs: Tensor,
     labels: Tensor,
     spec: ModifiedFieldSpec,
@@ -82,7 +82,7 @@ def rescue(
         repaired,
         inputs,
         last_tolerance=last_tolerance,
-        max_evaluations=max_evaluations,
+        max_evaluations=None if max_evaluations is None else max_evaluations * spec.evaluations,
     )
     accuracy, before, after = (one.accuracy(labels) for one in (found.predictions, reference, trained))
     lost = round((after - before) * len(labels))
@@ -95,5 +95,5 @@ def rescue(
         agreement=1 - float(found.predictions.flips(trained).double().mean()),
         offered=score is not None and score >= OFFERED_FROM and found.unsettled <= 0.01 * len(labels),
         unsettled=found.unsettled,
-        evaluations=found.predictions.mean_evaluations,
+        evaluations=found.predictions.mean_evaluations / spec.evaluations,
     )

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ode_core.audit.measurement import Measurement, measure_together
-from ode_core.models.classifier import Classifier
+from ode_core.models.audited_model import AuditedModel
 from ode_core.models.predictions import OnBatch, Predictions, batch_size_for
 from ode_core.solvers.solution import Execution
 from ode_core.solvers.stacked_grids import stacks
@@ -58,7 +58,7 @@ OnResult = Callable[[int, int, TestResult], None]
 
 
 def sweep(
-    model: Classifier,
+    model: AuditedModel,
     inputs: Tensor,
     labels: Tensor,
     train_solver: SolverSpec,

@@ -21,15 +21,14 @@ Source: Hairer, Lubich, Wanner, Geometric Numerical Integration, IX.1 (the serie
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import jvp
 
-from ode_core.fields.growing_ellipses import GrowingEllipses
-from ode_core.fields.vector_fields import VectorField
+from ode_core.fields.model_field import ModelField
 from ode_core.solvers.explicit_methods import TABLEAUS
 from ode_core.solvers.solution import Field
 from ode_core.solvers.step_map import StepMap, TimeStep, step_map
@@ -122,7 +121,7 @@ class ModifiedField(nn.Module):
         length: the step ``h``.
     """
 
-    def __init__(self, field: VectorField | GrowingEllipses, spec: ModifiedFieldSpec, end_time: float) -> None:
+    def __init__(self, field: ModelField, spec: ModifiedFieldSpec, end_time: float) -> None:
         super().__init__()
         self.field, self.spec = field, spec
         self.length = end_time / spec.solver.fixed_steps(0.0, end_time)
@@ -140,6 +139,6 @@ class ModifiedField(nn.Module):
         """Return ``f~(t, z)``."""
         return ModifiedFlow(self.field, self.spec, self.length)(t, z)
 
-    def for_states(self, state_shape: Sequence[int]) -> ModifiedFlow:
+    def for_states(self, state_shape: tuple[int, ...]) -> ModifiedFlow:
         """Return the field prepared for many calls with states of one shape; see ``VectorField``."""
         return ModifiedFlow(self.field.for_states(state_shape), self.spec, self.length)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ode_core.models.classifier import Classifier, ClassifierOutput
+from ode_core.models.audited_model import AuditedModel
+from ode_core.models.classifier import ClassifierOutput
 from ode_core.solvers.solution import Execution
 from ode_core.solvers.status import SolveStatus
 from ode_core.specs.solver import SolverSpec
@@ -75,13 +76,13 @@ OnBatch = Callable[[int], None]
 """Called before each batch with the number of samples left to solve; an exception it raises ends the solves."""
 
 
-def batch_size_for(model: Classifier) -> int:
+def batch_size_for(model: AuditedModel) -> int:
     """Return how many inputs are solved at once where nobody says: as many as a few large products are worth."""
     return max(_SMALLEST_BATCH, min(_LARGEST_BATCH, _BATCH_NUMBERS // math.prod(model.state_shape)))
 
 
 def predict(
-    model: Classifier,
+    model: AuditedModel,
     inputs: Tensor,
     solver: SolverSpec,
     *,
@@ -101,7 +102,7 @@ def predict(
 
 
 def predict_together(
-    model: Classifier,
+    model: AuditedModel,
     inputs: Tensor,
     solvers: Sequence[SolverSpec],
     *,

@@ -1,5 +1,7 @@
 """How a model is trained."""
 
+import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -125,13 +127,8 @@ def check_start(spec: TrainingJobSpec, start: TrainingJobSpec) -> None:
 
     The arithmetic of the field may differ: it is how the same weights are computed with.
     """
-    own, other = spec.architecture, start.architecture
-    differences = [
-        f"{name} {getattr(own, name)!r} instead of {getattr(other, name)!r}"
-        for name in type(own).model_fields
-        if name != "field_arithmetic" and getattr(own, name) != getattr(other, name)
-    ]
-    if differences:
+    own, other = (one.architecture.model_dump(mode="json", exclude={"field_arithmetic"}) for one in (spec, start))
+    if differences := _differences("model", own, other):
         raise ValueError(
             f"the model's architecture is not that of the version it starts from: {'; '.join(differences)}; give the "
             f"version's architecture, or start from another"
@@ -151,3 +148,21 @@ def check_start(spec: TrainingJobSpec, start: TrainingJobSpec) -> None:
             f"training.precision is {spec.training.precision}, that of the version it starts from "
             f"{start.training.precision}: give that"
         )
+
+
+def _differences(path: str, own: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return where two JSON objects of one kind differ, as ``model.field.channels 8 instead of 32``."""
+    found: list[str] = []
+    for name, mine in own.items():
+        its, place = other[name], f"{path}.{name}"
+        if mine == its:
+            continue
+        if isinstance(mine, dict) and isinstance(its, dict) and mine.keys() == its.keys() and _one_kind(mine, its):
+            found += _differences(place, mine, its)
+        else:
+            found.append(f"{place} {json.dumps(mine)} instead of {json.dumps(its)}")
+    return found
+
+
+def _one_kind(mine: Mapping[str, Any], its: Mapping[str, Any]) -> bool:
+    return mine.get("kind") == its.get("kind")

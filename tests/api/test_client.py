@@ -115,6 +115,14 @@ class TestJobs:
 
 
 class TestModels:
+    @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+    def test_an_input_that_is_not_finite_is_refused_with_its_place(self, connected: Client, number: float) -> None:
+        inputs = [[[0.1, 0.2]], [[0.3, number]]]
+
+        for given in (inputs, np.array(inputs)):
+            with pytest.raises(ValueError, match=rf"inputs\[1\]\[0\]\[1\] is {number}: a prediction needs finite"):
+                connected.predict("spheres", given)
+
     def test_a_version_is_read_predicted_with_and_downloaded(self, served: Served, connected: Client) -> None:
         train(served.store, SPHERES_JOB)
 

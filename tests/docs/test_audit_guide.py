@@ -9,6 +9,8 @@ from ode_core.audit.diagnosis import MOST_SAMPLES
 from ode_core.audit.interventions import FEWEST_SAMPLES
 from ode_core.audit.reference import FIRST_TOLERANCE, LAST_TOLERANCE
 from ode_core.audit.rescue import OFFERED_FROM
+from ode_core.audit.serving_solvers import FEWEST_ROUNDS, TIMED_SAMPLES, TOLERANCES, WORTH_TRYING
+from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_EVIDENCE, samples_without_disagreement
 from ode_core.audit.statistics import clopper_pearson
 from ode_core.audit.step_spectrum import DENSE_STATE
 from ode_core.specs import AuditJobSpec
@@ -38,3 +40,15 @@ def test_the_numbers_are_those_of_the_code() -> None:
 def test_so_many_samples_without_a_flip_show_one_percent() -> None:
     assert "at least 368 samples" in GUIDE
     assert clopper_pearson(0, 368)[1] <= 0.01 < clopper_pearson(0, 367)[1]
+
+
+def test_the_numbers_of_the_choice_of_a_solver_are_those_of_the_code() -> None:
+    words = " ".join(GUIDE.split())
+    assert f"more than {WORTH_TRYING:g} times the evaluations" in words
+    assert f"a batch of {TIMED_SAMPLES} samples" in words
+    assert f"at least {FEWEST_ROUNDS} rounds" in words
+    assert f"`evidence={DEFAULT_EVIDENCE}`, `agreement={DEFAULT_AGREEMENT}`" in words
+    assert f"show {100 * clopper_pearson(1000, 1000)[0]:.2f} %" in words
+    assert f"takes {samples_without_disagreement(0.999):,}" in words
+    assert "tolerances from 0.1 to 1e-4" in words
+    assert (max(TOLERANCES), min(TOLERANCES)) == (0.1, 1e-4)

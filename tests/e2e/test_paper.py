@@ -57,6 +57,9 @@ def test_a_grid_leaves_its_tables_beside_the_papers_numbers(server: EmbeddedServ
     results = json.loads((tmp_path / "grid" / "results.json").read_text(encoding="utf-8"))
     assert "between 65 and 129" in table
     assert "A quick run" in table
+    trained = "paper.grid.quick trains euler-2, euler-8, euler-32; 2 seeds, 4 iterations"
+    assert trained in table
+    assert trained in printed
     assert re.search(r"\| euler-32 \| [\d.]+ ± [\d.]+ \| [\d.]+ ± [\d.]+ \|", table)
     assert "euler-32" in printed
     assert str(tmp_path / "grid" / "table.md") in printed

@@ -100,6 +100,26 @@ def test_a_training_without_adaptation_is_nothing_to_draw() -> None:
         tolerance_adaptation(plain, "m")
 
 
+def test_a_certified_adaptation_of_the_tolerance_shows_its_flip_rates_and_epsilon() -> None:
+    certified = {
+        "adaptation_flip_rate": [(100, 0.0), (200, 0.05)],
+        "adaptation_flip_rate_upper": [(100, 0.004), (200, 0.08)],
+        "certified": [(100, 1.0), (200, 0.0)],
+    }
+
+    figure = tolerance_adaptation(dict(SERIES) | certified, "m", {"epsilon": 0.02})
+
+    rows = figure.canvas.tables["flip rates 1"]
+    assert [(row["value"], row["upper"], row["certificate"]) for row in rows] == [
+        (0.0, 0.004, "certified"),
+        (0.05, 0.08, "not certified"),
+    ]
+    svg = to_svg(figure.document())
+    assert ">flip rate<" in svg
+    assert ">epsilon 2 %<" in svg
+    assert ">accepted<" in svg
+
+
 def test_means_over_windows_keep_the_mean_and_short_series_as_they_are() -> None:
     rows = [{"iteration": k, "value": float(k)} for k in range(1, 1001)]
 

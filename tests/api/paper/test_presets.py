@@ -6,6 +6,7 @@ import pytest
 
 from api.paper.preset import Options, OptionsDoNotFit, Preset, UnknownPreset, find_preset
 from api.paper.presets import FAN_COARSE, FAN_FINE, PRESETS, SPHERE2_NUMBERS
+from api.paper.report import what_is_trained
 from ode_core.specs import AuditJobSpec, Budget, StudySpec, TrainingJobSpec, check_study_budget
 
 every_preset = pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
@@ -120,3 +121,21 @@ def test_names_and_aliases_are_unique() -> None:
 def test_the_documentation_has_every_presets_command(preset: Preset) -> None:
     text = (Path(__file__).parents[3] / "docs" / "paper.md").read_text(encoding="utf-8")
     assert f"    odeness paper {preset.name}" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "trained"),
+    [
+        ("rk4-grid", "paper.rk4-grid.quick trains rk4-1, rk4-4, rk4-16; 2 seeds, 600 iterations"),
+        ("trajectories", "paper.trajectories.quick trains euler-2, euler-64; 1 seed, 600 iterations"),
+        (
+            "critical-step",
+            "paper.critical-step.quick searches among euler-1, euler-2, euler-4, euler-8, euler-16, euler-32; "
+            "2 seeds, 600 iterations",
+        ),
+    ],
+)
+def test_a_quick_run_says_what_it_trains_rather_than_what_the_whole_preset_does(name: str, trained: str) -> None:
+    (study,) = find_preset(PRESETS, name).studies(Options(quick=True))
+
+    assert what_is_trained(study) == trained

@@ -335,6 +335,70 @@ def test_audits_are_shown_with_interval_and_verdict() -> None:
     assert table.rows == (("rk4-32", "2", "95.0", "94.9", "0.10 (0.00 to 0.56)", "an ODE"),)
 
 
+def mechanism_audit(seed: int, *, turned: float | None, tried: dict[str, float], verdict: str) -> JobFindings:
+    solver = {"method": "euler", "steps": 8}
+    kind = {"iterates-4": ("iterates", 4), "series-3": ("series", 3)}
+    return JobFindings(
+        {"kind": "audit", "id": f"audit-{seed}"},
+        "euler-8",
+        seed,
+        {
+            "verdict": verdict,
+            "train_accuracy": 0.99,
+            "reference_accuracy": 0.5 + 0.1 * seed,
+            "flip_rate": 0.4 + 0.1 * seed,
+            "mechanism": {
+                "crossing": {"flagged_share": 0.1 * seed},
+                "split": {"by_flips": {"crossing": 0.2 * seed, "accumulation": 1 - 0.2 * seed}},
+                "when": {"end_time": 2.0, "turned": None if turned is None else {"median": turned}},
+            },
+            "repair": {
+                "tried": [
+                    {"spec": {"solver": solver, "kind": kind[name][0], "terms": kind[name][1]}, "accuracy": accuracy}
+                    for name, accuracy in tried.items()
+                ]
+            },
+        },
+    )
+
+
+def test_mechanisms_are_shown_over_the_seeds_and_for_each_of_them() -> None:
+    audits = (
+        mechanism_audit(0, turned=1.0, tried={"iterates-4": 0.6, "series-3": 0.7}, verdict="discrete"),
+        mechanism_audit(1, turned=2.0, tried={"iterates-4": 0.8}, verdict="inconclusive"),
+    )
+
+    summary, by_seed = tables_of(find_preset(PRESETS, "mechanism"), Findings((study_of(),), audits))[:2]
+
+    # Deviations of two numbers are their difference over the root of 2.
+    assert summary.rows == (
+        (
+            "euler-8",
+            "2",
+            "99.0 ± 0.0 -> 55.0 ± 7.1",
+            "45.0 ± 7.1",
+            "5.0 ± 7.1",
+            "0.10 ± 0.14",
+            "0.90 ± 0.14",
+            "0.75 ± 0.35",
+            "iterates-4 70.0 ± 14.1, series-3 70.0 (of 1)",
+            "not an ODE (1), undecided (1)",
+        ),
+    )
+    assert [row[:2] for row in by_seed.rows] == [("euler-8", "0"), ("euler-8", "1")]
+    assert by_seed.rows[0][2] == "99.0 -> 50.0"
+
+
+def test_an_audit_without_a_mechanism_is_told_as_missing() -> None:
+    whole = mechanism_audit(1, turned=None, tried={}, verdict="ode")
+    without = replace(whole, seed=2, result={**whole.result, "mechanism": None})
+
+    (row, *_) = tables_of(find_preset(PRESETS, "mechanism"), Findings((study_of(),), (whole, without)))[0].rows
+
+    assert row[4] == "10.0 (1 missing)"
+    assert row[7:] == ("- (2 missing)", "-", "an ODE")
+
+
 def test_gradients_are_shown_side_by_side_with_their_time() -> None:
     def trained(gradient: str, seconds: float) -> Configuration:
         one = trained_with(64, {0: (0.98, 0.95, 0.04)})

@@ -143,3 +143,24 @@ def test_modified_fields_are_tried_for_equal_explicit_steps(solver: SolverSpec, 
     fields, reason = modified_fields(solver, size)
     assert [field.kind for field in fields] == kinds
     assert (reason is None) == bool(kinds)
+
+
+def test_every_option_that_is_offered_says_with_which_request_to_take_it() -> None:
+    pin, field, tune, anew = (option["request"] for option in repaired(TRIAL).to_json()["options"])
+    assert pin == {
+        "method": "POST",
+        "path": "/v1/models/rings/versions/3/predict",
+        "body": {"solver": EULER.document()},
+    }
+    assert field == {
+        "method": "POST",
+        "path": "/v1/models/rings/versions",
+        "body": {
+            "from_version": 3,
+            "modified_field": {"solver": {"method": "euler", "steps": 16}, "kind": "iterates"},
+        },
+    }
+    assert [(one["method"], one["path"]) for one in (tune, anew)] == [("POST", "/v1/training-jobs")] * 2
+    assert "POST /v1/models/rings/versions" in repaired(TRIAL).recommendation
+    assert "POST /v1/training-jobs" in repaired(FAILED).recommendation
+    assert repaired(FAILED).to_json()["options"][1]["request"] is None

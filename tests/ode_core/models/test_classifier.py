@@ -169,7 +169,8 @@ def test_the_trajectory_starts_at_the_input_and_ends_where_the_logits_are_read()
         output = model.run(points, solver, times=torch.linspace(0, 1, 4))
         trajectory = output.solution.trajectory
         assert torch.equal(trajectory[0], points.reshape(3, 1, 2))
-        assert torch.equal(model.head(trajectory[-1]), output.logits)
+        # The same product of the same numbers, but a matrix at another address may be rounded otherwise.
+        torch.testing.assert_close(model.head(trajectory[-1]), output.logits)
 
 
 def test_stems_change_the_state_and_scale_comes_first():
