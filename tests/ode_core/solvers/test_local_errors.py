@@ -51,8 +51,8 @@ def test_the_estimate_is_the_error_of_the_step_to_leading_order(method):
         flow = torch.exp(torch.sin(grid[1:]) - torch.sin(grid[:-1]))[:, None, None] * states[:-1]
         true = states[1:] - flow
         deviations.append(float((errors - true).norm() / true.norm()))
-    # The next term of the series is smaller by h times a ratio of derivatives, here of about 1: half as large a share at
-    # half the step, up to terms of h^2.
+    # The next term of the series is smaller by h times a ratio of derivatives, here of about 1: half as large a share
+    # at half the step, up to terms of h^2.
     assert deviations[1] < 2 / 32
     assert deviations[1] == pytest.approx(deviations[0] / 2, rel=2 / 16)
 
