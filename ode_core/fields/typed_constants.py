@@ -34,8 +34,8 @@ def _has_a_float(value: Any) -> bool:
 class ForeignPart(nn.Module):
     """A module or function of others; with ``typed_constants`` its constants are float64 where its arguments are.
 
-    With ``own_arguments`` it is given copies: one that begins with ``nn.ReLU(inplace=True)`` would else change inputs and
-    states that are needed again.
+    With ``own_arguments`` it is given copies: one that begins with ``nn.ReLU(inplace=True)`` would else change inputs
+    and states that are needed again.
     """
 
     def __init__(self, function: Callable[..., Any], *, own_arguments: bool = False) -> None:
