@@ -217,6 +217,8 @@ def _training(
     except BudgetExceeded as error:
         return RepairOption(kind, False, str(error))
     begin = "from its weights" if kind == "fine_tune" else "from the beginning"
+    if job.regularisation is not None and job.regularisation.local_error is not None:
+        begin += ", with a penalty on the local error of its steps,"
     return RepairOption(
         kind,
         True,

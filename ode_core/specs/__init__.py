@@ -53,6 +53,7 @@ from ode_core.specs.model import (
 from ode_core.specs.modified_field import ModifiedFieldSpec
 from ode_core.specs.names import NAME_PATTERN
 from ode_core.specs.portrait import PortraitImpossible, check_portrait_budget, portrait_solvers
+from ode_core.specs.regularisation import LocalErrorPenalty, Regularisation, StepJitter
 from ode_core.specs.repair import (
     REPAIRED_SOLVER,
     RepairSpec,
@@ -107,6 +108,7 @@ __all__ = [
     "GradientMode",
     "GrowingEllipsesField",
     "LinearStem",
+    "LocalErrorPenalty",
     "MethodFacts",
     "MethodName",
     "MlpField",
@@ -117,6 +119,7 @@ __all__ = [
     "PortraitImpossible",
     "PortraitJobSpec",
     "PresetSpec",
+    "Regularisation",
     "RepairSpec",
     "SolverGrid",
     "SolverSpec",
@@ -124,6 +127,7 @@ __all__ = [
     "StartFrom",
     "StemSpec",
     "StepAdaptation",
+    "StepJitter",
     "StudyBase",
     "StudyRunSpec",
     "StudySpec",

@@ -47,6 +47,10 @@ def check_training_budget(spec: TrainingJobSpec, budget: Budget) -> None:
     ceiling = None if spec.adaptation is None else ceiling_steps(spec.adaptation, spec.solver)
     if ceiling is not None:
         evaluations = max(evaluations, spec.solver.facts.evaluations(ceiling))
+    if spec.regularisation is not None:
+        steps = spec.solver.fixed_steps(0.0, architecture.end_time)
+        steps = spec.regularisation.most_steps(max(steps, ceiling or 0))
+        evaluations = spec.solver.facts.evaluations(steps) + spec.regularisation.extra_evaluations(spec.solver, steps)
     # How many steps an adaptive solver takes is not known beforehand; a usual number is assumed.
     typical = _adaptive_evaluations(spec.solver, 100, state_size) if spec.solver.adaptive else evaluations
     forward = evaluation_operations(architecture, shape) * typical * spec.training.batch_size
