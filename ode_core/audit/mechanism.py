@@ -187,7 +187,8 @@ def find_mechanism(
     samples = torch.nonzero(arrived).flatten()
     if len(samples) == 0:
         raise ValueError("no sample's training solve succeeds: there is nothing to take apart")
-    grid, states = grid.select(samples), states[:, samples.to(states.device)]
+    grid = grid.select(samples).without_idle_end()
+    states = states[: grid.steps + 1, samples.to(states.device)]
     report("derivatives of the steps")
     found = step_spectrum(psi, grid, states, method=spectrum)
     report("interventions")

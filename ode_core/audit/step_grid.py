@@ -61,6 +61,12 @@ class StepGrid:
         """Return the steps of some samples."""
         return StepGrid(self.starts[:, samples], self.lengths[:, samples], self.ends[:, samples])
 
+    def without_idle_end(self) -> "StepGrid":
+        """Return the steps up to the last that a sample makes: what follows was another sample's, or has no length."""
+        made = torch.nonzero(self.taken.any(dim=1)).flatten()
+        steps = int(made[-1]) + 1 if len(made) else 0
+        return StepGrid(self.starts[:steps], self.lengths[:steps], self.ends[:steps])
+
     def step(self, number: int, samples: Tensor, like: Tensor) -> TimeStep:
         """Return one step of some samples, for states like ``like``."""
         return TimeStep(

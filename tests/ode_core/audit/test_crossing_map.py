@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ode_core.audit.crossing_map import MOST_STRETCHES, crossing_map
+from ode_core.audit.error_transport import ErrorTransport, margin_attribution
 from ode_core.audit.fan_quantiles import fan_quantiles
 from ode_core.audit.mechanism import find_mechanism
 from ode_core.audit.reference import converged_reference
@@ -15,7 +16,7 @@ from ode_core.audit.step_grid import StepGrid, fixed_grid
 from ode_core.audit.step_spectrum import StepSpectrum
 from ode_core.models.predictions import predict
 from ode_core.specs import SolverSpec
-from tests.ode_core.audit.linear_models import circle, rotation
+from tests.ode_core.audit.linear_models import Explosion, circle, classifier_around, rotation
 
 
 def spectrum(flagged: torch.Tensor, grid: StepGrid, method: str = "dense") -> StepSpectrum:
@@ -100,3 +101,46 @@ def test_the_turning_time_of_a_sample_is_where_its_margin_becomes_positive() -> 
         last = max(k for k in range(steps) if sides[k] != sides[-1])
         assert time == (last + 1) / steps
     assert len(found.turning_time_by_sample) == len(found.turning_times) > 0
+
+
+def test_the_map_ends_with_the_last_step_of_the_samples_looked_at() -> None:
+    # z' = z^2 from 2 ends at t = 1/2: that solve makes many steps and fails, and is not looked at.
+    inputs = torch.cat([torch.full((1, 2), 2.0), torch.full((9, 2), -0.5)])
+    model, solver = classifier_around(Explosion()), SolverSpec(method="dopri5", rtol=1e-3, atol=1e-3)
+    trained = predict(model, inputs, solver)
+    assert trained.failures == 1
+
+    found = find_mechanism(model, inputs, trained.labels, solver, trained.labels, stretches=None)
+
+    told = found.to_json()
+    steps = told["steps"]
+    assert found.samples.tolist() == list(range(1, 10))
+    assert told["crossing"]["map"]["steps"] == [9] * steps
+    assert len(told["crossing"]["flagged_by_step"]) == len(found.states) - 1 == steps
+    assert told["transport"]["step_bounds"] == list(range(steps + 1))
+
+
+def test_a_last_step_without_a_length_is_none() -> None:
+    # As torchdiffeq rounds, 59 times 3 / 59 is 3 and a sixtieth step is made, of length 0.
+    solver = SolverSpec(method="euler", step_size=3 / 59, grid="truncate")
+    grid = fixed_grid(solver, 2, 3.0, torch.float32)
+    assert (grid.steps, float(grid.lengths[-1, 0])) == (60, 0.0)
+
+    made = grid.without_idle_end()
+
+    assert made.steps == 59
+    assert bool(made.taken.all())
+    assert made.arrives.tolist() == [3.0, 3.0]
+
+
+def test_a_sample_whose_error_has_no_finite_size_is_left_out_of_the_fan() -> None:
+    # Each number is finite; the square of 1e200 is not.
+    ends = torch.tensor([[[1.0, 0.0], [1e200, 1e200]], [[4.0, 4.0], [0.0, 1.0]]], dtype=torch.float64)
+    nothing = torch.zeros(2, dtype=torch.float64)
+    transport = ErrorTransport([0, 1], ends, nothing, nothing, torch.tensor([True, True]), 0)
+    grid = fixed_grid(SolverSpec(method="euler", steps=1), 2, 1.0)
+
+    fan = fan_quantiles(transport, margin_attribution(transport, lambda z: z), grid)
+
+    assert fan.samples == 1
+    assert fan.end == [{"p10": 5.0, "median": 5.0, "p90": 5.0}]
