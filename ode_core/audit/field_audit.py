@@ -200,7 +200,7 @@ def _check_against(
     inputs = inputs[:COMPARED].to(model.device)
     (output,) = model.run_together(inputs, [solver])
     with _in_evaluation_mode(whole):
-        given = whole(inputs)
+        given = whole(inputs.clone())  # which it may change in place
     ours = output.logits
     if not isinstance(given, Tensor) or given.shape != ours.shape:
         shape = list(given.shape) if isinstance(given, Tensor) else type(given).__name__

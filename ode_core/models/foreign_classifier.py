@@ -140,9 +140,9 @@ def foreign_classifier(
     stem, function, head = _copies(stem, function, head)
     direction: Literal[1, -1] = 1 if t1 > t0 else -1
     model = ForeignClassifier(
-        None if stem is None else ForeignPart(stem),
+        None if stem is None else ForeignPart(stem, own_arguments=True),
         ForeignField(ForeignPart(function), called, start=t0, direction=direction),
-        None if head is None else ForeignPart(head),
+        None if head is None else ForeignPart(head, own_arguments=True),
         abs(t1 - t0),
         dtype,
         device,

@@ -225,3 +225,46 @@ def test_a_stem_of_integers_keeps_them() -> None:
     )
 
     assert found.model.state_shape == (2,)
+
+
+class Shifted(nn.Module):
+    """A stem or head that begins with a change in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return first_coordinate(x.sub_(0.25))
+
+
+def test_what_stem_and_head_change_in_place_is_theirs_alone() -> None:
+    # One solve after another would else begin where the last one left the inputs, one reading of a state likewise.
+    loader = labelled(2.0, samples=60)
+    points = loader[0][0].clone()
+
+    def audited(stem: Any, head: Any, whole: Any = None) -> dict[str, Any]:
+        solver = {"method": "euler", "steps": 4}
+        told = audit_field(
+            Rotation(2.0), loader, solver=solver, stem=stem, head=head, whole=whole, mechanism=True
+        ).to_json()
+        return {key: told[key] for key in ("verdict", "flip_rate", "train_accuracy", "mechanism")}
+
+    found = audited(lambda x: x.sub_(0.25), Shifted())
+
+    assert found == audited(lambda x: x - 0.25, lambda z: first_coordinate(z - 0.25))
+    assert torch.equal(loader[0][0], points)
+
+
+def test_a_whole_model_that_changes_its_inputs_in_place_leaves_those_of_the_audit() -> None:
+    loader = labelled(2.0, samples=60)
+    solver = {"method": "euler", "steps": 4}
+
+    def whole(x: Tensor) -> Tensor:
+        end = x.clone()
+        for _ in range(4):
+            end = end + torch.stack([-end[:, 1], end[:, 0]], dim=1) / 2
+        x.zero_()
+        return first_coordinate(end)
+
+    one, other = (
+        audit_field(Rotation(2.0), loader, solver=solver, head=first_coordinate, whole=given, mechanism=False)
+        for given in (None, whole)
+    )
+    assert one.report.train_accuracy == other.report.train_accuracy
