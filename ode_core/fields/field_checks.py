@@ -78,6 +78,8 @@ def check_field(field: ForeignField, states: Tensor, end_time: float) -> TimeMod
         NotAuditable: the field is no function of time and state alone, of the state's shape, in float64.
     """
     states = states[:SAMPLES].clone()
+    if len(states) == 1:  # what a field makes of several times shows only with several samples
+        states = states.repeat(2, *(1 for _ in states.shape[1:]))
     times = end_time * torch.linspace(0.1, 0.9, len(states), dtype=states.dtype, device=states.device)
     version = states._version
     slopes = in_float64("the field", lambda: [field(times[0], states), field(times[0], states)])
@@ -90,13 +92,34 @@ def check_field(field: ForeignField, states: Tensor, end_time: float) -> TimeMod
             "two evaluations of the field at the same time and state differ: a field with chance or memory in it has "
             "no flow. Take out random numbers and what changes from call to call"
         )
-    alone = torch.cat([field(times[0], state.unsqueeze(0)) for state in states])
-    if alone.shape != states.shape or not _close(alone, slopes[0]):
-        raise NotAuditable(
-            "the field gives a sample another value alone than in a batch: samples must not depend on each other "
-            "(statistics over the batch, or a reshape that mixes samples)"
-        )
+    _check_alone("the field", lambda state: field(times[0], state), states, slopes[0])
     return _time_mode(field, times, states)
+
+
+@torch.no_grad()
+def check_part(what: str, function: Callable[[Tensor], Any], arguments: Tensor, found: Tensor) -> None:
+    """Check in float64 that a stem or head gives ``found`` again, and each of the samples alone what it has there.
+
+    Raises:
+        NotAuditable: it does not.
+    """
+    again = in_float64(what, lambda: function(arguments))
+    if again.shape != found.shape or not _close(again, found):
+        raise NotAuditable(
+            f"{what} gives another value the second time: predictions would change by themselves. Take out random "
+            f"numbers (functional.dropout without training=self.training) and what changes from call to call"
+        )
+    _check_alone(what, function, arguments, found)
+
+
+def _check_alone(what: str, function: Callable[[Tensor], Any], arguments: Tensor, found: Tensor) -> None:
+    singles = torch.split(arguments, 1)  # of inputs as they came, perhaps in float32
+    alone = in_float64(f"{what}, given one sample alone,", lambda: torch.cat([function(one) for one in singles]))
+    if alone.shape != found.shape or not _close(alone, found):
+        raise NotAuditable(
+            f"{what} gives a sample another value alone than in a batch: samples must not depend on each other "
+            f"(statistics or a softmax over the batch, or a reshape that mixes samples)"
+        )
 
 
 def _check_slope(slope: Any, states: Tensor) -> None:
@@ -129,7 +152,7 @@ def _time_mode(field: ForeignField, times: Tensor, states: Tensor) -> TimeMode:
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
-    scale = expected.abs().nan_to_num(0.0).amax() if expected.numel() else 0.0
+    scale = expected.abs().nan_to_num(0.0, 0.0).amax() if expected.numel() else 0.0
     return torch.allclose(found, expected, rtol=0.0, atol=float(_ROUND_OFF * scale), equal_nan=True)
 
 

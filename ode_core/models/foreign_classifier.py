@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from ode_core.fields.field_checks import SAMPLES, check_field, in_float64
+from ode_core.fields.field_checks import SAMPLES, check_field, check_part, in_float64
 from ode_core.fields.foreign_field import CallSignature, ForeignField, NotAuditable, call_signature, field_of
 from ode_core.fields.multiplications import Multiplications
 from ode_core.fields.typed_constants import ForeignPart
@@ -224,6 +224,8 @@ def _check(model: ForeignClassifier, inputs: Tensor) -> None:
         )
     if states.dtype != torch.float64:
         raise NotAuditable(f"the first states are of {states.dtype}: the stem must make floating-point states")
+    if model.stem is not None:
+        check_part("the stem", exact.initial_state, inputs, states)
     _in_float64(
         "the field",
         exact.field.function,
@@ -231,7 +233,10 @@ def _check(model: ForeignClassifier, inputs: Tensor) -> None:
         lambda: exact.field(states.new_zeros(()), states.clone()),
     )
     model.field.times = check_field(exact.field, states, model.end_time)
-    _check_logits(model, _in_float64("the head", exact.head, model.head, lambda: exact.head(states)), states)
+    logits = _in_float64("the head", exact.head, model.head, lambda: exact.head(states))
+    _check_logits(model, logits, states)
+    if isinstance(model.head, ForeignPart):
+        check_part("the head", exact.head, states, logits)
     model.state_shape = tuple(states.shape[1:])
     start = model.initial_state(inputs)
     own = model.field(start.new_zeros(()), start)

@@ -262,3 +262,31 @@ def test_the_multiplications_of_a_field_are_counted() -> None:
 
     assert dense.operations(INPUTS) == 2 * 8 + 8 * 2
     assert image.operations(torch.randn(3, 2, 5, 5)) == 5 * 5 * 2 * 2 * 3 * 3
+
+
+@pytest.mark.parametrize("where", ["stem", "head"])
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        (lambda x: nn.functional.dropout(x, 0.5), "another value the second time"),
+        (lambda x: x.softmax(dim=0), "alone than in a batch"),
+        (lambda x: nn.functional.batch_norm(x, None, None, training=True), "given one sample alone, cannot"),
+    ],
+    ids=["random numbers", "a softmax over the batch", "the batch's statistics"],
+)
+def test_a_stem_or_head_that_is_no_function_of_a_sample_is_refused(where: str, part: Any, words: str) -> None:
+    with pytest.raises(NotAuditable, match=f"the {where}.*{words}"):
+        foreign_classifier(lambda t, z: -z, INPUTS, **{where: part})
+
+
+def test_a_field_that_fails_for_one_sample_alone_says_so() -> None:
+    with pytest.raises(NotAuditable, match="the field, given one sample alone, cannot be evaluated: IndexError"):
+        foreign_classifier(lambda t, z: -z.squeeze()[:, [1, 0]], INPUTS)
+
+
+@pytest.mark.parametrize(
+    ("field", "times"), [(lambda t, z: float(t) * z, "grouped"), (lambda t, z: t.flatten()[0] * z, "mapped")]
+)
+def test_how_a_field_takes_times_is_seen_on_a_single_sample_too(field: Any, times: str) -> None:
+    # Solves of one sample are stacked over steps, each with a time of its own.
+    assert foreign_classifier(field, INPUTS[:1]).field.times == times
