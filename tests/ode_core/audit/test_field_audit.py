@@ -268,3 +268,41 @@ def test_a_whole_model_that_changes_its_inputs_in_place_leaves_those_of_the_audi
         for given in (None, whole)
     )
     assert one.report.train_accuracy == other.report.train_accuracy
+
+
+def test_a_whole_that_is_no_module_is_called_with_its_parts_in_evaluation_mode() -> None:
+    head = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.9)).double().train()
+    field, kept = Rotation(0.1), head[0].running_mean
+
+    def whole(x: Tensor) -> Tensor:
+        end: Tensor = head(x + field(torch.tensor(0.0), x))
+        return end
+
+    found = audit_field(
+        field, labelled(0.1, 40), solver={"method": "euler", "steps": 1}, head=head, whole=whole, mechanism=False
+    )
+
+    assert found.report.samples == 40
+    assert isinstance(kept, Tensor)
+    assert torch.equal(kept, torch.zeros_like(kept))
+    assert all(part.training for part in head.modules())
+
+
+@pytest.mark.parametrize(
+    ("solver", "head"),
+    [
+        ({"method": "dopri5", "rtol": 1e-2, "atol": 1e-2}, first_coordinate),
+        ({"method": "euler", "steps": 8}, lambda z: 1 / (z[:, :2] - z[:1, :2]) if len(z) == 100 else z),
+    ],
+    ids=["a loose tolerance", "an infinite logit"],
+)
+def test_a_whole_model_that_is_another_is_refused_whatever_the_logits(solver: Any, head: Any) -> None:
+    with pytest.raises(NotAuditable, match="whole and the parts"):
+        audit_field(
+            Rotation(0.1),
+            labelled(0.1, 100),
+            solver=solver,
+            head=head,
+            whole=lambda x: 0.6 * first_coordinate(x),
+            mechanism=False,
+        )
