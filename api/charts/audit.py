@@ -129,7 +129,7 @@ def crossing_map(audit: Audit) -> Figure:
         NothingToDraw: the audit did not look for the mechanism.
     """
     mechanism = _mechanism(audit)
-    found = mechanism["crossing"]["map"]
+    found = _kept(mechanism["crossing"], "map")
     certified = found["certified"] or [0.0] * len(found["steps"])
     rows = []
     for (first, after), flagged, sure, unknown in zip(
@@ -153,7 +153,7 @@ def crossing_map(audit: Audit) -> Figure:
             y=alt.Y(
                 "from:Q",
                 scale=alt.Scale(domain=[0, 1]),
-                axis=alt.Axis(format="%", tickCount=5, title="share of the samples"),
+                axis=alt.Axis(format="%", tickCount=5, title="share of the steps"),
             ),
             y2="to:Q",
             color=alt.Color(
@@ -164,12 +164,11 @@ def crossing_map(audit: Audit) -> Figure:
             tooltip=["kind:N", "first:Q", "last:Q", alt.Tooltip("share:Q", format=".1%")],
         )
     )
-    share, steps = mechanism["crossing"]["flagged_share"], mechanism["steps"]
-    subtitle = (
-        f"{share:.1%} of all steps of {mechanism['samples']} samples"
-        if share
-        else f"none of the steps of {mechanism['samples']} samples, {steps} each at most"
-    )
+    share, unknown = mechanism["crossing"]["flagged_share"], mechanism["crossing"]["undecided_share"]
+    steps = f"steps of {mechanism['samples']} samples, {mechanism['steps']} each at most"
+    subtitle = f"{share:.1%} of all {steps}" if share else f"none of the {steps}"
+    if unknown:
+        subtitle = f"{subtitle}, is known to be such; of {unknown:.1%} nothing is known"
     chart = alt.LayerChart(layer=[bars]).properties(width=WIDTH, height=210)
     return Figure("Steps that no flow can make, over the depth", chart, canvas, subtitle)
 
@@ -185,9 +184,10 @@ def error_transport(audit: Audit) -> Figure:
     """
     mechanism = _mechanism(audit)
     transport = mechanism["transport"]
-    if transport is None or not transport["fan"]["end"]:
+    fan = None if transport is None else _kept(transport, "fan")
+    if fan is None or not fan["end"]:
         raise NothingToDraw("no sample's errors were carried to the end accurately: there is no fan to draw")
-    fan, bounds = transport["fan"], transport["step_bounds"]
+    bounds = transport["step_bounds"]
     canvas = Canvas()
     axis = _steps_axis(mechanism)
     panels = []
@@ -280,6 +280,13 @@ def _mechanism(audit: Audit) -> Mapping[str, Any]:
     if mechanism is None:
         raise NothingToDraw(f"the audit has no mechanism: {audit['mechanism_reason']}")
     return mechanism
+
+
+def _kept(found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part: Mapping[str, Any] | None = found.get(name)
+    if part is None:
+        raise NothingToDraw("this audit was made before there was such a chart: audit the model again")
+    return part
 
 
 def _place(first: int, after: int) -> Row:

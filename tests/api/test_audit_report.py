@@ -163,6 +163,25 @@ def test_without_a_mechanism_there_is_nothing_to_draw_and_the_reason_is_said(res
             draw(results["ode"])
 
 
+def test_of_an_audit_without_a_map_and_a_fan_the_charts_say_that_it_has_to_be_made_again(
+    results: dict[str, Any],
+) -> None:
+    # As they were before these charts; such results stay in a database that is migrated.
+    result = copy.deepcopy(results["discrete"])
+    del result["mechanism"]["crossing"]["map"], result["mechanism"]["transport"]["fan"]
+    for draw in (crossing_map, error_transport):
+        with pytest.raises(NothingToDraw, match="audit the model again"):
+            draw(result)
+
+
+def test_the_crossing_map_does_not_take_what_is_not_known_for_none(results: dict[str, Any]) -> None:
+    result = copy.deepcopy(results["discrete"])
+    assert crossing_map(result).subtitle == "none of the steps of 200 samples, 4 each at most"
+    result["mechanism"]["crossing"]["undecided_share"] = 0.25
+    told = crossing_map(result).subtitle
+    assert told.endswith("4 each at most, is known to be such; of 25.0% nothing is known")
+
+
 # The page
 
 
