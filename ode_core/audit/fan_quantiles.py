@@ -47,12 +47,12 @@ class FanQuantiles:
 
 def fan_quantiles(transport: ErrorTransport, margins: MarginAttribution, grid: StepGrid) -> FanQuantiles:
     """Return the quantiles of what the stretches of ``transport`` contribute."""
-    finite = torch.isfinite(margins.margins).all(dim=0) & torch.isfinite(transport.ends.flatten(2)).all(dim=2).all(
-        dim=0
-    ).to(margins.margins.device)
+    sizes = torch.linalg.vector_norm(transport.contributions.flatten(2), dim=2).cpu()
+    # A size may overflow where the numbers of the state are finite.
+    finite = torch.isfinite(margins.margins).all(dim=0) & torch.isfinite(sizes).all(dim=0)
+    finite &= torch.isfinite(margins.contributions).all(dim=0)
     kept = transport.converged.cpu() & finite
     flipped = kept & margins.flipped
-    sizes = torch.linalg.vector_norm(transport.contributions.flatten(2), dim=2).cpu()
     return FanQuantiles(
         samples=int(kept.sum()),
         flipped=int(flipped.sum()),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ode_core.audit.crossing_map import MOST_STRETCHES, crossing_map
+from ode_core.audit.error_transport import ErrorTransport, margin_attribution
 from ode_core.audit.fan_quantiles import fan_quantiles
 from ode_core.audit.mechanism import find_mechanism
 from ode_core.audit.reference import converged_reference
@@ -130,3 +131,16 @@ def test_a_last_step_without_a_length_is_none() -> None:
     assert made.steps == 59
     assert bool(made.taken.all())
     assert made.arrives.tolist() == [3.0, 3.0]
+
+
+def test_a_sample_whose_error_has_no_finite_size_is_left_out_of_the_fan() -> None:
+    # Each number is finite; the square of 1e200 is not.
+    ends = torch.tensor([[[1.0, 0.0], [1e200, 1e200]], [[4.0, 4.0], [0.0, 1.0]]], dtype=torch.float64)
+    nothing = torch.zeros(2, dtype=torch.float64)
+    transport = ErrorTransport([0, 1], ends, nothing, nothing, torch.tensor([True, True]), 0)
+    grid = fixed_grid(SolverSpec(method="euler", steps=1), 2, 1.0)
+
+    fan = fan_quantiles(transport, margin_attribution(transport, lambda z: z), grid)
+
+    assert fan.samples == 1
+    assert fan.end == [{"p10": 5.0, "median": 5.0, "p90": 5.0}]
