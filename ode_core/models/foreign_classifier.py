@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -135,6 +135,8 @@ def foreign_classifier(
         raise NotAuditable(f"the interval must be two different finite times; it is {t0:g} to {t1:g}")
     stem, head = _written(stem), _written(head)
     function = field_of(_written(field))
+    if signature is not None and signature not in get_args(CallSignature):
+        raise NotAuditable(f"the signature is 't, z', 'z, t' or 'z', and not {signature!r}")
     called = signature or call_signature(function)
     dtype, device = _precision_of((stem, function, head), inputs)
     stem, function, head = _copies(stem, function, head)

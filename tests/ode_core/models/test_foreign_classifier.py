@@ -290,3 +290,8 @@ def test_a_field_that_fails_for_one_sample_alone_says_so() -> None:
 def test_how_a_field_takes_times_is_seen_on_a_single_sample_too(field: Any, times: str) -> None:
     # Solves of one sample are stacked over steps, each with a time of its own.
     assert foreign_classifier(field, INPUTS[:1]).field.times == times
+
+
+def test_a_signature_that_is_none_is_refused_and_not_taken_for_another() -> None:
+    with pytest.raises(NotAuditable, match="'t,z'"):
+        foreign_classifier(lambda t, z: t * z, INPUTS, signature="t,z")  # type: ignore[arg-type]
