@@ -131,7 +131,10 @@ def what_to_do(audit: Audit) -> str:
                 if needed is None
                 else f"Audit it on about {needed:,} samples, or with a larger epsilon."
             )
-            return f"{more} Until then predict with {label} alone."
+            return (
+                f"{more} Until then predict with {label}, or with a cheaper solver, named below if there is one, that "
+                "agrees both with it and with the converged solution."
+            )
         case "unresolved":
             return (
                 f"Predict with {label} alone. Look at the field: where it is stiff, or leaves every bound, no accurate "

@@ -191,7 +191,7 @@ def test_the_crossing_map_does_not_take_what_is_not_known_for_none(results: dict
         ("discrete", ["No, not an ODE", "Errors add up.", "Pin the solver", "fine-tune", "turned"]),
         ("adaptive", ["not an ODE", "heun_euler rtol=0.5 atol=0.5"]),
         ("ode", ["Yes, an ODE", "There is nothing to repair", "None: all 400 predictions are the same"]),
-        ("inconclusive", ["Not decided", "Audit it on about", "predict with euler-4 alone"]),
+        ("inconclusive", ["Not decided", "Audit it on about", "predict with euler-4, or with a cheaper"]),
         ("unresolved", ["No reference, no verdict", "proves nothing", "failed"]),
     ],
 )
