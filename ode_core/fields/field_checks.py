@@ -23,21 +23,22 @@ SAMPLES = 5
 _ROUND_OFF = 1e-10
 # Of a difference quotient, which a kink nearby spoils: so that most samples have to agree, not all.
 _STEP, _QUOTIENT_ERROR = 1e-6, 1e-4
-_WIDE = (torch.float64, torch.complex128)
 
 
 class NarrowResults(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Within it, operations whose result is a floating-point number of less than float64 are noted."""
+    """Within it, operations whose result is a floating-point number of less than a type are noted."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[str] = []
+        self._bits = torch.finfo(dtype).bits
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and look at what comes out."""
         result = func(*args, **(kwargs or {}))
         for one in tree_leaves(result):
-            if isinstance(one, Tensor) and (one.is_floating_point() or one.is_complex()) and one.dtype not in _WIDE:
+            inexact = isinstance(one, Tensor) and (one.is_floating_point() or one.is_complex())
+            if inexact and torch.finfo(one.dtype).bits < self._bits:
                 self.found.append(f"{func} in {one.dtype}")
         return result
 
@@ -62,6 +63,26 @@ def in_float64(what: str, function: Callable[[], Any]) -> Any:
         raise NotAuditable(f"{what} cannot be evaluated: {type(error).__name__}: {error}") from error
     if narrow.found:
         raise NotAuditable(f"{what} computes {narrow.found[0]} though it is given float64: {remedy}")
+    return result
+
+
+def in_own_precision(what: str, dtype: torch.dtype, function: Callable[[], Any]) -> Any:
+    """Return what a function returns, having seen that it computes in the type of the weights, or a wider one.
+
+    Autocast leaves float64 as it is, and shows here alone.
+
+    Raises:
+        NotAuditable: some of it is narrower, or it cannot run.
+    """
+    narrow = NarrowResults(dtype)
+    remedy = "leave out autocast, .half(), .double() and other casts"
+    try:
+        with torch.no_grad(), narrow:
+            result = function()
+    except Exception as error:  # as above
+        raise NotAuditable(f"{what} cannot compute in {dtype}, as its weights are ({error}): {remedy}") from error
+    if narrow.found:
+        raise NotAuditable(f"{what} computes {narrow.found[0]} though the weights are of {dtype}: {remedy}")
     return result
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from ode_core.fields.field_checks import SAMPLES, check_field, check_part, in_float64
+from ode_core.fields.field_checks import SAMPLES, check_field, check_part, in_float64, in_own_precision
 from ode_core.fields.foreign_field import CallSignature, ForeignField, NotAuditable, call_signature, field_of
 from ode_core.fields.multiplications import Multiplications
 from ode_core.fields.typed_constants import ForeignPart
@@ -240,8 +240,9 @@ def _check(model: ForeignClassifier, inputs: Tensor) -> None:
     if isinstance(model.head, ForeignPart):
         check_part("the head", exact.head, states, logits)
     model.state_shape = tuple(states.shape[1:])
-    start = model.initial_state(inputs)
-    own = model.field(start.new_zeros(()), start)
+    start = in_own_precision("the stem", model.dtype, lambda: model.initial_state(inputs))
+    own = in_own_precision("the field", model.dtype, lambda: model.field(start.new_zeros(()), start))
+    in_own_precision("the head", model.dtype, lambda: model.head(start))
     if start.dtype != model.dtype or own.dtype != model.dtype:
         raise NotAuditable(
             f"the weights are of {model.dtype}, but the states {start.dtype} and the field's values {own.dtype}: "

@@ -295,3 +295,28 @@ def test_how_a_field_takes_times_is_seen_on_a_single_sample_too(field: Any, time
 def test_a_signature_that_is_none_is_refused_and_not_taken_for_another() -> None:
     with pytest.raises(NotAuditable, match="'t,z'"):
         foreign_classifier(lambda t, z: t * z, INPUTS, signature="t,z")  # type: ignore[arg-type]
+
+
+class InBfloat16(nn.Module):
+    """A linear map in what autocast makes of float32; float64 it leaves as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, z: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.linear(z).to(z.dtype)
+
+
+@pytest.mark.parametrize("part", ["stem", "field", "head"])
+def test_a_part_that_computes_in_less_than_its_weights_is_refused(part: str) -> None:
+    parts: dict[str, Any] = {"field": nn.Linear(2, 2), part: InBfloat16()}
+    with pytest.raises(NotAuditable, match=f"the {part} computes .* in torch.bfloat16 though the weights"):
+        foreign_classifier(parts.pop("field"), INPUTS, **parts)
+
+
+def test_a_field_that_runs_in_float64_alone_is_refused_with_what_to_change() -> None:
+    field = Function(lambda own, t, z: z.double() @ torch.diag(own.weight))
+    with pytest.raises(NotAuditable, match=r"cannot compute in torch.float32.*leave out"):
+        foreign_classifier(field, INPUTS)
