@@ -58,7 +58,7 @@ def charts_of_version(tx: Transaction, version: ModelVersion) -> list[StoredChar
         charts += charts_of("results")
     if latest_portrait(tx, version) is not None:
         charts += charts_of("portrait")
-    if latest_job(tx, version, "audit") is not None:
+    if latest_audit(tx, version) is not None:
         charts += charts_of("audit")
     return charts
 
@@ -86,7 +86,7 @@ def material_of_version(tx: Transaction, chart: StoredChart, version: ModelVersi
         job = latest_portrait(tx, version)
         return Material(portraits=[] if job is None else [result_of(job)])
     if chart.source == "audit":
-        job = latest_job(tx, version, "audit")
+        job = latest_audit(tx, version)
         return Material(audit=None if job is None else result_of(job))
     if chart.source == "results":
         return Material(results=_results_of_version(tx, version), x=x)
@@ -103,6 +103,15 @@ def material_of_study(tx: Transaction, study: Study, x: XAxis | None) -> Materia
 def latest_portrait(tx: Transaction, version: ModelVersion) -> Job | None:
     """Return the latest portrait of a model version that has succeeded, or None."""
     return latest_job(tx, version, "portrait")
+
+
+def latest_audit(tx: Transaction, version: ModelVersion) -> Job | None:
+    """Return the audit that finished last, which answers for the version; of those before solvers were chosen, another.
+
+    An audit that was submitted earlier than another may finish later.
+    """
+    stored = tx.solver_choices.of_version(version.id)
+    return latest_job(tx, version, "audit") if stored is None else tx.jobs.get(stored.job_id)
 
 
 def latest_job(tx: Transaction, version: ModelVersion, kind: JobKind) -> Job | None:
