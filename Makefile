@@ -8,7 +8,7 @@ TEST_PROCESSES ?= 2
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo serve test test-slow check format bench bench-solvers work-precision clean
+.PHONY: help setup setup-dev demo serve test test-slow check format bench bench-solvers bench-audit work-precision clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt
 
 bench-solvers: setup-dev $(PEERS)/.installed ## compare the solvers with torchdiffeq, torchode and diffrax (about 10 minutes)
 	$(BIN)/python -m benchmarks.solver_tables --peers $(PEERS)
+
+bench-audit: setup-dev ## time the parts of an audit as multiples of a sweep (digits take longest)
+	$(BIN)/python -m benchmarks.audit_cost
 
 work-precision: setup-dev ## measure error against time for every method and draw docs/images/work-precision.svg
 	$(BIN)/python -m benchmarks.work_precision

@@ -12,6 +12,7 @@ from api.problems import Problem, problem_response
 _DRAINED_BYTES = 2**22
 _PAUSE_SECONDS = 0.5
 _DRAIN_SECONDS = 5.0
+_UPLOADS = ("/v1/datasets", "/v1/models")
 
 
 class BodyLimit:
@@ -22,7 +23,7 @@ class BodyLimit:
     Args:
         app: the application.
         max_bytes: of a body.
-        max_upload_bytes: of one that is a data set, which is not read into memory.
+        max_upload_bytes: of one that is a data set or weights, which is not read into memory.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int) -> None:
@@ -35,7 +36,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        uploading = (scope["method"], scope["path"]) == ("POST", "/v1/datasets")
+        uploading = scope["method"] == "POST" and scope["path"] in _UPLOADS
         limit = self.max_upload_bytes if uploading else self.max_bytes
         problem = _upload_too_large(limit) if uploading else _too_large(limit)
         announced = Headers(scope=scope).get("content-length", "")
@@ -78,7 +79,9 @@ def _too_large(limit: int) -> Problem:
 
 
 def _upload_too_large(limit: int) -> Problem:
-    return _problem(f"the file exceeds {limit:,} bytes: upload fewer samples, or raise ODENESS_MAX_UPLOAD_BYTES")
+    return _problem(
+        f"the file exceeds {limit:,} bytes: upload fewer samples or a smaller model, or raise ODENESS_MAX_UPLOAD_BYTES"
+    )
 
 
 def _problem(detail: str) -> Problem:

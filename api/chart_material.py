@@ -29,23 +29,20 @@ _AT_CHECKS = (
     "certified",
 )
 
-SOURCES: dict[JobKind, Source] = {
-    "portrait": "portrait",
-    "sweep": "results",
-    "audit": "results",
-    "training": "training",
-    "study_run": "training",
+SOURCES: dict[JobKind, tuple[Source, ...]] = {
+    "portrait": ("portrait",),
+    "sweep": ("results",),
+    "audit": ("results", "audit"),
+    "training": ("training",),
+    "study_run": ("training",),
 }
-"""Which source of figures a kind of job is."""
+"""Which sources of figures a kind of job is."""
 
 
 def charts_of_job(tx: Transaction, job: Job) -> list[StoredChart]:
     """Return the figures a job offers, now or when it has finished."""
-    source = SOURCES.get(job.kind)
-    if source is None:
-        return []
-    charts = _with_their_metrics(tx, job, charts_of(source))
-    return charts + charts_of("choice") if job.kind == "audit" else charts
+    charts = [chart for source in SOURCES.get(job.kind, ()) for chart in charts_of(source)]
+    return _with_their_metrics(tx, job, charts)
 
 
 def charts_of_study() -> list[StoredChart]:
@@ -54,15 +51,15 @@ def charts_of_study() -> list[StoredChart]:
 
 
 def charts_of_version(tx: Transaction, version: ModelVersion) -> list[StoredChart]:
-    """Return the figures a model version offers: of its training, test results, latest audit and latest portrait."""
-    job = tx.jobs.get(version.job_id)
+    """Return the figures a model version offers: of its training, its test results and its latest portrait."""
+    job = _training_of(tx, version)
     charts = [] if job is None else _with_their_metrics(tx, job, charts_of("training"), _seed_of(version))
     if _results_of_version(tx, version):
         charts += charts_of("results")
-    if tx.solver_choices.of_version(version.id) is not None:
-        charts += charts_of("choice")
     if latest_portrait(tx, version) is not None:
         charts += charts_of("portrait")
+    if latest_audit(tx, version) is not None:
+        charts += charts_of("audit")
     return charts
 
 
@@ -76,10 +73,10 @@ def material_of_jobs(tx: Transaction, chart: StoredChart, job: Job, others: Sequ
     jobs = [job, *(_beside(tx, chart, job, number, other) for number, other in enumerate(others))]
     if chart.source == "portrait":
         return Material(portraits=[result_of(each) for each in jobs])
+    if chart.source == "audit":
+        return Material(audit=result_of(job))
     if chart.source == "results":
         return Material(results=[row for each in jobs for row in _results_of_job(tx, each)], x=x)
-    if chart.source == "choice":
-        return Material(choice=result_of(job).get("solver_choice"))
     return Material(trainings=_trainings(tx, jobs))
 
 
@@ -88,13 +85,18 @@ def material_of_version(tx: Transaction, chart: StoredChart, version: ModelVersi
     if chart.source == "portrait":
         job = latest_portrait(tx, version)
         return Material(portraits=[] if job is None else [result_of(job)])
+    if chart.source == "audit":
+        job = latest_audit(tx, version)
+        return Material(audit=None if job is None else result_of(job))
     if chart.source == "results":
         return Material(results=_results_of_version(tx, version), x=x)
-    if chart.source == "choice":
-        stored = tx.solver_choices.of_version(version.id)
-        return Material(choice=None if stored is None else stored.choice)
-    job = tx.jobs.get(version.job_id)
+    job = _training_of(tx, version)
     return Material(trainings=[] if job is None else _trainings(tx, [job], _seed_of(version)))
+
+
+def _training_of(tx: Transaction, version: ModelVersion) -> Job | None:
+    """Return the job that trained a version; None for one that no job made."""
+    return None if version.job_id is None else tx.jobs.get(version.job_id)
 
 
 def material_of_study(tx: Transaction, study: Study, x: XAxis | None) -> Material:
@@ -105,9 +107,23 @@ def material_of_study(tx: Transaction, study: Study, x: XAxis | None) -> Materia
 
 def latest_portrait(tx: Transaction, version: ModelVersion) -> Job | None:
     """Return the latest portrait of a model version that has succeeded, or None."""
+    return latest_job(tx, version, "portrait")
+
+
+def latest_audit(tx: Transaction, version: ModelVersion) -> Job | None:
+    """Return the audit that finished last, which answers for the version; of those before solvers were chosen, another.
+
+    An audit that was submitted earlier than another may finish later.
+    """
+    stored = tx.solver_choices.of_version(version.id)
+    return latest_job(tx, version, "audit") if stored is None else tx.jobs.get(stored.job_id)
+
+
+def latest_job(tx: Transaction, version: ModelVersion, kind: JobKind) -> Job | None:
+    """Return the latest job of a kind about a model version that has succeeded, or None."""
     after: str | None = None
     while True:
-        page = tx.jobs.list(kind="portrait", status="succeeded", model=version.model, limit=100, after=after)
+        page = tx.jobs.list(kind=kind, status="succeeded", model=version.model, limit=100, after=after)
         found = next((job for job in page.items if job.model_version == version.version), None)
         if found is not None:
             return tx.jobs.get(found.id)
@@ -147,7 +163,7 @@ def _runs(job: Job, seed: int | None = None) -> list[tuple[str, str]]:
 
 def _beside(tx: Transaction, chart: StoredChart, job: Job, number: int, other: str) -> Job:
     found = find_job(tx, other)
-    if SOURCES.get(found.kind) != chart.source:
+    if chart.source not in SOURCES.get(found.kind, ()):
         raise invalid(f"with.{number}", f"a {found.kind} job cannot be shown beside a {job.kind} job")
     return found
 

@@ -13,6 +13,7 @@ moment, for example because it is being restarted.
 """
 
 import io
+import json
 import math
 import time
 import uuid
@@ -264,6 +265,21 @@ class Client:
         """
         return self._chart(f"/v1/jobs/{quote(job_id)}", name, format, {"with": list(beside), **options})
 
+    def report(self, job: str | Job, to: Path | str | None = None) -> Path:
+        """Write an audit's report, a page that needs nothing else, and return the file's path.
+
+        Args:
+            job: the audit, or its id.
+            to: the file; by default the current folder and a name made of the model's.
+        """
+        job_id = job if isinstance(job, str) else job["id"]
+        response = self._request("GET", f"/v1/jobs/{quote(job_id)}/report", params={"download": True}, repeatable=True)
+        if to is None:
+            to = Path(response.headers["content-disposition"].partition('filename="')[2].rstrip('"')).name
+        path = Path(to)
+        path.write_bytes(response.content)
+        return path
+
     def study_chart(self, study_id: str, name: str, *, format: ChartFormat = "png", **options: Any) -> bytes:
         """Return a chart of a study as a file; see ``chart``."""
         return self._chart(f"/v1/studies/{quote(study_id)}", name, format, options)
@@ -464,6 +480,58 @@ class Client:
             repeatable=True,
         )
         return cast(UploadedVersion, response.json())
+
+    def upload_model(
+        self,
+        name: str,
+        file: Path | str | bytes,
+        *,
+        model: Spec,
+        dataset: Spec,
+        solver: Solver,
+        precision: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> dict[str, Any]:
+        """Upload weights trained elsewhere as the next version of a model, and return the version.
+
+        Args:
+            name: of the model.
+            file: path or content of a safetensors file with the architecture's tensors.
+            model: the architecture, as in a training job.
+            dataset: what it reads and is tested on.
+            solver: what it was trained with.
+            precision: ``float32`` or ``float64``; None: the file's.
+            idempotency_key: makes a repetition by the caller safe; those by the client always are.
+        """
+        parts = {"model": model, "dataset": dataset, "solver": solver}
+        query = {"name": name} | {part: json.dumps(_json(spec)) for part, spec in parts.items()}
+        response = self._request(
+            "POST",
+            "/v1/models",
+            params=query if precision is None else query | {"precision": precision},
+            content=_file_content(file),
+            headers={
+                "Content-Type": "application/octet-stream",
+                "Idempotency-Key": idempotency_key or uuid.uuid4().hex,
+            },
+            timeout=_UPLOAD_SECONDS,
+            repeatable=True,
+        )
+        return cast(dict[str, Any], response.json())
+
+    def repair(
+        self, name: str, from_version: int, modified_field: Spec, *, idempotency_key: str | None = None
+    ) -> dict[str, Any]:
+        """Put a modified field in the place of a version's field, and return the version that this makes.
+
+        Args:
+            name: the model.
+            from_version: the version to repair, as an audit found it.
+            modified_field: a ``ModifiedFieldSpec`` or the same as a mapping, from the audit's option.
+            idempotency_key: makes a repetition by the caller safe; those by the client always are.
+        """
+        body = {"from_version": from_version, "modified_field": _json(modified_field)}
+        return cast(dict[str, Any], self._submit(f"/v1/models/{quote(name)}/versions", body, idempotency_key))
 
     def ready(self) -> dict[str, Any]:
         """Return the state of the server's parts; a server that cannot work raises ``ProblemError``."""

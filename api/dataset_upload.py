@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,17 @@ async def take_in(
     Raises:
         Problem: it is no data set, or the server is busy with others.
     """
+    async with received_file(request, services) as (source, checksum):
+        return await run_in_threadpool(_store, services, source, checksum, options, idempotency_key)
+
+
+@asynccontextmanager
+async def received_file(request: Request, services: Services) -> AsyncIterator[tuple[Path, str]]:
+    """Receive the body of a request into a file of its own, which goes at the end; yield it and its SHA-256.
+
+    Raises:
+        Problem: the body does not arrive, or the server is busy with others.
+    """
     slot = object()
     try:
         services.uploads.acquire_on_behalf_of_nowait(slot)
@@ -82,8 +95,7 @@ async def take_in(
     try:
         with tempfile.TemporaryDirectory(prefix="odeness-upload-") as folder:
             source = Path(folder) / "upload"
-            checksum = await _receive(request, source)
-            return await run_in_threadpool(_store, services, source, checksum, options, idempotency_key)
+            yield source, await _receive(request, source)
     finally:
         services.uploads.release_on_behalf_of(slot)
 

@@ -20,6 +20,7 @@ from ode_core.datasets.files import DatasetUnavailable, check_dataset_files
 from ode_core.specs import (
     AuditJobSpec,
     DatasetSpec,
+    ModifiedFieldSpec,
     PortraitImpossible,
     PortraitJobSpec,
     SolverSpec,
@@ -33,8 +34,10 @@ from ode_core.specs import (
     check_start,
     check_study_budget,
     check_training_budget,
+    evaluations_in_field,
     model_state_shape,
     portrait_solvers,
+    steps_of_portrait,
 )
 from store.errors import IdempotencyConflict
 from store.jobs import Job
@@ -154,6 +157,13 @@ def _with_resolved_start(tx: Transaction, spec: StudySpec) -> StudySpec:
 def _resolve_start(tx: Transaction, spec: TrainingJobSpec, start: StartFrom, path: str) -> StartFrom:
     """Return the version to start from by its number, if its weights fit the training."""
     version = find_version(tx, start.model, start.version)
+    if version.parent is not None and version.modified_field is not None:
+        model, number = version.parent
+        raise invalid(
+            path,
+            f"{version.model} version {version.version} is a repair, whose modified field training cannot keep: start "
+            f"from {model} version {number}, which has the same weights",
+        )
     try:
         check_start(spec, TrainingJobSpec.model_validate(version.training_spec))
     except ValueError as error:
@@ -165,6 +175,7 @@ def _submit_evaluation(tx: Transaction, settings: Settings, spec: SweepJobSpec |
     version = find_version(tx, spec.model, spec.version)
     trained = TrainingJobSpec.model_validate(version.training_spec)
     _require_dataset(trained.dataset, settings)
+    field = None if version.modified_field is None else ModifiedFieldSpec.model_validate(version.modified_field)
     document = spec.model_dump(mode="json") | {"version": version.version}
     total = 0
     if isinstance(spec, SweepJobSpec):
@@ -172,16 +183,18 @@ def _submit_evaluation(tx: Transaction, settings: Settings, spec: SweepJobSpec |
         state_size = math.prod(model_state_shape(trained.architecture, trained.dataset.input_shape))
         for position, solver in enumerate(spec.solvers):
             with within_budget(f"solvers.{position}"):
-                check_solve_budget(solver, end_time, limit, state_size)
+                check_solve_budget(solver, end_time, limit, state_size, each=evaluations_in_field(field))
         document["solvers"] = [solver.document() for solver in spec.solvers]
         total = len(spec.solvers)
     if isinstance(spec, PortraitJobSpec):
-        document |= _portrait_solvers(spec, trained, SolverSpec.model_validate(version.solver), settings)
+        own = SolverSpec.model_validate(version.solver)
+        solver = own if field is None else steps_of_portrait(field, trained.architecture.end_time)
+        document |= _portrait_solvers(spec, trained, solver, settings, evaluations_in_field(field))
     return tx.jobs.submit(spec.kind, document, model=spec.model, model_version=version.version, total=total)
 
 
 def _portrait_solvers(
-    spec: PortraitJobSpec, trained: TrainingJobSpec, solver: SolverSpec, settings: Settings
+    spec: PortraitJobSpec, trained: TrainingJobSpec, solver: SolverSpec, settings: Settings, each: int
 ) -> dict[str, Any]:
     try:
         solvers = dict(zip(("solver", "finer"), portrait_solvers(spec, trained, solver), strict=True))
@@ -189,10 +202,10 @@ def _portrait_solvers(
         raise Problem(
             422, "portrait_impossible", str(error), errors=[{"path": error.part, "message": str(error)}]
         ) from error
-    for part, each in solvers.items():
+    for part, one in solvers.items():
         with within_budget(part):
-            check_portrait_budget(spec, part, each, trained.architecture.end_time, settings.budget)
-    return {part: each.document() for part, each in solvers.items()}
+            check_portrait_budget(spec, part, one, trained.architecture.end_time, settings.budget, each=each)
+    return {part: one.document() for part, one in solvers.items()}
 
 
 def _require_dataset(dataset: DatasetSpec, settings: Settings) -> None:

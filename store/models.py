@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import insert, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -26,31 +26,51 @@ class Model:
     updated_at: datetime
 
 
+Origin = Literal["training", "upload", "repair"]
+
+
 @dataclass(frozen=True)
 class ModelVersion:
-    """What a training job made, or one run of a study's job.
+    """What a training job made, or one run of a study's job; or uploaded weights; or another version, repaired.
+
+    A repair shares the weights and the training of its parent and has a modified field in its field's place.
 
     Attributes:
         model: the model's name.
         version: from 1.
-        job_id: of the job that trained it.
-        training_spec: everything that determined the training.
-        solver: the solver it was trained with at the end.
+        job_id: of the job that trained it; None for an upload or a repair.
+        training_spec: everything that determined the training; of an upload, what was declared.
+        solver: the solver it was trained with at the end; of a repair, an accurate one.
         blob_id: of the weights (safetensors).
         metadata: accuracy, counts, shapes.
         run: which of the job's runs made it, from 0; a training job has one.
+        origin: what made it.
+        parent_model: of the version it was made from: a repair's, or the one whose weights a training began with.
+        parent_version: of that model.
+        modified_field: of a repair.
     """
 
     id: str
     model: str
     version: int
-    job_id: str
+    job_id: str | None
     training_spec: dict[str, Any]
     solver: dict[str, Any]
     blob_id: str
     metadata: dict[str, Any]
     created_at: datetime
     run: int
+    origin: Origin
+    parent_model: str | None
+    parent_version: int | None
+    modified_field: dict[str, Any] | None
+
+    @property
+    def parent(self) -> tuple[str, int] | None:
+        """Model and version it was made from, or None."""
+        if self.parent_model is None or self.parent_version is None:
+            return None
+        return self.parent_model, self.parent_version
 
 
 _BY_NAME = KeysetOrder("name", None, tables.model.c.name)
@@ -72,8 +92,9 @@ class Models:
         blob_id: str,
         metadata: Mapping[str, Any],
         run: int = 0,
+        parent: tuple[str, int] | None = None,
     ) -> ModelVersion:
-        """Add version n+1 of the model ``name``; the first makes the model.
+        """Add version n+1 of the model ``name``, which a job trained; the first makes the model.
 
         Call it in the transaction that ends the job with ``tx.jobs.succeed``: the fence there
         undoes this too if the lease was lost, and each ``run`` of a job registers one version at most.
@@ -81,27 +102,76 @@ class Models:
         Raises:
             NotFound: the blob is not there, or not complete.
         """
-        Blobs(self._scope).require(blob_id)
-        row = (
-            self._scope.connection.execute(
-                insert(model_version)
-                .values(
-                    id=new_id(),
-                    model=name,
-                    version=self._next_version(name),
-                    job_id=job_id,
-                    training_spec=dict(training_spec),
-                    solver=dict(solver),
-                    blob_id=blob_id,
-                    metadata=dict(metadata),
-                    created_at=self._scope.now(),
-                    run=run,
-                )
-                .returning(model_version)
-            )
-            .mappings()
-            .one()
+        return self._add(
+            name,
+            origin="training",
+            job_id=job_id,
+            training_spec=dict(training_spec),
+            solver=dict(solver),
+            blob_id=blob_id,
+            metadata=dict(metadata),
+            run=run,
+            **_parent(parent),
         )
+
+    def register_upload(
+        self,
+        name: str,
+        *,
+        training_spec: Mapping[str, Any],
+        solver: Mapping[str, Any],
+        blob_id: str,
+        metadata: Mapping[str, Any],
+    ) -> ModelVersion:
+        """Add version n+1 of the model ``name``, whose weights were uploaded; the first makes the model.
+
+        Raises:
+            NotFound: the blob is not there, or not complete.
+        """
+        return self._add(
+            name,
+            origin="upload",
+            training_spec=dict(training_spec),
+            solver=dict(solver),
+            blob_id=blob_id,
+            metadata=dict(metadata),
+        )
+
+    def register_repair(
+        self,
+        parent: ModelVersion,
+        *,
+        modified_field: Mapping[str, Any],
+        solver: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+    ) -> ModelVersion:
+        """Add the next version of the parent's model, with its weights and a modified field in its field's place.
+
+        Raises:
+            NotFound: the parent's blob is not there.
+        """
+        return self._add(
+            parent.model,
+            origin="repair",
+            training_spec=parent.training_spec,
+            solver=dict(solver),
+            blob_id=parent.blob_id,
+            metadata=dict(metadata),
+            modified_field=dict(modified_field),
+            **_parent((parent.model, parent.version)),
+        )
+
+    def _add(self, name: str, *, blob_id: str, **values: Any) -> ModelVersion:
+        Blobs(self._scope).require(blob_id)
+        statement = insert(model_version).values(
+            id=new_id(),
+            model=name,
+            version=self._next_version(name),
+            blob_id=blob_id,
+            created_at=self._scope.now(),
+            **values,
+        )
+        row = self._scope.connection.execute(statement.returning(model_version)).mappings().one()
         return ModelVersion(**row)
 
     def get(self, name: str) -> Model | None:
@@ -164,3 +234,8 @@ class Models:
                 .returning(table.c.latest_version)
             ).scalar_one()
         )
+
+
+def _parent(parent: tuple[str, int] | None) -> dict[str, Any]:
+    model, version = parent or (None, None)
+    return {"parent_model": model, "parent_version": version}

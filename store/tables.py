@@ -227,7 +227,7 @@ model_version = Table(
     Column("id", ID, nullable=False),
     Column("model", NAME, ForeignKey("model.name", ondelete="CASCADE"), nullable=False),
     Column("version", Integer, nullable=False),
-    Column("job_id", ID, ForeignKey("job.id"), nullable=False),
+    Column("job_id", ID, ForeignKey("job.id")),  # of a training
     Column("training_spec", Document, nullable=False),
     Column("solver", Document, nullable=False),
     Column("blob_id", ID, ForeignKey("blob.id"), nullable=False),
@@ -235,12 +235,22 @@ model_version = Table(
     Column("created_at", UtcDateTime, nullable=False),
     # Which of the job's runs made it: those of several seeds may share a job.
     Column("run", Integer, nullable=False, server_default="0"),
+    Column("origin", String(20), nullable=False, server_default="training"),
+    # What it was made from: the version repaired, or the one a training began with.
+    Column("parent_model", NAME),
+    Column("parent_version", Integer),
+    Column("modified_field", Document),  # of a repair, in the place of its parent's field
     PrimaryKeyConstraint("id"),
     UniqueConstraint("model", "version"),
     UniqueConstraint("job_id", "run"),
-    UniqueConstraint("blob_id"),
     CheckConstraint("version >= 1", name="version"),
     CheckConstraint("run >= 0", name="run"),
+    CheckConstraint("origin IN ('training', 'upload', 'repair')", name="origin"),
+    CheckConstraint("(origin = 'training') = (job_id IS NOT NULL)", name="job_of_training"),
+    CheckConstraint("(parent_model IS NULL) = (parent_version IS NULL)", name="parent"),
+    CheckConstraint("origin <> 'repair' OR parent_model IS NOT NULL", name="parent_of_repair"),
+    CheckConstraint("(origin = 'repair') = (modified_field IS NOT NULL)", name="modified_field_of_repair"),
+    Index(None, "blob_id"),  # a repair has its parent's
 )
 
 dataset = Table(

@@ -98,7 +98,7 @@ CHARTS = (
     StoredChart(
         "solver-choice",
         "agreement of solvers against their evaluations and time, with the Pareto front and the cheapest good enough",
-        "choice",
+        "audit",
     ),
     StoredChart(
         "training",
@@ -118,6 +118,21 @@ CHARTS = (
         "accuracy, tolerance and evaluations over the iterations",
         "training",
         metrics=TOLERANCE_ADAPTATION,
+    ),
+    StoredChart(
+        "audit-ladder",
+        "accuracy, and predictions unlike the converged ones, against the cost of the test solver",
+        "audit",
+    ),
+    StoredChart(
+        "crossing-map",
+        "over the depth the share of steps that no flow can make",
+        "audit",
+    ),
+    StoredChart(
+        "error-transport",
+        "the fan over all samples: which steps turn predictions, and how much error each sends to the end",
+        "audit",
     ),
 )
 """Every figure. A name may stand for figures of different sources."""

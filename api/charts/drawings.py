@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 from api.charts.adaptation import step_adaptation, tolerance_adaptation
+from api.charts.audit import audit_ladder, crossing_map, error_transport
 from api.charts.catalogue import STEP_ADAPTATION, TOLERANCE_ADAPTATION
 from api.charts.clusters import output_clusters
 from api.charts.decision_regions import decision_regions
 from api.charts.error_fan import error_fan
 from api.charts.figure import Figure
 from api.charts.gradient_comparison import training_progress
-from api.charts.material import Material, NothingToDraw, Source, Training
+from api.charts.material import Audit, Material, NothingToDraw, Source, Training
 from api.charts.seed_groups import study_rows
 from api.charts.solver_choice import agreement_against_cost
 from api.charts.study_accuracy import accuracy_of_study
@@ -44,6 +45,12 @@ def _training_with(metrics: frozenset[str], material: Material) -> Training:
     raise NothingToDraw(f"no training has a point of {', '.join(sorted(metrics))} yet")
 
 
+def _audit(material: Material) -> Audit:
+    if material.audit is None:
+        raise NothingToDraw("this version has not been audited: submit an audit of it")
+    return material.audit
+
+
 def _step_adaptation(material: Material) -> Figure:
     training = _training_with(STEP_ADAPTATION, material)
     return step_adaptation(training.series, training.label, training.adaptation)
@@ -55,9 +62,10 @@ def _tolerance_adaptation(material: Material) -> Figure:
 
 
 def _solver_choice(material: Material) -> Figure:
-    if material.choice is None:
+    choice = _audit(material).get("solver_choice")
+    if choice is None:
         raise NothingToDraw("this audit compared no solvers to serve the model with: audit it again")
-    return agreement_against_cost(material.choice)
+    return agreement_against_cost(choice)
 
 
 DRAWINGS: dict[tuple[Source, str], Callable[[Material], Figure]] = {
@@ -68,9 +76,12 @@ DRAWINGS: dict[tuple[Source, str], Callable[[Material], Figure]] = {
     ("portrait", "error-fan"): lambda material: error_fan(material.portraits[0]),
     ("portrait", "clusters"): lambda material: output_clusters(material.portraits[0]),
     ("portrait", "decision-regions"): lambda material: decision_regions(material.portraits[0]),
-    ("choice", "solver-choice"): _solver_choice,
+    ("audit", "solver-choice"): _solver_choice,
     ("training", "training"): lambda material: training_progress(material.trainings),
     ("training", "step-adaptation"): _step_adaptation,
     ("training", "tolerance-adaptation"): _tolerance_adaptation,
+    ("audit", "audit-ladder"): lambda material: audit_ladder(_audit(material)),
+    ("audit", "crossing-map"): lambda material: crossing_map(_audit(material)),
+    ("audit", "error-transport"): lambda material: error_transport(_audit(material)),
 }
 """By source and name; each raises ``NothingToDraw``."""

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Source = Literal["portrait", "results", "training", "study", "choice"]
-"""What a figure is drawn from: portraits, test results, trainings, the rows of a study, or the choice of a solver."""
+Source = Literal["portrait", "results", "training", "study", "audit"]
+"""What a figure is drawn from: portraits, test results, trainings, the rows of a study, or an audit."""
 
 
 XAxis = Literal["steps", "nfe"]
@@ -13,6 +13,9 @@ XAxis = Literal["steps", "nfe"]
 
 Portrait = Mapping[str, Any]
 """The result of a portrait job."""
+
+Audit = Mapping[str, Any]
+"""The result of an audit job."""
 
 Series = Mapping[str, Sequence[tuple[int, float | None]]]
 """Metric series of a job by name: points ``(iteration, value)``, None where a value was not finite."""
@@ -44,7 +47,7 @@ class Material:
         results: result rows, as ``GET /v1/results`` gives them.
         trainings: training jobs with their metrics.
         study: rows of a study's results.
-        choice: the solvers an audit tried to serve a model with; None where it tried none.
+        audit: the result of an audit job, or None.
         x: what the axis of an accuracy shows; None where it was not asked for.
     """
 
@@ -52,7 +55,7 @@ class Material:
     results: Sequence[Mapping[str, Any]] = ()
     trainings: Sequence[Training] = ()
     study: Sequence[Mapping[str, Any]] = ()
-    choice: Mapping[str, Any] | None = None
+    audit: Audit | None = None
     x: XAxis | None = None
 
 

@@ -13,6 +13,7 @@ from api.inference.service import PredictionTask
 from api.problems import Problem
 from api.request_metrics import RequestMetrics
 from ode_core.models.classifier import Classifier, ClassifierOutput
+from ode_core.models.modified_classifier import with_modified_field
 from ode_core.models.weights import WeightsMismatch, load_classifier
 from ode_core.solvers.status import SolveStatus
 from store.errors import BlobCorrupt, NotFound
@@ -100,6 +101,8 @@ class ModelRuntime:
         try:
             weights = self._store.read_blob(version.blob_id)
             model = load_classifier(task.spec.architecture, task.spec.dataset, weights)
+            if task.modified_field is not None:
+                model = with_modified_field(model, task.modified_field)
         except (BlobCorrupt, NotFound, WeightsMismatch) as error:
             raise Problem(
                 500,

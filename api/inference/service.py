@@ -18,7 +18,15 @@ from api.budget_problems import within_budget
 from api.inference.prediction_request import PredictionRequest, check_inputs
 from api.problems import Problem
 from api.request_metrics import RequestMetrics
-from ode_core.specs import SolverSpec, TrainingJobSpec, check_solve_budget, model_input_shape, model_state_shape
+from ode_core.specs import (
+    ModifiedFieldSpec,
+    SolverSpec,
+    TrainingJobSpec,
+    check_solve_budget,
+    evaluations_in_field,
+    model_input_shape,
+    model_state_shape,
+)
 from store.models import ModelVersion
 from store.settings import Settings
 from store.unit_of_work import Store
@@ -37,7 +45,8 @@ class PredictionTask:
 
     Attributes:
         version: the model version.
-        spec: the training job that made it.
+        spec: the training job that made it, or what an upload declared.
+        modified_field: of a repair.
         inputs: ``(n, *input_shape)`` in the model's precision.
         solver: the one to use.
         max_evaluations: bound on one input's evaluations of the field.
@@ -46,6 +55,7 @@ class PredictionTask:
 
     version: ModelVersion
     spec: TrainingJobSpec
+    modified_field: ModifiedFieldSpec | None
     inputs: NDArray[Any]
     solver: SolverSpec
     max_evaluations: int
@@ -75,17 +85,25 @@ class Inference:
         """
         spec = TrainingJobSpec.model_validate(version.training_spec)
         budget = self._settings.budget
+        modified = version.modified_field
+        field = None if modified is None else ModifiedFieldSpec.model_validate(modified)
         solver = request.solver or SolverSpec.model_validate(version.solver)
         state_size = math.prod(model_state_shape(spec.architecture, spec.dataset.input_shape))
         with within_budget("solver"):
-            check_solve_budget(solver, spec.architecture.end_time, budget.inference_evaluations, state_size)
+            check_solve_budget(
+                solver,
+                spec.architecture.end_time,
+                budget.inference_evaluations,
+                state_size,
+                each=evaluations_in_field(field),
+            )
         inputs = check_inputs(
             request,
             model_input_shape(spec.architecture, spec.dataset.input_shape),
             max_rows=budget.inference_rows,
             precision=spec.training.precision,
         )
-        return PredictionTask(version, spec, inputs, solver, budget.inference_evaluations)
+        return PredictionTask(version, spec, field, inputs, solver, budget.inference_evaluations)
 
     async def run(self, task: PredictionTask, is_disconnected: Callable[[], Awaitable[bool]]) -> bytes:
         """Return the answer as JSON.

@@ -17,6 +17,7 @@ from api.openapi import POSTED, accepted_response, described, problem_responses
 from api.problems import invalid
 from api.query_parameters import After, Limit, NameFilter, StudyFilter, refuse_unknown_query
 from api.schemas.answer import ListOf
+from api.schemas.audit import AuditResult
 from api.schemas.jobs import EventAnswer, JobAnswer, JobResult, MetricSeriesList
 from api.services import Services, ServicesOfApp, StoreOfApp
 from api.waiting import preferred_wait, wait_for_job
@@ -126,7 +127,7 @@ def get_job(store: StoreOfApp, job_id: JobId, response: Response) -> JobAnswer:
 
 @router.get(
     "/jobs/{job_id}/result",
-    response_model=JobResult,
+    response_model=AuditResult | JobResult,
     responses=problem_responses(404, 409),
     summary="What a finished job found",
 )

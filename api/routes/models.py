@@ -1,15 +1,26 @@
 """Models: list them, read their versions, download weights, predict."""
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from api.checkpoint_download import download
+from api.dataset_upload import received_file
+from api.idempotency_key import IdempotencyKey
 from api.identifiers import ModelName, Version, find_version, model_not_found
 from api.inference.prediction_request import parse_body
+from api.json_answers import json_response
+from api.model_versions import (
+    CREATED,
+    UploadDeclaration,
+    declared_training,
+    headers_of,
+    store_repair,
+    store_upload,
+)
 from api.openapi import POSTED, described, problem_responses
 from api.problems import Problem
 from api.query_parameters import After, Limit, refuse_unknown_query
@@ -18,7 +29,8 @@ from api.schemas.models import CheckpointAnswer, ModelAnswer, ModelSummary, Mode
 from api.schemas.prediction import PredictAnswer
 from api.schemas.solver_choice import SolverChoiceSummary
 from api.services import Services, ServicesOfApp, StoreOfApp
-from ode_core.specs import NAME_PATTERN
+from ode_core.specs import NAME_PATTERN, RepairSpec
+from ode_core.specs.solver import Precision
 
 router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(refuse_unknown_query)])
 
@@ -28,6 +40,11 @@ _PREDICT_BODY: dict[str, Any] = {
         "required": True,
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/PredictRequest"}}},
     }
+}
+
+_WEIGHTS_TYPE = "application/octet-stream"
+_WEIGHTS_BODY: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {_WEIGHTS_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 }
 
 
@@ -41,6 +58,41 @@ def list_models(store: StoreOfApp, limit: Limit = 50, after: After = None) -> Li
     )
 
 
+@router.post(
+    "/models",
+    status_code=201,
+    response_model=ModelVersionAnswer,
+    responses=CREATED | problem_responses(404, 408, 409, *POSTED),
+    openapi_extra=_WEIGHTS_BODY,
+    summary="Upload weights trained elsewhere",
+)
+async def upload_model(
+    request: Request,
+    services: ServicesOfApp,
+    name: Annotated[str, Query(pattern=NAME_PATTERN, description="a name in use gets another version")],
+    model: Annotated[str, Query(description="the architecture as JSON, as in a training job")],
+    dataset: Annotated[str, Query(description="what it reads and is tested on, as JSON")],
+    solver: Annotated[str, Query(description="what it was trained with, as JSON")],
+    precision: Annotated[Precision | None, Query(description="the weights'; default: the file's")] = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Store the body, a safetensors file, as a new version of a model, which then never changes.
+
+    Names and shapes of its tensors must be those of the declared architecture. Predictions, sweeps, audits, portraits
+    and `start_from` then take the version like one that was trained here.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != _WEIGHTS_TYPE:
+        raise Problem(
+            415, "unsupported_media_type", f"send the file as the body, with the header Content-Type: {_WEIGHTS_TYPE}"
+        )
+    declaration = UploadDeclaration(name, model, dataset, solver, precision)
+    spec = await run_in_threadpool(declared_training, services, declaration)
+    async with received_file(request, services) as (source, checksum):
+        made = await run_in_threadpool(store_upload, services, source, checksum, spec, precision, idempotency_key)
+    return json_response(made.body, 201, headers_of(made))
+
+
 @router.get("/models/{name}", responses=problem_responses(404), summary="Read a model and its versions")
 def get_model(store: StoreOfApp, name: ModelName) -> ModelAnswer:
     """Read a model with all its versions, newest first."""
@@ -52,6 +104,29 @@ def get_model(store: StoreOfApp, name: ModelName) -> ModelAnswer:
     return ModelAnswer(
         **ModelSummary.of(model).model_dump(), versions=[ModelVersionAnswer.of(version) for version in versions]
     )
+
+
+@router.post(
+    "/models/{name}/versions",
+    status_code=201,
+    responses=CREATED | problem_responses(404, 409, *POSTED),
+    summary="Repair a version: put a modified field in the place of its field",
+)
+def repair_model_version(
+    services: ServicesOfApp,
+    response: Response,
+    name: ModelName,
+    repair: RepairSpec,
+    idempotency_key: IdempotencyKey = None,
+) -> ModelVersionAnswer:
+    """Make a version with the weights of another and a modified field in its field's place; nothing is trained.
+
+    It gives under accurate solvers what its parent gives under its training solver. Predictions use dopri5 with
+    tolerances of 1e-5 unless they name another solver. Which modified field, an audit with `mechanism` says.
+    """
+    made = store_repair(services, name, repair, idempotency_key)
+    response.headers.update(headers_of(made))
+    return ModelVersionAnswer.model_validate(made.body)
 
 
 @router.get("/models/{name}/versions/{version}", responses=problem_responses(404), summary="Read a model version")

@@ -32,6 +32,7 @@ class JudgedModel:
     verdict: str | None
     sentence: str | None
     audited_version: int | None
+    audit_id: str | None
 
 
 @router.get("/")
@@ -69,6 +70,7 @@ def _judged(tx: Transaction, model: Model) -> JudgedModel:
         result.get("verdict"),
         result.get("sentence"),
         audits[0].model_version if audits else None,
+        audits[0].id if audits else None,
     )
 
 

@@ -17,10 +17,10 @@ Verdict = Literal["ode", "discrete", "inconclusive", "unresolved"]
 class CandidateAnswer(Answer):
     """A solver that the audit tried."""
 
-    solver: SolverAnswer
+    solver: SolverAnswer = Field(description="the solver")
     nfe: float = Field(description="mean evaluations of the vector field for one sample")
     seconds_per_sample: float | None = Field(description="measured as `timing` says; null: not measured")
-    accuracy: float
+    accuracy: float = Field(description="share of right labels under it, 0 to 1")
     agreement: float = Field(description="share of the samples on which its prediction is the one it should be")
     interval: tuple[float, float] = Field(description="exact 95 % interval of the agreement")
     failures: int = Field(description="samples whose solve failed; they do not agree")
@@ -42,18 +42,18 @@ class CandidateAnswer(Answer):
 class TimingAnswer(Answer):
     """How times were measured: the least of `rounds` solves of a batch, without compilation."""
 
-    batch_size: int
-    rounds: int
-    device: str
+    batch_size: int = Field(description="samples in the batch")
+    rounds: int = Field(description="solves of which the quickest counts")
+    device: str = Field(description="cpu or cuda")
 
 
 class UsualChoice(Answer):
     """The cheapest solver for an agreement that is often asked for."""
 
-    asked: float
-    evidence: Evidence
-    solver: SolverAnswer | None
-    reason: str
+    asked: float = Field(description="the least agreement, 0 to 1")
+    evidence: Evidence = Field(description="what has to reach it: the observed share, or the interval's lower end")
+    solver: SolverAnswer | None = Field(description="the cheapest good enough; null: none is")
+    reason: str = Field(description="why, in words")
 
     @classmethod
     def of(cls, chosen: ChosenSolver) -> "UsualChoice":

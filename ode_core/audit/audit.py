@@ -17,7 +17,7 @@ from ode_core.audit.serving_solvers import Judge, serving_series, solve_times, s
 from ode_core.audit.solver_choice import SolverChoice, Timing
 from ode_core.audit.statistics import clopper_pearson, mcnemar_exact
 from ode_core.audit.sweep import TestResult, test_result
-from ode_core.audit.verdict import Rule, Verdict, decide, samples_needed, sentence
+from ode_core.audit.verdict import TRAINED_WITH, Rule, Verdict, decide, samples_needed, sentence
 from ode_core.models.audited_model import AuditedModel
 from ode_core.models.predictions import Predictions
 from ode_core.solvers.more_accurate_solver import more_accurate_solver
@@ -116,17 +116,19 @@ def audit(
     epsilon: float = 0.01,
     on_progress: OnProgress | None = None,
     max_evaluations: int | None = None,
+    role: str = TRAINED_WITH,
 ) -> AuditReport:
     """Audit ``model``, trained with ``train_solver``, on held-out ``inputs`` ``(n, *sample_shape)``.
 
     With ``max_evaluations`` a sample whose solve would take more evaluations of the field fails, and test solvers whose
-    grid is known to take more are left out.
+    grid is known to take more are left out. ``role`` is what the sentence calls ``train_solver``; a repaired model is
+    served with it and was not trained with it.
     """
 
     def affordable(solver: SolverSpec) -> bool:
         if max_evaluations is None or solver.adaptive or solver == train_solver:
             return True
-        return solve_evaluations(solver, model.end_time) <= max_evaluations
+        return model.evaluations_in_field * solve_evaluations(solver, model.end_time) <= max_evaluations
 
     rungs = list(filter(affordable, ladder(train_solver, model.end_time, eps=torch.finfo(model.dtype).eps)))
     progress = Progress(len(rungs) + 4, on_progress)
@@ -159,7 +161,7 @@ def audit(
     judge = Judge(verdict, labels, trained, reference)
     series = [list(filter(affordable, one)) for one in serving_series(train_solver, model.end_time)]
     choice = solvers_to_serve_with(train_solver, rungs, series, judge, solves, solves.seconds_per_sample)
-    return _report(epsilon, labels, train_solver, trained, reference, paper, half_step, results, verdict, choice)
+    return _report(epsilon, labels, train_solver, trained, reference, paper, half_step, results, verdict, choice, role)
 
 
 class _Solves:
@@ -207,6 +209,7 @@ def _report(
     results: list[TestResult],
     verdict: Verdict,
     choice: SolverChoice,
+    role: str,
 ) -> AuditReport:
     flipped, samples = trained.flips(reference.predictions), len(labels)
     flips = int(flipped.sum())
@@ -227,6 +230,7 @@ def _report(
             epsilon=epsilon,
             needed=needed,
             reason=reference.reason,
+            role=role,
         ),
         epsilon=epsilon,
         samples=samples,

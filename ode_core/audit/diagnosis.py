@@ -15,6 +15,7 @@ from ode_core.audit.progress import OnProgress, Progress
 from ode_core.audit.rescue import MAX_EVALUATIONS, Rescue, rescue
 from ode_core.models.audited_model import AuditedModel
 from ode_core.specs.modified_field import ModifiedFieldKind, ModifiedFieldSpec
+from ode_core.specs.repair import affordable_evaluations
 from ode_core.specs.solver import SolverSpec
 
 PARTS = 7  # four of the mechanism, and three trials
@@ -89,7 +90,8 @@ def diagnose(
     reason = obstacle(report.train_solver)
     if reason is not None:
         return no_diagnosis(reason)
-    samples = affordable_samples(report, model.state_shape, model.end_time, operations)
+    each = model.evaluations_in_field
+    samples = affordable_samples(report, model.state_shape, model.end_time, operations, each)
     if samples == 0:
         return no_diagnosis(f"it would take too long, even for {FEWEST_SAMPLES} samples")
     progress = Progress(PARTS, on_progress)
@@ -105,7 +107,7 @@ def diagnose(
         reference.labels,
         on_part=progress.next_part,
         on_evaluation=lambda: progress.again(),
-        max_evaluations=max_evaluations,
+        max_evaluations=affordable_evaluations(max_evaluations, each),
     )
     fields, no_rescue = modified_fields(report.train_solver, math.prod(model.state_shape))
     rescues: list[Rescue] = []
@@ -113,8 +115,7 @@ def diagnose(
         if not _is_worth_trying(spec, rescues):
             continue
         progress.next_part(f"modified field: {spec.label}")
-        # One evaluation of it takes about as many of the model's field as it has terms, of all stages each.
-        bound = None if max_evaluations is None else max_evaluations // (spec.used_terms * spec.solver.facts.stages)
+        bound = affordable_evaluations(max_evaluations, spec.evaluations)
         found = rescue(
             model,
             inputs,
@@ -123,7 +124,7 @@ def diagnose(
             trained,
             reference,
             on_evaluation=lambda: progress.again(),
-            max_evaluations=MAX_EVALUATIONS if bound is None else min(MAX_EVALUATIONS, max(1, bound)),
+            max_evaluations=MAX_EVALUATIONS if bound is None else min(MAX_EVALUATIONS, bound),
         )
         rescues.append(found)
     return Diagnosis(samples, mechanism, None, rescues, no_rescue)
@@ -150,21 +151,24 @@ def _is_worth_trying(spec: ModifiedFieldSpec, before: Sequence[Rescue]) -> bool:
     return spec.kind != "series" or all(trial.evaluations <= CHEAP_EVALUATIONS for trial in before)
 
 
-def affordable_samples(report: AuditReport, state_shape: Sequence[int], end_time: float, operations: int) -> int:
+def affordable_samples(
+    report: AuditReport, state_shape: Sequence[int], end_time: float, operations: int, each: int = 1
+) -> int:
     """Return how many samples can be looked into in minutes, at most ``MOST_SAMPLES``; 0 for fewer than ``FEWEST``.
 
     Args:
         report: what the audit found; it tells how dear solves are.
         state_shape: of the model.
         end_time: of its interval.
-        operations: multiplications of one evaluation of the field for one sample.
+        operations: multiplications of one evaluation of the trained field for one sample.
+        each: evaluations of that in one of the field, if it is modified.
     """
     solver, size = report.train_solver, math.prod(state_shape)
     if solver.adaptive:
-        steps = int(report.trained.evaluations.max()) // max(1, solver.facts.stages - 1) + 1
+        steps = int(report.trained.evaluations.max()) // each // max(1, solver.facts.stages - 1) + 1
     else:
         steps = solver.fixed_steps(0.0, end_time)
-    derivatives = 2 * steps * solver.facts.stages * min(size, MOST_PRODUCTS)
+    derivatives = 2 * each * steps * solver.facts.stages * min(size, MOST_PRODUCTS)
     evaluations = derivatives + FLOWS * report.reference.evaluations
     dear = MULTIPLICATIONS / (evaluations * max(operations, SMALLEST_EVALUATION))
     large = STATES_AT_ONCE / ((steps + 1) * size)

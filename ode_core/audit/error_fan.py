@@ -14,17 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ode_core.audit.exact_flow import ACCURACY, flow_to_end
+from ode_core.audit.exact_flow import FIGURE_ACCURACY as ACCURACY
+from ode_core.audit.exact_flow import flow, flow_to_end
 from ode_core.solvers.solution import Field
-from ode_core.solvers.solve import solve
 from ode_core.specs.methods import MethodName
-from ode_core.specs.solver import SolverSpec
 
 BRANCHES = 32
 CURVE_POINTS = 65
 
 _REFERENCE_METHOD: MethodName = "dopri8"  # another method than the continuations', so that the two check each other
-_REFERENCE_TOLERANCES = (1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-11)
 _REFERENCE_MAX_STEPS = 50_000
 
 
@@ -93,9 +91,9 @@ def error_fan(
         begins, begin_times = begins.index_copy(0, early, before.ends), begin_times.clone()
         begin_times[early] = curves_from
         error[early], converged[early] = before.error, before.converged
-    flow = flow_to_end(field, begins, begin_times, end_time, points=curve_points, max_evaluations=max_evaluations)
-    error, converged = error.maximum(flow.error), converged & flow.converged
-    curves = flow.curves.reshape(curve_points, len(starts), n, *shape)
+    continued = flow_to_end(field, begins, begin_times, end_time, points=curve_points, max_evaluations=max_evaluations)
+    error, converged = error.maximum(continued.error), converged & continued.converged
+    curves = continued.curves.reshape(curve_points, len(starts), n, *shape)
     ends = torch.cat([curves[-1], states[-1:]])
     global_error = states[-1] - _exact_end(field, states[0], float(times[0]), end_time, max_evaluations)
     transported = ends[1:] - ends[:-1]
@@ -109,36 +107,17 @@ def error_fan(
     return ErrorFan(starts, curves, ends, global_error, residual, error.reshape(len(starts), n).amax(dim=0), converged)
 
 
-@torch.no_grad()
 def _exact_end(field: Field, z0: Tensor, t0: float, t1: float, max_evaluations: int | None) -> Tensor:
     """Return ``(n, *state)``, the exact end, NaN where no tolerance gives one that the next confirms."""
-    scale = float(z0.nan_to_num(0.0, 0.0, 0.0).square().mean().sqrt()) or 1.0
-    result = torch.full_like(z0, torch.nan)
-    open_samples = torch.arange(len(z0), device=z0.device)
-    before = result
-    for tolerance in _REFERENCE_TOLERANCES:
-        solver = SolverSpec(
-            method=_REFERENCE_METHOD,
-            rtol=tolerance,
-            atol=min(1.0, tolerance * scale),
-            max_steps=_REFERENCE_MAX_STEPS,
-        )
-        ends = solve(
-            field,
-            z0[open_samples],
-            solver,
-            t0=t0,
-            t1=t1,
-            max_evaluations=max_evaluations,
-            compilation="never",
-            warn=False,
-        ).final
-        flat = ends.reshape(len(ends), -1)
-        change = (flat - before[open_samples].reshape(len(ends), -1)).abs().amax(dim=1)
-        settled = change <= ACCURACY * flat.abs().amax(dim=1)
-        result[open_samples[settled]] = ends[settled]
-        before = before.index_copy(0, open_samples, ends)
-        open_samples = open_samples[~settled & torch.isfinite(flat).all(dim=1)]
-        if len(open_samples) == 0:
-            break
-    return result
+    found = flow(
+        field,
+        z0,
+        torch.full((len(z0),), t0, dtype=torch.float64),
+        t1,
+        accuracy=ACCURACY,
+        first_tolerance=1e-6,
+        max_steps=_REFERENCE_MAX_STEPS,
+        max_evaluations=max_evaluations,
+        method=_REFERENCE_METHOD,
+    )
+    return torch.where(found.converged.reshape(-1, *(1,) * (z0.ndim - 1)), found.ends, torch.nan)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ode_core.audit.flow_map import flow
+from ode_core.audit.exact_flow import flow
 from ode_core.audit.step_grid import StepGrid
 from ode_core.models.predictions import NO_LABEL
 from ode_core.solvers.solution import Field, per_sample
@@ -123,7 +123,7 @@ def error_transport(
         max_evaluations=max_evaluations,
     )
     row, sample = row.to(device), sample.to(device)
-    ends[row, sample] = found.states
+    ends[row, sample] = found.ends
     error.scatter_reduce_(0, sample, found.error, "amax")
     converged = converged.index_put((sample[~found.converged],), torch.tensor(False, device=device))
     exact = flow(
@@ -135,7 +135,7 @@ def error_transport(
         max_evaluations=max_evaluations,
         method=_OTHER_METHOD,
     )
-    missing = per_sample(ends[0] - exact.states).abs().amax(dim=1)
+    missing = per_sample(ends[0] - exact.ends).abs().amax(dim=1)
     size = torch.maximum(per_sample(states[0]).abs().amax(dim=1), per_sample(ends[0]).abs().amax(dim=1))
     # Comparisons with NaN are False.
     converged = converged & (missing <= _AGREEMENT * accuracy * size)

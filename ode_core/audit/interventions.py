@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ode_core.audit.flow_map import flow
+from ode_core.audit.exact_flow import flow
 from ode_core.audit.step_grid import StepGrid, walk
 from ode_core.models.predictions import NO_LABEL
 from ode_core.solvers.step_map import StepMap
@@ -129,7 +129,7 @@ def intervene(
                 accuracy=accuracy,
                 max_evaluations=max_evaluations,
             )
-            after[rows] = found.states
+            after[rows] = found.ends
             unconverged += int((~found.converged).sum())
         return after
 

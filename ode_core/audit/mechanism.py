@@ -15,7 +15,9 @@ from torch import Tensor
 
 from ode_core.audit import error_transport, interventions
 from ode_core.audit.cause import cause, cause_in_words
+from ode_core.audit.crossing_map import crossing_map
 from ode_core.audit.error_transport import ErrorTransport, MarginAttribution, margin_attribution
+from ode_core.audit.fan_quantiles import fan_quantiles
 from ode_core.audit.interventions import InterventionalSplit, interventional_split
 from ode_core.audit.step_grid import StepGrid, fixed_grid, frozen_grid, numerical_path
 from ode_core.audit.step_spectrum import SpectrumMethod, StepSpectrum, step_spectrum
@@ -63,6 +65,14 @@ class Mechanism:
         return self.grid.ends[bounds[self.margins.turning[sample] + 1] - 1, sample]
 
     @property
+    def turning_time_by_sample(self) -> dict[int, float]:
+        """The same by the sample's number among those given."""
+        if self.transport is None or self.margins is None:
+            return {}
+        turned = (self.margins.turning >= 0) & self.transport.converged.cpu()
+        return dict(zip(self.samples[turned].tolist(), self.turning_times.tolist(), strict=True))
+
+    @property
     def sentence(self) -> str:
         """The cause in words, and when along the way it acts."""
         words = cause_in_words(self.split, self.spectrum.flagged_share)
@@ -94,6 +104,7 @@ class Mechanism:
                 "undecided_share": spectrum.undecided_share,
                 "flagged_by_step": spectrum.flagged_by_step,
                 "samples_with_a_flag": int(spectrum.flagged.any(dim=0).sum()),
+                "map": crossing_map(spectrum, self.grid).to_json(),
             },
             "split": self.split.to_json(),
             "transport": None
@@ -103,6 +114,7 @@ class Mechanism:
                 "converged": int(transport.converged.sum()),
                 "largest_residual": float(transport.residual().nan_to_num(0.0).max()),
                 "margin": self.margins.to_json(),
+                "fan": fan_quantiles(transport, self.margins, self.grid).to_json(),
             },
         }
 
@@ -169,11 +181,14 @@ def find_mechanism(
         z0 = exact.initial_state(inputs.to(exact.device))
         grid = training_grid(model, inputs, train_solver)
         states = numerical_path(psi, grid, z0)
-    arrived = torch.isfinite(states[-1].flatten(1)).all(dim=1).cpu() & (grid.arrives == model.end_time)
+    # A grid with ``truncate`` has its times in the type of the states.
+    end = torch.tensor(model.end_time, dtype=model.dtype)
+    arrived = torch.isfinite(states[-1].flatten(1)).all(dim=1).cpu() & (grid.arrives.to(end.dtype) == end)
     samples = torch.nonzero(arrived).flatten()
     if len(samples) == 0:
         raise ValueError("no sample's training solve succeeds: there is nothing to take apart")
-    grid, states = grid.select(samples), states[:, samples.to(states.device)]
+    grid = grid.select(samples).without_idle_end()
+    states = states[: grid.steps + 1, samples.to(states.device)]
     report("derivatives of the steps")
     found = step_spectrum(psi, grid, states, method=spectrum)
     report("interventions")

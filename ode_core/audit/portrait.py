@@ -12,7 +12,7 @@ from torch import Tensor
 from ode_core.audit.class_separation import separate
 from ode_core.audit.crossings import Crossings, FloatArray, IntArray, crossings_within_steps
 from ode_core.audit.error_fan import ErrorFan, error_fan
-from ode_core.audit.exact_flow import ACCURACY, METHOD, ExactFlow, flow_to_end
+from ode_core.audit.exact_flow import FIGURE_ACCURACY, METHOD, ExactFlow, flow_to_end
 from ode_core.audit.phase_portrait import (
     FinalStates,
     Plane,
@@ -33,6 +33,7 @@ from ode_core.audit.phase_portrait import (
 from ode_core.audit.reference import converged_reference
 from ode_core.models.classifier import Classifier
 from ode_core.models.predictions import NO_LABEL, predict
+from ode_core.specs.repair import affordable_evaluations
 from ode_core.specs.solver import SolverSpec
 
 CLUSTER_SAMPLES = 1000
@@ -169,6 +170,7 @@ class _Drawing:
         self.inputs, self.labels = inputs, labels
         self.drawn = inputs[: size.samples]
         self.autonomous, self.size, self.fan_samples = autonomous, size, fan_samples
+        self.field_evaluations = affordable_evaluations(size.max_evaluations, model.evaluations_in_field)
 
     def header(self) -> dict[str, Any]:
         return {
@@ -211,7 +213,7 @@ class _Drawing:
             torch.zeros(len(states)),
             self.model.end_time,
             points=points,
-            max_evaluations=self.size.max_evaluations,
+            max_evaluations=self.field_evaluations,
         )
 
     def view_json(self, view: _View) -> dict[str, Any]:
@@ -231,7 +233,7 @@ class _Drawing:
         return {
             "method": METHOD,
             "precision": "float64",
-            "accuracy_of_states": ACCURACY,
+            "accuracy_of_states": FIGURE_ACCURACY,
             **self._final(final),
             "trajectories": _trajectories(exact, 1),
         }
@@ -262,7 +264,7 @@ class _Drawing:
             self.inputs[self.fan_samples].to(self.model.device),
             view.solver,
             times=view.grid,
-            max_evaluations=self.size.max_evaluations,
+            max_evaluations=self.field_evaluations,
         ).solution
         assert solution.trajectory is not None
         states = solution.trajectory.detach().double()
@@ -272,7 +274,7 @@ class _Drawing:
             states,
             view.grid,
             curves_from=begin,
-            max_evaluations=self.size.max_evaluations,
+            max_evaluations=self.field_evaluations,
         )
         shown = [k for k, t in enumerate(view.grid.tolist()) if t >= begin]
         points = _thinned(shown, math.ceil(len(shown) * len(self.fan_samples) / STORED_POINTS))

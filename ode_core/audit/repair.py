@@ -17,6 +17,21 @@ OptionKind = Literal["pin_solver", "modified_field", "fine_tune", "retrain"]
 
 
 @dataclass(frozen=True)
+class RepairRequest:
+    """A request to the service that does it: ``POST path`` with a JSON body.
+
+    Of a prediction the body lacks the ``inputs``, which are the caller's.
+    """
+
+    path: str
+    body: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the request as JSON values."""
+        return {"method": "POST", "path": self.path, "body": self.body}
+
+
+@dataclass(frozen=True)
 class RepairOption:
     """One way to make the predictions independent of the solver, or of who chooses it.
 
@@ -27,6 +42,7 @@ class RepairOption:
         solver: what to predict with, or None.
         modified_field: which modified field to put in the field's place, or None.
         training_job: the training to submit, or None.
+        request: what to send to do it, or None.
     """
 
     kind: OptionKind
@@ -35,6 +51,7 @@ class RepairOption:
     solver: SolverSpec | None = None
     modified_field: ModifiedFieldSpec | None = None
     training_job: TrainingJobSpec | None = None
+    request: RepairRequest | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the option as JSON values."""
@@ -46,6 +63,7 @@ class RepairOption:
             "solver": None if solver is None else solver.document(),
             "modified_field": None if field is None else field.model_dump(mode="json", exclude_none=True),
             "training_job": None if job is None else job.model_dump(mode="json"),
+            "request": None if self.request is None else self.request.to_json(),
         }
 
 
@@ -70,14 +88,20 @@ class Repair:
         if field.offered:
             return (
                 "Put the modified field in the field's place: the model is then an ODE with the predictions it was "
-                f"trained to, whatever accurate solver runs it. Until then predict with {_label(pin.solver)} alone."
+                f"trained to, whatever accurate solver runs it. {_how(field)} makes that version. Until then predict "
+                f"with {_label(pin.solver)} alone."
             )
-        then = next((option for option in trainings if option.offered), None)
+        ways = {option.kind: option for option in trainings if option.offered}
         words = f"Predict with {_label(pin.solver)} alone, as the service does where a request names no solver."
-        if then is None:
+        if not ways:
             return words
-        how = "fine-tune it" if then.kind == "fine_tune" else "train it anew"
-        return f"{words} Where any accurate solver is to give the same predictions, {how} with the training job given."
+        both = (
+            "train it anew or fine-tune it; in trials with long steps training anew ended more accurate, and "
+            "fine-tuning took fewer evaluations"
+        )
+        how = both if len(ways) > 1 else "train it anew" if "retrain" in ways else "fine-tune it"
+        one = next(iter(ways.values()))
+        return f"{words} Where any accurate solver is to give the same predictions, {how}: {_how(one)}."
 
     def to_json(self) -> dict[str, Any]:
         """Return the repair as JSON values."""
@@ -115,15 +139,20 @@ def repair_options(
         samples,
         list(tried),
         [
-            *options_without_training(solver, tried, no_rescue),
+            *options_without_training(solver, tried, no_rescue, version),
             _training("fine_tune", trained, solver, epsilon, version, budget),
             _training("retrain", trained, solver, epsilon, None, budget),
         ],
     )
 
 
-def options_without_training(solver: SolverSpec, tried: Sequence[Rescue], no_rescue: str | None) -> list[RepairOption]:
-    """Return what can be done with a model as it is, whoever trained it; see ``repair_options``."""
+def options_without_training(
+    solver: SolverSpec, tried: Sequence[Rescue], no_rescue: str | None, version: StartFrom | None = None
+) -> list[RepairOption]:
+    """Return what can be done with a model as it is, whoever trained it; see ``repair_options``.
+
+    Without a stored ``version`` there are no requests to send.
+    """
     return [
         RepairOption(
             "pin_solver",
@@ -131,18 +160,21 @@ def options_without_training(solver: SolverSpec, tried: Sequence[Rescue], no_res
             f"Predict with {solver.label} alone. Always valid: the model is then the network of its steps that was "
             f"trained, and not an ODE.",
             solver=solver,
+            request=None
+            if version is None
+            else RepairRequest(f"{_path(version)}/predict", {"solver": solver.document()}),
         ),
-        _modified_field(tried, no_rescue),
+        _modified_field(tried, no_rescue, version),
     ]
 
 
-def _modified_field(tried: Sequence[Rescue], no_rescue: str | None) -> RepairOption:
+def _modified_field(tried: Sequence[Rescue], no_rescue: str | None, version: StartFrom | None) -> RepairOption:
     if not tried:
         return RepairOption("modified_field", False, f"No modified field was tried: {no_rescue}.")
     offered = [trial for trial in tried if trial.offered]
     if offered:
         # Of equal ones the cheaper to evaluate.
-        best = max(offered, key=lambda trial: (trial.agreement, -trial.evaluations * trial.spec.used_terms))
+        best = max(offered, key=lambda trial: (trial.agreement, -trial.evaluations * trial.spec.evaluations))
         return RepairOption(
             "modified_field",
             True,
@@ -150,6 +182,15 @@ def _modified_field(tried: Sequence[Rescue], no_rescue: str | None) -> RepairOpt
             f"samples, and wins back {best.score:.0%} of the accuracy that the field itself loses. The trained model "
             f"is a flow, of this field.",
             modified_field=best.spec,
+            request=None
+            if version is None
+            else RepairRequest(
+                f"/v1/models/{version.model}/versions",
+                {
+                    "from_version": version.version,
+                    "modified_field": best.spec.model_dump(mode="json", exclude_none=True),
+                },
+            ),
         )
     scored = [trial for trial in tried if trial.score is not None]
     if not scored:
@@ -181,13 +222,25 @@ def _training(
     except BudgetExceeded as error:
         return RepairOption(kind, False, str(error))
     begin = "from its weights" if kind == "fine_tune" else "from the beginning"
+    if job.regularisation is not None and job.regularisation.local_error is not None:
+        begin += ", with a penalty on the local error of its steps,"
     return RepairOption(
         kind,
         True,
         f"Train {begin} with the certified adaptation, which makes the solver finer until at most "
         f"{100 * epsilon:.3g}% of held-out predictions depend on it. Not tried here.",
         training_job=job,
+        request=RepairRequest("/v1/training-jobs", job.document()),
     )
+
+
+def _path(version: StartFrom) -> str:
+    return f"/v1/models/{version.model}/versions/{version.version}"
+
+
+def _how(option: RepairOption) -> str:
+    """Return the request of an option in words; each option that is offered has one."""
+    return "" if option.request is None else f"POST {option.request.path} with the body given"
 
 
 def _label(solver: SolverSpec | None) -> str:

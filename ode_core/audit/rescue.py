@@ -82,7 +82,7 @@ def rescue(
         repaired,
         inputs,
         last_tolerance=last_tolerance,
-        max_evaluations=max_evaluations,
+        max_evaluations=None if max_evaluations is None else max_evaluations * spec.evaluations,
     )
     accuracy, before, after = (one.accuracy(labels) for one in (found.predictions, reference, trained))
     lost = round((after - before) * len(labels))
@@ -95,5 +95,5 @@ def rescue(
         agreement=1 - float(found.predictions.flips(trained).double().mean()),
         offered=score is not None and score >= OFFERED_FROM and found.unsettled <= 0.01 * len(labels),
         unsettled=found.unsettled,
-        evaluations=found.predictions.mean_evaluations,
+        evaluations=found.predictions.mean_evaluations / spec.evaluations,
     )

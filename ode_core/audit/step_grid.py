@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ode_core.audit.flow_map import rows_at_once
+from ode_core.audit.exact_flow import rows_at_once
 from ode_core.solvers.adaptive import solve_adaptive
 from ode_core.solvers.record import AcceptedStep
 from ode_core.solvers.solution import Field, Solution, broadcast_to_state
@@ -45,9 +45,12 @@ class StepGrid:
 
     @property
     def arrives(self) -> Tensor:
-        """``(n,)``, the time after each sample's last step, in float64."""
+        """``(n,)``, the time after each sample's last step, in float64; NaN for samples without a step."""
+        if self.steps == 0:
+            return torch.full((self.samples,), torch.nan, dtype=torch.float64)
         last = torch.where(self.taken, torch.arange(self.steps).unsqueeze(1), 0).amax(dim=0)
-        return self.ends.gather(0, last.unsqueeze(0)).squeeze(0)
+        arrives = self.ends.gather(0, last.unsqueeze(0)).squeeze(0)
+        return torch.where(self.taken.any(dim=0), arrives, torch.nan)
 
     @property
     def taken(self) -> Tensor:
@@ -57,6 +60,12 @@ class StepGrid:
     def select(self, samples: Tensor) -> "StepGrid":
         """Return the steps of some samples."""
         return StepGrid(self.starts[:, samples], self.lengths[:, samples], self.ends[:, samples])
+
+    def without_idle_end(self) -> "StepGrid":
+        """Return the steps up to the last that a sample makes: what follows was another sample's, or has no length."""
+        made = torch.nonzero(self.taken.any(dim=1)).flatten()
+        steps = int(made[-1]) + 1 if len(made) else 0
+        return StepGrid(self.starts[:steps], self.lengths[:steps], self.ends[:steps])
 
     def step(self, number: int, samples: Tensor, like: Tensor) -> TimeStep:
         """Return one step of some samples, for states like ``like``."""

@@ -8,6 +8,8 @@ from ode_core.specs.solver import SolverSpec
 
 Verdict = Literal["ode", "discrete", "inconclusive", "unresolved"]
 
+TRAINED_WITH = "the solver it was trained with"
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -60,8 +62,9 @@ def sentence(
     epsilon: float,
     needed: int | None,
     reason: str,
+    role: str = TRAINED_WITH,
 ) -> str:
-    """Return the verdict in words."""
+    """Return the verdict in words; ``role`` is what the training solver is to the model."""
     limit = f"{100 * epsilon:.3g}%"
     # Two digits: an interval that ends at 1.02 % must not read as if it ended at a limit of 1 %.
     found = (
@@ -72,13 +75,13 @@ def sentence(
     match verdict:
         case "ode":
             return (
-                f"This model is an ODE: a converged solver gives the predictions of {train_solver.label}, the solver "
-                f"it was trained with, up to at most {limit} of them. {found}"
+                f"This model is an ODE: a converged solver gives the predictions of {train_solver.label}, "
+                f"{role}, up to at most {limit} of them. {found}"
             )
         case "discrete":
             return (
                 f"This model is not an ODE: its predictions depend on the solver, and it belongs together with "
-                f"{train_solver.label}, the solver it was trained with. {found}"
+                f"{train_solver.label}, {role}. {found}"
             )
         case "inconclusive":
             more = "no number of samples decides it" if needed is None else f"about {needed:,} samples would decide it"

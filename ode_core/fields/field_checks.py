@@ -23,21 +23,22 @@ SAMPLES = 5
 _ROUND_OFF = 1e-10
 # Of a difference quotient, which a kink nearby spoils: so that most samples have to agree, not all.
 _STEP, _QUOTIENT_ERROR = 1e-6, 1e-4
-_WIDE = (torch.float64, torch.complex128)
 
 
 class NarrowResults(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Within it, operations whose result is a floating-point number of less than float64 are noted."""
+    """Within it, operations whose result is a floating-point number of less than a type are noted."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[str] = []
+        self._bits = torch.finfo(dtype).bits
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and look at what comes out."""
         result = func(*args, **(kwargs or {}))
         for one in tree_leaves(result):
-            if isinstance(one, Tensor) and (one.is_floating_point() or one.is_complex()) and one.dtype not in _WIDE:
+            inexact = isinstance(one, Tensor) and (one.is_floating_point() or one.is_complex())
+            if inexact and torch.finfo(one.dtype).bits < self._bits:
                 self.found.append(f"{func} in {one.dtype}")
         return result
 
@@ -65,6 +66,26 @@ def in_float64(what: str, function: Callable[[], Any]) -> Any:
     return result
 
 
+def in_own_precision(what: str, dtype: torch.dtype, function: Callable[[], Any]) -> Any:
+    """Return what a function returns, having seen that it computes in the type of the weights, or a wider one.
+
+    Autocast leaves float64 as it is, and shows here alone.
+
+    Raises:
+        NotAuditable: some of it is narrower, or it cannot run.
+    """
+    narrow = NarrowResults(dtype)
+    remedy = "leave out autocast, .half(), .double() and other casts"
+    try:
+        with torch.no_grad(), narrow:
+            result = function()
+    except Exception as error:  # as above
+        raise NotAuditable(f"{what} cannot compute in {dtype}, as its weights are ({error}): {remedy}") from error
+    if narrow.found:
+        raise NotAuditable(f"{what} computes {narrow.found[0]} though the weights are of {dtype}: {remedy}")
+    return result
+
+
 @torch.no_grad()
 def check_field(field: ForeignField, states: Tensor, end_time: float) -> TimeMode:
     """Check a field, in float64, and return how it can be given a time for each sample.
@@ -78,6 +99,8 @@ def check_field(field: ForeignField, states: Tensor, end_time: float) -> TimeMod
         NotAuditable: the field is no function of time and state alone, of the state's shape, in float64.
     """
     states = states[:SAMPLES].clone()
+    if len(states) == 1:  # what a field makes of several times shows only with several samples
+        states = states.repeat(2, *(1 for _ in states.shape[1:]))
     times = end_time * torch.linspace(0.1, 0.9, len(states), dtype=states.dtype, device=states.device)
     version = states._version
     slopes = in_float64("the field", lambda: [field(times[0], states), field(times[0], states)])
@@ -90,13 +113,34 @@ def check_field(field: ForeignField, states: Tensor, end_time: float) -> TimeMod
             "two evaluations of the field at the same time and state differ: a field with chance or memory in it has "
             "no flow. Take out random numbers and what changes from call to call"
         )
-    alone = torch.cat([field(times[0], state.unsqueeze(0)) for state in states])
-    if alone.shape != states.shape or not _close(alone, slopes[0]):
-        raise NotAuditable(
-            "the field gives a sample another value alone than in a batch: samples must not depend on each other "
-            "(statistics over the batch, or a reshape that mixes samples)"
-        )
+    _check_alone("the field", lambda state: field(times[0], state), states, slopes[0])
     return _time_mode(field, times, states)
+
+
+@torch.no_grad()
+def check_part(what: str, function: Callable[[Tensor], Any], arguments: Tensor, found: Tensor) -> None:
+    """Check in float64 that a stem or head gives ``found`` again, and each of the samples alone what it has there.
+
+    Raises:
+        NotAuditable: it does not.
+    """
+    again = in_float64(what, lambda: function(arguments))
+    if again.shape != found.shape or not _close(again, found):
+        raise NotAuditable(
+            f"{what} gives another value the second time: predictions would change by themselves. Take out random "
+            f"numbers (functional.dropout without training=self.training) and what changes from call to call"
+        )
+    _check_alone(what, function, arguments, found)
+
+
+def _check_alone(what: str, function: Callable[[Tensor], Any], arguments: Tensor, found: Tensor) -> None:
+    singles = torch.split(arguments, 1)  # of inputs as they came, perhaps in float32
+    alone = in_float64(f"{what}, given one sample alone,", lambda: torch.cat([function(one) for one in singles]))
+    if alone.shape != found.shape or not _close(alone, found):
+        raise NotAuditable(
+            f"{what} gives a sample another value alone than in a batch: samples must not depend on each other "
+            f"(statistics or a softmax over the batch, or a reshape that mixes samples)"
+        )
 
 
 def _check_slope(slope: Any, states: Tensor) -> None:
@@ -129,7 +173,7 @@ def _time_mode(field: ForeignField, times: Tensor, states: Tensor) -> TimeMode:
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
-    scale = expected.abs().nan_to_num(0.0).amax() if expected.numel() else 0.0
+    scale = expected.abs().nan_to_num(0.0, 0.0).amax() if expected.numel() else 0.0
     return torch.allclose(found, expected, rtol=0.0, atol=float(_ROUND_OFF * scale), equal_nan=True)
 
 

@@ -32,14 +32,20 @@ def _has_a_float(value: Any) -> bool:
 
 
 class ForeignPart(nn.Module):
-    """A module or function of others; with ``typed_constants`` its constants are float64 where its arguments are."""
+    """A module or function of others; with ``typed_constants`` its constants are float64 where its arguments are.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    With ``own_arguments`` it is given copies: one that begins with ``nn.ReLU(inplace=True)`` would else change inputs
+    and states that are needed again.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, own_arguments: bool = False) -> None:
         super().__init__()
-        self.function, self.typed_constants = function, False
+        self.function, self.typed_constants, self.own_arguments = function, False, own_arguments
 
     def forward(self, *arguments: Tensor) -> Any:
         """Return what the function returns."""
+        if self.own_arguments:
+            arguments = tuple(one.clone() for one in arguments)
         if self.typed_constants and any(one.dtype == torch.float64 for one in arguments):
             with Float64Constants():
                 return self.function(*arguments)

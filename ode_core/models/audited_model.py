@@ -23,6 +23,10 @@ class AuditedModel(Protocol):
         """The ODE runs over ``[0, end_time]``."""
 
     @property
+    def evaluations_in_field(self) -> int:
+        """How often the trained field is called in one evaluation of ``field``: once, if it is not a modified one."""
+
+    @property
     def state_shape(self) -> tuple[int, ...]:
         """Shape of the ODE's state for one sample."""
 

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self, cast
 
 import torch
@@ -18,6 +18,7 @@ from ode_core.solvers.solve import solve, solve_together
 from ode_core.specs.dataset import DatasetSpec
 from ode_core.specs.gradient import GradientMode
 from ode_core.specs.model import ClassifierSpec, model_input_shape, model_state_shape
+from ode_core.specs.repair import affordable_evaluations
 from ode_core.specs.solver import SolverSpec
 from ode_core.specs.training import TrainingJobSpec
 
@@ -30,6 +31,13 @@ class ClassifierOutput:
 
     logits: Tensor
     solution: Solution
+
+
+def counted_in_trained_field(solution: Solution, evaluations_in_field: int) -> Solution:
+    """Return a solution with its evaluations counted in those of the trained field."""
+    if evaluations_in_field == 1:
+        return solution
+    return replace(solution, evaluations=solution.evaluations * evaluations_in_field)
 
 
 class Classifier(nn.Module):
@@ -46,6 +54,8 @@ class Classifier(nn.Module):
         field_arithmetic: what the field computes in.
         compilation: whether steps of its solves may be compiled; see ``solve``.
         field: the vector field.
+        evaluations_in_field: how often the trained field is called in one evaluation of ``field``: once, or as often
+            as a modified field calls it. Counts of evaluations and bounds on them are of the trained field.
         head: from the final state ``(batch, *state_shape)`` to logits.
     """
 
@@ -65,6 +75,7 @@ class Classifier(nn.Module):
         self.end_time = spec.end_time
         self.field_arithmetic = spec.field_arithmetic
         self.compilation: Compilation = "auto"
+        self.evaluations_in_field = 1
         # torch's layers draw initial weights of their own, which ours replace.
         with torch.random.fork_rng(devices=[]):
             self.stem = _build_stem(spec, self.input_shape)
@@ -140,11 +151,13 @@ class Classifier(nn.Module):
                 t1=self.end_time,
                 times=times,
                 gradient=gradient,
-                max_evaluations=max_evaluations,
+                max_evaluations=affordable_evaluations(max_evaluations, self.evaluations_in_field),
                 compilation=self.compilation,
                 warn=False,  # a job's or a request's solver was chosen by its user, not by the code that calls this
             )
-        return ClassifierOutput(self.head(solution.final), solution)
+        return ClassifierOutput(
+            self.head(solution.final), counted_in_trained_field(solution, self.evaluations_in_field)
+        )
 
     @torch.no_grad()
     def run_together(
@@ -158,10 +171,14 @@ class Classifier(nn.Module):
                 z0,
                 solvers,
                 t1=self.end_time,
-                max_evaluations=max_evaluations,
+                max_evaluations=affordable_evaluations(max_evaluations, self.evaluations_in_field),
                 compilation=self.compilation,
             )
-        return [ClassifierOutput(self.head(solution.final), solution) for solution in solutions]
+        return list(map(self._output, solutions))
+
+    def _output(self, solution: Solution) -> ClassifierOutput:
+        counted = counted_in_trained_field(solution, self.evaluations_in_field)
+        return ClassifierOutput(self.head(solution.final), counted)
 
     def forward(self, inputs: Tensor, solver: SolverSpec) -> Tensor:
         """Return the logits ``(batch, classes)``."""

@@ -4,17 +4,18 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ode_core.fields.field_checks import SAMPLES, check_field, in_float64
+from ode_core.fields.field_checks import SAMPLES, check_field, check_part, in_float64, in_own_precision
 from ode_core.fields.foreign_field import CallSignature, ForeignField, NotAuditable, call_signature, field_of
 from ode_core.fields.multiplications import Multiplications
 from ode_core.fields.typed_constants import ForeignPart
-from ode_core.models.classifier import ClassifierOutput
+from ode_core.models.classifier import ClassifierOutput, counted_in_trained_field
 from ode_core.solvers.solve import solve_together
+from ode_core.specs.repair import affordable_evaluations
 from ode_core.specs.solver import SolverSpec
 
 # What a call of a field costs that is made for one sample or two at a time, in multiplications.
@@ -35,6 +36,7 @@ class ForeignClassifier(nn.Module):
         end_time: length of the interval.
         classes: number of classes.
         notes: what was done to the parts, in words.
+        evaluations_in_field: calls of the given field in one evaluation of ``field``, which may be a modified one.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class ForeignClassifier(nn.Module):
         self.state_shape: tuple[int, ...] = ()
         self.classes = 0
         self.notes: list[str] = []
+        self.evaluations_in_field = 1
         # Parts may be functions without a parameter: this follows ``double``.
         self.register_buffer("_precision", torch.empty(0, dtype=dtype, device=device), persistent=False)
 
@@ -93,10 +96,13 @@ class ForeignClassifier(nn.Module):
             self.initial_state(inputs),
             solvers,
             t1=self.end_time,
-            max_evaluations=max_evaluations,
+            max_evaluations=affordable_evaluations(max_evaluations, self.evaluations_in_field),
             compilation="never",
         )
-        return [ClassifierOutput(self.head(solution.final), solution) for solution in solutions]
+        return [
+            ClassifierOutput(self.head(solution.final), counted_in_trained_field(solution, self.evaluations_in_field))
+            for solution in solutions
+        ]
 
     @torch.no_grad()
     def operations(self, inputs: Tensor) -> int:
@@ -135,14 +141,16 @@ def foreign_classifier(
         raise NotAuditable(f"the interval must be two different finite times; it is {t0:g} to {t1:g}")
     stem, head = _written(stem), _written(head)
     function = field_of(_written(field))
+    if signature is not None and signature not in get_args(CallSignature):
+        raise NotAuditable(f"the signature is 't, z', 'z, t' or 'z', and not {signature!r}")
     called = signature or call_signature(function)
     dtype, device = _precision_of((stem, function, head), inputs)
     stem, function, head = _copies(stem, function, head)
     direction: Literal[1, -1] = 1 if t1 > t0 else -1
     model = ForeignClassifier(
-        None if stem is None else ForeignPart(stem),
+        None if stem is None else ForeignPart(stem, own_arguments=True),
         ForeignField(ForeignPart(function), called, start=t0, direction=direction),
-        None if head is None else ForeignPart(head),
+        None if head is None else ForeignPart(head, own_arguments=True),
         abs(t1 - t0),
         dtype,
         device,
@@ -224,6 +232,8 @@ def _check(model: ForeignClassifier, inputs: Tensor) -> None:
         )
     if states.dtype != torch.float64:
         raise NotAuditable(f"the first states are of {states.dtype}: the stem must make floating-point states")
+    if model.stem is not None:
+        check_part("the stem", exact.initial_state, inputs, states)
     _in_float64(
         "the field",
         exact.field.function,
@@ -231,10 +241,14 @@ def _check(model: ForeignClassifier, inputs: Tensor) -> None:
         lambda: exact.field(states.new_zeros(()), states.clone()),
     )
     model.field.times = check_field(exact.field, states, model.end_time)
-    _check_logits(model, _in_float64("the head", exact.head, model.head, lambda: exact.head(states)), states)
+    logits = _in_float64("the head", exact.head, model.head, lambda: exact.head(states))
+    _check_logits(model, logits, states)
+    if isinstance(model.head, ForeignPart):
+        check_part("the head", exact.head, states, logits)
     model.state_shape = tuple(states.shape[1:])
-    start = model.initial_state(inputs)
-    own = model.field(start.new_zeros(()), start)
+    start = in_own_precision("the stem", model.dtype, lambda: model.initial_state(inputs))
+    own = in_own_precision("the field", model.dtype, lambda: model.field(start.new_zeros(()), start))
+    in_own_precision("the head", model.dtype, lambda: model.head(start))
     if start.dtype != model.dtype or own.dtype != model.dtype:
         raise NotAuditable(
             f"the weights are of {model.dtype}, but the states {start.dtype} and the field's values {own.dtype}: "

@@ -10,6 +10,7 @@ from ode_core.specs.adaptation import (
 from ode_core.specs.budgets import (
     Budget,
     BudgetExceeded,
+    check_model_budget,
     check_solve_budget,
     check_sweep_budget,
     check_training_budget,
@@ -52,6 +53,14 @@ from ode_core.specs.model import (
 from ode_core.specs.modified_field import ModifiedFieldSpec
 from ode_core.specs.names import NAME_PATTERN
 from ode_core.specs.portrait import PortraitImpossible, check_portrait_budget, portrait_solvers
+from ode_core.specs.regularisation import LocalErrorPenalty, Regularisation, StepJitter
+from ode_core.specs.repair import (
+    REPAIRED_SOLVER,
+    RepairSpec,
+    check_repair,
+    evaluations_in_field,
+    steps_of_portrait,
+)
 from ode_core.specs.retraining import retraining
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, SolverSpec
 from ode_core.specs.spec import Spec
@@ -75,6 +84,7 @@ __all__ = [
     "METHODS",
     "NAME_PATTERN",
     "PRESETS",
+    "REPAIRED_SOLVER",
     "STUDY_NAME_PATTERN",
     "AdaptationSpec",
     "AuditBatchTooLarge",
@@ -98,6 +108,7 @@ __all__ = [
     "GradientMode",
     "GrowingEllipsesField",
     "LinearStem",
+    "LocalErrorPenalty",
     "MethodFacts",
     "MethodName",
     "MlpField",
@@ -108,12 +119,15 @@ __all__ = [
     "PortraitImpossible",
     "PortraitJobSpec",
     "PresetSpec",
+    "Regularisation",
+    "RepairSpec",
     "SolverGrid",
     "SolverSpec",
     "Spec",
     "StartFrom",
     "StemSpec",
     "StepAdaptation",
+    "StepJitter",
     "StudyBase",
     "StudyRunSpec",
     "StudySpec",
@@ -129,7 +143,9 @@ __all__ = [
     "XorSpec",
     "bracket",
     "check_gradient",
+    "check_model_budget",
     "check_portrait_budget",
+    "check_repair",
     "check_solve_budget",
     "check_start",
     "check_study_budget",
@@ -137,6 +153,7 @@ __all__ = [
     "check_sweep_budget",
     "check_training_budget",
     "evaluation_operations",
+    "evaluations_in_field",
     "expand_preset",
     "is_stackable",
     "model_input_shape",
@@ -147,5 +164,6 @@ __all__ = [
     "require_stackable",
     "retraining",
     "solve_evaluations",
+    "steps_of_portrait",
     "violations",
 ]

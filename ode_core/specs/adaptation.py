@@ -92,9 +92,18 @@ class CertifiedAdaptation(Spec):
         default=0.1, description="largest rtol and atol of an adaptive solver"
     )
     certify_fraction: LastPart = 0.1
+    begin_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0,
+        description="first part of the training, without checks: for a model that is no ODE yet",
+    )
 
     @model_validator(mode="after")
     def _thresholds_can_be_met(self) -> Self:
+        if self.begin_fraction > 1 - self.certify_fraction:
+            raise ValueError(
+                f"begin_fraction {self.begin_fraction:g} leaves nothing before the last certify_fraction "
+                f"{self.certify_fraction:g} of the training: lower one of them"
+            )
         if self.min_steps > self.max_steps:
             raise ValueError(f"min_steps {self.min_steps} is above max_steps {self.max_steps}: lower it")
         if self.climb_threshold >= self.epsilon:

@@ -47,6 +47,10 @@ def check_training_budget(spec: TrainingJobSpec, budget: Budget) -> None:
     ceiling = None if spec.adaptation is None else ceiling_steps(spec.adaptation, spec.solver)
     if ceiling is not None:
         evaluations = max(evaluations, spec.solver.facts.evaluations(ceiling))
+    if spec.regularisation is not None:
+        steps = spec.solver.fixed_steps(0.0, architecture.end_time)
+        steps = spec.regularisation.most_steps(max(steps, ceiling or 0))
+        evaluations = spec.solver.facts.evaluations(steps) + spec.regularisation.extra_evaluations(spec.solver, steps)
     # How many steps an adaptive solver takes is not known beforehand; a usual number is assumed.
     typical = _adaptive_evaluations(spec.solver, 100, state_size) if spec.solver.adaptive else evaluations
     forward = evaluation_operations(architecture, shape) * typical * spec.training.batch_size
@@ -76,6 +80,16 @@ def check_training_budget(spec: TrainingJobSpec, budget: Budget) -> None:
     )
 
 
+def check_model_budget(spec: TrainingJobSpec, budget: Budget) -> None:
+    """Raise ``BudgetExceeded`` when a model with its solver, trained elsewhere, is larger than ``budget`` allows."""
+    shape, classes = spec.dataset.input_shape, spec.dataset.classes
+    state_size = math.prod(model_state_shape(spec.architecture, shape))
+    parameters = parameter_count(spec.architecture, shape, classes)
+    _refuse_above("parameters", parameters, budget.parameters, "a smaller model")
+    _refuse_above("numbers in the state", state_size, budget.state_size, "a smaller stem or data set")
+    check_solve_budget(spec.solver, spec.architecture.end_time, budget.evaluations_per_solve, state_size)
+
+
 def _evaluations_of_checks(spec: TrainingJobSpec, evaluations: float) -> float:
     """Return about how many evaluations of the field, for one sample each, certified checks take in all."""
     rule = spec.adaptation
@@ -85,21 +99,26 @@ def _evaluations_of_checks(spec: TrainingJobSpec, evaluations: float) -> float:
     return checks * rule.audit_samples * (_REFERENCE_EVALUATIONS + evaluations)
 
 
-def check_sweep_budget(spec: SweepJobSpec, end_time: float, budget: Budget, state_size: int = 0) -> None:
+def check_sweep_budget(
+    spec: SweepJobSpec, end_time: float, budget: Budget, state_size: int = 0, *, each: int = 1
+) -> None:
     """Raise ``BudgetExceeded`` when one of the sweep's solves is larger than ``budget`` allows."""
     for solver in spec.solvers:
-        check_solve_budget(solver, end_time, budget.evaluations_per_solve, state_size)
+        check_solve_budget(solver, end_time, budget.evaluations_per_solve, state_size, each=each)
 
 
-def check_solve_budget(solver: SolverSpec, end_time: float, limit: int, state_size: int = 0) -> None:
+def check_solve_budget(solver: SolverSpec, end_time: float, limit: int, state_size: int = 0, *, each: int = 1) -> None:
     """Raise ``BudgetExceeded`` when a solve on ``[0, end_time]`` may take more evaluations than ``limit``.
 
     The default number of steps of an adaptive solver is far more than it takes and refuses nothing: such a solve, and
     that of an implicit method, whose number is an estimate, gets ``limit`` as its ``max_evaluations``, too.
+
+    ``each`` is how often one evaluation of a modified field calls the trained field, whose evaluations are limited.
     """
     if _is_bounded_beforehand(solver):
-        evaluations = solve_evaluations(solver, end_time, state_size)
-        _refuse_above(f"evaluations of {solver.label}", evaluations, limit, _remedy(solver))
+        evaluations = each * solve_evaluations(solver, end_time, state_size)
+        of = solver.label if each == 1 else f"{solver.label}, {each} for one of the modified field,"
+        _refuse_above(f"evaluations of {of}", evaluations, limit, _remedy(solver))
 
 
 def solve_evaluations(solver: SolverSpec, end_time: float, state_size: int = 0) -> int:

@@ -45,7 +45,10 @@ class PortraitJobSpec(Spec):
     kind: Literal["portrait"] = "portrait"
     model: ModelName
     version: Version | None = Field(default=None, description="null: the latest when the job is accepted")
-    solver: SolverSpec | None = Field(default=None, description="a fixed grid; null: what the version was trained with")
+    solver: SolverSpec | None = Field(
+        default=None,
+        description="a fixed grid; null: what the version was trained with, or of a repair rk4 with as many steps",
+    )
     finer: SolverSpec | None = Field(default=None, description="a fixed grid; null: the solver with twice the steps")
     samples: Annotated[int, Field(ge=1, le=100)] = Field(default=40, description="trajectories, of the test split")
     fan_samples: Annotated[int, Field(ge=0, le=8)] = Field(

@@ -65,6 +65,14 @@ class ModifiedFieldSpec(Spec):
         return self.substeps or 16
 
     @property
+    def evaluations(self) -> int:
+        """How often one evaluation calls the model's field; in a series up to three of them with derivatives."""
+        if self.kind == "series":
+            return 2 if self.used_terms == 2 else 4
+        stages = self.solver.facts.stages
+        return self.used_terms * stages if self.kind == "iterates" else 1 + stages + 4 * self.used_substeps
+
+    @property
     def label(self) -> str:
         """A short name, for example ``series-3 of euler-16``."""
         size = self.used_substeps if self.kind == "local_error" else self.used_terms

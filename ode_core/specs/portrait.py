@@ -52,10 +52,13 @@ def portrait_solvers(
 
 
 def check_portrait_budget(
-    spec: PortraitJobSpec, part: str, solver: SolverSpec, end_time: float, budget: Budget
+    spec: PortraitJobSpec, part: str, solver: SolverSpec, end_time: float, budget: Budget, *, each: int = 1
 ) -> None:
-    """Raise ``BudgetExceeded`` when the trajectories under one of the solvers are more than ``budget`` allows."""
-    check_solve_budget(solver, end_time, budget.evaluations_per_solve, 2)
+    """Raise ``BudgetExceeded`` when the trajectories under one of the solvers are more than ``budget`` allows.
+
+    ``each`` is how often one evaluation of a modified field calls the trained field.
+    """
+    check_solve_budget(solver, end_time, budget.evaluations_per_solve, 2, each=each)
     states = spec.samples * (solver.fixed_steps(0.0, end_time) + 1)
     if states > MAX_STATES:
         raise BudgetExceeded(

@@ -17,6 +17,8 @@ def require_stackable(spec: TrainingJobSpec) -> None:
         raise ValueError("only explicit methods on uniform grids can be stacked: train these runs one by one")
     if spec.gradient != "backprop":
         raise ValueError(f"stacked runs use gradient backprop, not {spec.gradient}: train these runs one by one")
+    if spec.regularisation is not None:
+        raise ValueError("regularised runs draw steps, or estimate errors, each by itself: train them one by one")
     if spec.start_from is not None:
         raise ValueError("runs that start from a stored version are trained one by one")
     if model.stem is not None or model.field_arithmetic != "full":

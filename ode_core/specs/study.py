@@ -15,6 +15,7 @@ from ode_core.specs.evaluation import Samples
 from ode_core.specs.gradient import GradientMode
 from ode_core.specs.methods import MethodName
 from ode_core.specs.model import ModelSpec, model_state_shape
+from ode_core.specs.regularisation import Regularisation
 from ode_core.specs.solver import SolverSpec, Steps, Tolerance
 from ode_core.specs.spec import Spec
 from ode_core.specs.stacking import is_stackable
@@ -69,6 +70,9 @@ class StudyBase(Spec):
     training: TrainingSpec = TrainingSpec()
     gradient: GradientMode = "backprop"
     start_from: StartFrom | None = Field(default=None, description="null: random weights")
+    regularisation: Regularisation | None = Field(
+        default=None, description="of every training; the seeds are then trained one by one"
+    )
 
     @model_validator(mode="after")
     def _seed_is_not_shared(self) -> Self:

@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ode_core.specs.adaptation import AdaptationSpec, check_adaptation, check_audit_batch
+from ode_core.specs.adaptation import AdaptationSpec, ceiling_steps, check_adaptation, check_audit_batch
 from ode_core.specs.dataset import DatasetSpec, UploadedSpec
 from ode_core.specs.gradient import GRADIENTS, GradientMode, check_gradient
 from ode_core.specs.methods import METHODS
 from ode_core.specs.model import ClassifierSpec, ModelSpec, expand_preset, model_state_shape
 from ode_core.specs.names import NAME_PATTERN
+from ode_core.specs.regularisation import Regularisation, check_regularisation
 from ode_core.specs.solver import SolverSpec
 from ode_core.specs.spec import Spec
 
@@ -69,6 +70,9 @@ class TrainingJobSpec(Spec):
             f"{mode}: {facts.description} (keeps {facts.memory})" for mode, facts in GRADIENTS.items()
         ),
     )
+    regularisation: Regularisation | None = Field(
+        default=None, description="keeps the steps like those of a flow: step-count jitter, a local-error penalty"
+    )
 
     @property
     def architecture(self) -> ClassifierSpec:
@@ -105,6 +109,16 @@ class TrainingJobSpec(Spec):
         if self.adaptation is not None:
             check_adaptation(self.adaptation, self.solver, self.architecture.end_time)
             check_audit_batch(self.adaptation, self.dataset.train_samples)
+        if self.regularisation is not None:
+            given = None if self.solver.adaptive else self.solver.fixed_steps(0.0, self.architecture.end_time)
+            ceiling = None if self.adaptation is None else ceiling_steps(self.adaptation, self.solver)
+            check_regularisation(
+                self.regularisation,
+                self.solver,
+                self.gradient,
+                steps=given if self.adaptation is None else None,
+                most_steps=given if ceiling is None else ceiling,
+            )
         return self
 
 

@@ -33,8 +33,10 @@ from ode_core.training.adaptation.build_rule import build_rule
 from ode_core.training.adaptation.model_probe import ModelProbe
 from ode_core.training.adaptation.running_adaptation import RunningAdaptation
 from ode_core.training.checkpoint import Checkpoint
+from ode_core.training.local_error import run_with_local_error
 from ode_core.training.optimizers import build_optimizer
 from ode_core.training.sampling import BatchSampler
+from ode_core.training.step_jitter import jittered
 
 
 class TrainingDiverged(RuntimeError):
@@ -121,6 +123,8 @@ class TrainingRun:
         self.optimizer = build_optimizer(spec.training, self.model.parameters())
         self.solver = _whole_steps(spec.solver, spec.architecture.end_time)
         self.iteration = 0
+        penalty = None if spec.regularisation is None else spec.regularisation.local_error
+        self._penalty_weight = 0.0 if penalty is None else penalty.weight
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         rule = build_rule(spec, self.solver)
         self._adaptation = None if rule is None else RunningAdaptation(rule)
@@ -146,8 +150,10 @@ class TrainingRun:
         """Do one iteration and return its metrics by name.
 
         Always ``loss``, ``train_accuracy`` (of the batch, before the update), ``gradient_norm`` and ``nfe``
-        (evaluations of the field in the forward solve, mean over the batch); ``steps`` on a fixed grid, ``tolerance``
-        where one is adapted. At a check of the adaptation ``adaptation_difference`` or, of a certified one,
+        (evaluations of the field in the forward solve, those of a penalty included, mean over the batch); ``steps`` on
+        a fixed grid, as drawn with jitter; ``tolerance`` where one is adapted. With a local-error penalty
+        ``local_error``, the relative error that is penalised, and ``local_error_penalty``, the penalty's part of
+        ``loss``. At a check of the adaptation ``adaptation_difference`` or, of a certified one,
         ``adaptation_flip_rate``, ``adaptation_flip_rate_upper`` and ``certified`` (1 or 0); ``adaptation_accepted``
         (1 or 0), ``adaptation_action`` (-1: finer, 0, 1: coarser) and ``adaptation_evaluations``, those of the
         very first step included. The check after the last iteration is among that iteration's metrics.
@@ -159,25 +165,31 @@ class TrainingRun:
         start = time.perf_counter()
         inputs, labels = self.batch()
         metrics = self._adapt(inputs, labels)
-        output = self.model.run(inputs, self.solver, gradient=self.spec.gradient, max_evaluations=self.max_evaluations)
+        solver = self._drawn_solver()
+        output, local_error = self._forward(inputs, solver)
         self.execution = output.solution.execution
         loss = cross_entropy(output.logits, labels)
+        if local_error is not None:
+            loss = loss + self._penalty_weight * local_error
         for parameter in self._parameters:
             parameter.grad = None  # as the optimiser's zero_grad does, in a twentieth of the time
         self._backward(loss)
         norm = torch.linalg.vector_norm(torch.cat([p.grad.flatten() for p in self._parameters if p.grad is not None]))
         metrics |= self._read(output, loss, norm, labels)
+        if local_error is not None:
+            squared = float(local_error.detach())
+            metrics |= {"local_error": squared**0.5, "local_error_penalty": self._penalty_weight * squared}
         diverged = self.divergence(metrics["loss"], metrics["gradient_norm"], output.solution.status)
         if diverged is not None:
             raise diverged
         self.optimizer.step()
-        metrics = self.count(metrics, time.perf_counter() - start)
+        metrics = self.count(metrics, time.perf_counter() - start, solver)
         return metrics | self._adapt(inputs, labels) if self.finished else metrics
 
-    def count(self, metrics: dict[str, float], seconds: float) -> dict[str, float]:
-        """Count an iteration that was done; return its metrics with the number of steps on a fixed grid."""
-        if not self.solver.adaptive:
-            metrics["steps"] = float(self.solver.fixed_steps(0.0, self.model.end_time, self.spec.training.precision))
+    def count(self, metrics: dict[str, float], seconds: float, solver: SolverSpec) -> dict[str, float]:
+        """Count an iteration that was done with ``solver``; return its metrics with the number of steps on a grid."""
+        if not solver.adaptive:
+            metrics["steps"] = float(solver.fixed_steps(0.0, self.model.end_time, self.spec.training.precision))
         elif self._adaptation is not None and self.solver.rtol is not None:
             metrics["tolerance"] = self.solver.rtol
         self.iteration += 1
@@ -185,6 +197,23 @@ class TrainingRun:
         self._training_steps += int(metrics.get("steps", 0))
         self._seconds += seconds
         return metrics
+
+    def _drawn_solver(self) -> SolverSpec:
+        """Return the solver of the next iteration: the one in use, or with jitter a number of steps around its own."""
+        regularisation = self.spec.regularisation
+        if regularisation is None or regularisation.step_jitter is None:
+            return self.solver
+        seed = self.spec.training.seed
+        return jittered(
+            regularisation.step_jitter, self.solver, self.model.end_time, seed=seed, iteration=self.iteration
+        )
+
+    def _forward(self, inputs: Tensor, solver: SolverSpec) -> tuple[ClassifierOutput, Tensor | None]:
+        """Return the output and, where it is penalised, the squared relative local error."""
+        if self._penalty_weight:
+            return run_with_local_error(self.model, inputs, solver, max_evaluations=self.max_evaluations)
+        gradient = self.spec.gradient
+        return self.model.run(inputs, solver, gradient=gradient, max_evaluations=self.max_evaluations), None
 
     def divergence(self, loss: float, gradient_norm: float, status: Tensor) -> TrainingDiverged | None:
         """Return why the next iteration cannot be done, or None when loss and gradient are finite.

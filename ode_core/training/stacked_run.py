@@ -194,7 +194,7 @@ class StackedTrainingRun:
         if self.diverged[number] is not None:
             return None
         metrics = dict(zip(("loss", "train_accuracy", "gradient_norm", "nfe"), row, strict=True))
-        return self.runs[number].count(metrics, seconds)
+        return self.runs[number].count(metrics, seconds, self.runs[number].solver)
 
     def _give_back(self, number: int) -> None:
         """Write one run's part of weights and optimiser state to the run itself, unless it has stopped."""

@@ -11,8 +11,8 @@ import pytest
 from api.client import Client, ProblemError
 from api.schemas.models import ModelVersionDetail
 from api.schemas.solver_choice import SolverChoiceAnswer
-from tests.api.conftest import SPHERES_JOB, Served, assert_problem, train
-from tests.api.solver_choices import store_choice
+from tests.api.conftest import SPHERES_JOB, Served, assert_problem, claim, train
+from tests.api.solver_choices import choice, store_choice
 
 VERSION = "/v1/models/spheres/versions/1"
 
@@ -50,6 +50,22 @@ def test_the_choice_of_the_latest_audit_is_read_with_the_version(served_on_both:
         ]
         assert [one["nfe"] for one in choice["front"]] == [2, 8, 12, 14.5]
         assert client.get(choice["href"]).json()["audit_job"] == latest
+
+
+def test_a_versions_chart_is_of_the_audit_that_its_choice_is_of(served: Served, client: httpx.Client) -> None:
+    version = train(served.store, SPHERES_JOB)
+    with served.store.transaction() as tx:
+        slow = tx.jobs.submit("audit", {}, model=version.model, model_version=version.version)
+    store_choice(served.store, version, "discrete")
+    attempt = claim(served.store, slow)
+    with served.store.transaction() as tx:
+        tx.solver_choices.replace_for_version(version.id, slow.id, attempt, choice())
+        tx.jobs.succeed(slow.id, attempt, {"solver_choice": choice()})
+
+    drawn = client.get(f"{VERSION}/charts/solver-choice").json()
+
+    assert chosen(client)["audit_job"] == slow.id
+    assert "the converged solution" in drawn["title"]
 
 
 def test_the_cheapest_for_an_agreement_is_chosen_and_predicts(audited: httpx.Client) -> None:

@@ -162,6 +162,31 @@ def test_going_down_removes_jobs_of_kinds_that_were_not_there_with_all_their_row
     assert owners() == {table: {kept} for table in OF_JOBS}
 
 
+def test_going_down_removes_versions_that_no_job_made_and_models_that_had_no_others(
+    empty_url: str, engine: Engine
+) -> None:
+    migrate(empty_url)
+    store = Store.connect(empty_url)
+    leave_a_job(store, "training")
+    blob = store.save_blob(b"uploaded")
+    with store.transaction() as tx:
+        tx.models.register_upload("uploaded", training_spec={}, solver={}, blob_id=blob, metadata={})
+        parent = tx.models.version("training")
+        assert parent is not None
+        tx.models.register_repair(parent, modified_field={"kind": "series"}, solver={}, metadata={})
+    store.close()
+
+    migrate(empty_url, "0004")
+
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT model, version FROM model_version")).all() == [("training", 1)]
+        assert connection.execute(text("SELECT name FROM model")).all() == [("training",)]
+    engine.dispose()  # the tables have changed
+    migrate(empty_url)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT origin FROM model_version")).all() == [("training",)]
+
+
 def test_a_database_at_head_is_accepted(empty_url: str, engine: Engine) -> None:
     migrate(empty_url)
 

@@ -1,10 +1,12 @@
 import threading
 
 import pytest
+from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError
 
 from store.errors import LeaseLost, NotFound
 from store.models import ModelVersion
+from store.tables import model_version
 from store.unit_of_work import Store, Transaction
 
 Running = tuple[str, int]
@@ -43,12 +45,12 @@ def test_a_trained_model_can_be_found_and_loaded(store: Store) -> None:
     with store.reading() as tx:
         assert tx.models.version("digits") == made
         assert tx.models.version("digits", 1) == made
-        assert tx.models.versions_of_job(made.job_id) == [made]
+        assert tx.models.versions_of_job(made.job_id or "") == [made]
         model = tx.models.get("digits")
     assert (made.version, made.solver) == (1, {"method": "euler", "steps": 2})
     assert model is not None
     assert model.latest_version == 1
-    assert store.read_blob(made.blob_id) == b"weights of " + made.job_id.encode()
+    assert store.read_blob(made.blob_id) == b"weights of " + (made.job_id or "").encode()
 
 
 def test_versions_count_up_by_name(store: Store) -> None:
@@ -68,6 +70,81 @@ def test_what_is_not_there_is_none(store: Store) -> None:
         assert tx.models.version("digits") is None
         assert tx.models.versions("digits") == []
         assert tx.models.versions_of_job("no such job") == []
+
+
+def upload(store: Store, name: str) -> ModelVersion:
+    blob_id = store.save_blob(b"weights trained elsewhere")
+    with store.transaction() as tx:
+        return tx.models.register_upload(
+            name, training_spec={"name": name}, solver={"method": "euler", "steps": 2}, blob_id=blob_id, metadata={}
+        )
+
+
+def test_uploaded_weights_are_a_version_without_a_job(store: Store) -> None:
+    train(store, "digits")
+    made = upload(store, "digits")
+
+    assert (made.version, made.origin, made.job_id, made.parent) == (2, "upload", None, None)
+    with store.reading() as tx:
+        assert tx.models.version("digits") == made
+
+
+def test_a_repair_shares_the_weights_of_its_parent_which_stay(store: Store) -> None:
+    parent = train(store, "digits")
+    with store.transaction() as tx:
+        repairs = [
+            tx.models.register_repair(
+                parent, modified_field={"kind": "iterates"}, solver={"method": "dopri5"}, metadata={"n": number}
+            )
+            for number in range(2)
+        ]
+        tx.blobs.remove_orphans()
+
+    assert [(one.version, one.origin, one.parent) for one in repairs] == [
+        (2, "repair", ("digits", 1)),
+        (3, "repair", ("digits", 1)),
+    ]
+    assert {one.blob_id for one in repairs} == {parent.blob_id}
+    assert repairs[0].training_spec == parent.training_spec
+    with store.reading() as tx:
+        assert tx.models.version("digits", 2) == repairs[0]
+        assert tx.models.versions_of_job(parent.job_id or "") == [parent]
+    assert store.read_blob(parent.blob_id).startswith(b"weights of")
+
+
+def test_a_training_that_began_with_a_version_names_it_as_its_parent(store: Store) -> None:
+    first = train(store, "digits")
+    job_id, attempt, blob_id = start(store)
+    with store.transaction() as tx:
+        tuned = tx.models.register_version(
+            "tuned", job_id, training_spec={}, solver={}, blob_id=blob_id, metadata={}, parent=("digits", 1)
+        )
+        tx.jobs.succeed(job_id, attempt, {})
+
+    assert first.parent is None
+    assert tuned.parent == ("digits", 1)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"origin": "gift"},
+        {"origin": "training"},
+        {"origin": "upload", "modified_field": {"kind": "series"}},
+        {"origin": "repair", "modified_field": {"kind": "series"}},
+        {"origin": "repair", "parent_model": "digits", "parent_version": 1},
+        {"origin": "upload", "parent_model": "digits"},
+    ],
+)
+def test_the_database_refuses_a_version_whose_origin_lacks_what_belongs_to_it(
+    store: Store, values: dict[str, object]
+) -> None:
+    made = upload(store, "digits")
+    row = {"id": "x", "model": "digits", "version": 9, "training_spec": {}, "solver": {}, "metadata": {}}
+    row |= {"blob_id": made.blob_id, "created_at": made.created_at, "run": 0}
+
+    with pytest.raises(IntegrityError), store.engine.begin() as connection:
+        connection.execute(insert(model_version).values(row | values))
 
 
 def test_a_lost_lease_registers_nothing(store: Store) -> None:

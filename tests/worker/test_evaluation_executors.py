@@ -1,5 +1,6 @@
 """Sweeps, audits and portraits of a model that a training job has just made."""
 
+import json
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +9,11 @@ import pytest
 
 import worker.executors.audit
 import worker.executors.sweep
+from api.schemas.audit import AuditResult
 from ode_core.audit.solver_choice import SolverChoice
 from ode_core.audit.sweep import TestResult, sweep
+from ode_core.datasets.load import load_dataset
+from ode_core.models.modified_classifier import with_modified_field
 from ode_core.models.predictions import predict
 from ode_core.models.weights import load_classifier
 from ode_core.specs import (
@@ -21,6 +25,7 @@ from ode_core.specs import (
     EvaluationJobSpec,
     LinearStem,
     MlpField,
+    ModifiedFieldSpec,
     PortraitJobSpec,
     SolverSpec,
     SweepJobSpec,
@@ -225,6 +230,7 @@ def mechanism_of(run: Any, accept: Any, job: ReadJob, **options: Any) -> dict[st
     assert run(job_id) is Outcome.SUCCEEDED
     result = job(job_id).result
     assert result is not None
+    AuditResult.model_validate_json(json.dumps(result), strict=True)
     return result
 
 
@@ -275,6 +281,44 @@ def test_a_discrete_model_is_looked_into_where_that_is_left_to_the_verdict(
     assert repair["options"][0]["solver"] == {"method": "euler", "steps": 2}
     assert repair["tried"][0]["spec"] == {"solver": {"method": "euler", "steps": 2}, "kind": "iterates", "terms": 4}
     assert "euler-2" in repair["recommendation"]
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"solver": SolverSpec(method="heun_euler", rtol=0.3, atol=0.3)},
+        {"solver": SolverSpec(method="dopri5", rtol=1e-3, atol=1e-3), "gradient": "adjoint"},
+        {"solver": SolverSpec(method="rk4", steps=2), "gradient": "adjoint"},
+    ],
+    ids=["tolerances", "dopri5-adjoint", "steps-adjoint"],
+)
+def test_models_trained_with_tolerances_or_the_adjoint_are_taken_apart_on_their_own_steps(
+    run: Any, submit: Any, accept: Any, job: ReadJob, training: dict[str, Any]
+) -> None:
+    spec = TrainingJobSpec(
+        name="spheres",
+        dataset=ConcentricSpheresSpec(train_samples=80, test_samples=SAMPLES),
+        model=ClassifierSpec(field=Conv1dField(channels=8)),
+        training=TrainingSpec(iterations=20, batch_size=16, learning_rate=0.03),
+        **training,
+    )
+    assert run(submit(spec)) is Outcome.SUCCEEDED
+
+    result = mechanism_of(run, accept, job, mechanism=True, epsilon=1e-6)
+
+    found = result["mechanism"]
+    assert found["samples"] == SAMPLES
+    # A float64 run over the frozen steps predicts what the training solver does, but for labels next to the boundary.
+    assert found["split"]["trained"]["accuracy"] == pytest.approx(result["train_accuracy"], abs=1 / SAMPLES)
+    assert found["split"]["reference"]["flip_rate"] == pytest.approx(result["flip_rate"], abs=1 / SAMPLES)
+    assert found["transport"]["converged"] == SAMPLES
+    field = result["repair"]["options"][1]
+    if spec.solver.adaptive:
+        assert "trained with tolerances" in field["sentence"]
+        assert result["repair"]["tried"] == []
+    else:
+        assert found["steps"] == 2
+        assert result["repair"]["tried"]
 
 
 def test_a_cancelled_audit_stops_within_the_search_for_the_mechanism(
@@ -435,3 +479,48 @@ def test_a_list_of_jobs_leaves_a_portraits_result_out(
     assert listed["training"] is not None
     assert listed["training"]["model"] == "spheres"
     assert alone.result is not None
+
+
+def test_a_repair_is_audited_swept_and_drawn_with_its_modified_field(
+    trained: TrainingJobSpec, run: Any, accept: Any, job: ReadJob, store: Store, settings: Settings
+) -> None:
+    field = ModifiedFieldSpec(solver=EULER, kind="iterates", terms=4)
+    with store.transaction() as tx:
+        parent = tx.models.version("spheres", 1)
+        assert parent is not None
+        tx.models.register_repair(
+            parent,
+            modified_field=field.model_dump(mode="json", exclude_none=True),
+            solver=DOPRI5.document(),
+            metadata={},
+        )
+    audit = accept(AuditJobSpec(model="spheres", version=2))
+    sweep = accept(SweepJobSpec(model="spheres", version=2, solvers=[RK4]))
+    drawing = accept(PortraitJobSpec(model="spheres", version=2, solver=RK4, samples=2, fan_samples=0, grid=5))
+    for each in (audit, sweep, drawing):
+        assert run(each) is Outcome.SUCCEEDED, job(each).error
+    found, swept = job(audit).result, job(sweep).result
+    assert found is not None
+    assert swept is not None
+    assert found["train_solver"] == DOPRI5.document()
+    assert found["verdict"] != "ode" or "the solver it is served with" in found["sentence"]
+    beside = found["parent"]
+    assert (beside["model"], beside["version"], beside["solver"]) == ("spheres", 1, EULER.document())
+    assert beside["accuracy"] == parent.metadata["test_accuracy"]
+    assert swept["results"][0]["nfe"] == 16 * 4 * 4  # steps, stages, and Euler steps in each
+    # Independently: the modified field's predictions and the parent's, by the model itself.
+    dataset = load_dataset(trained.dataset, settings.datasets)
+    model = load_classifier(trained.architecture, trained.dataset, store.read_blob(parent.blob_id))
+    before = predict(model, dataset.test_inputs, EULER).labels
+    after = predict(with_modified_field(model, field), dataset.test_inputs, DOPRI5).labels
+    assert beside["agreement"] == float((before == after).double().mean())
+
+
+def test_an_audit_of_a_version_with_its_own_field_has_no_parent_beside_it(
+    trained: TrainingJobSpec, run: Any, accept: Any, job: ReadJob
+) -> None:
+    accepted = accept(AuditJobSpec(model="spheres"))
+    assert run(accepted) is Outcome.SUCCEEDED
+    result = job(accepted).result
+    assert result is not None
+    assert result["parent"] is None

@@ -16,10 +16,13 @@ from ode_core.specs import (
     Conv1dField,
     Conv2dField,
     DigitsSpec,
+    LocalErrorPenalty,
     MnistSpec,
+    Regularisation,
     SolverSpec,
     StartFrom,
     StepAdaptation,
+    StepJitter,
     TrainingJobSpec,
     TrainingSpec,
 )
@@ -436,3 +439,21 @@ def test_the_budget_is_checked_again_where_the_job_runs(
     assert failure is not None
     assert failure["code"] == "budget_exceeded"
     assert "smaller model" in failure["message"]
+
+
+def test_a_drained_regularised_job_draws_the_same_steps_and_stores_its_penalty_once(
+    store: Store, worker: Worker, submit: Submit
+) -> None:
+    regularisation = Regularisation(step_jitter=StepJitter(low=0.5, high=2), local_error=LocalErrorPenalty(weight=0.1))
+    undisturbed = submit(small_job(regularisation=regularisation))
+    worker.run(undisturbed)
+    job_id = submit(small_job(name="drained", regularisation=regularisation))
+
+    assert worker.run_until(job_id, 17, worker.drain) is Outcome.RELEASED
+    assert worker.run(job_id) is Outcome.SUCCEEDED
+
+    stored = series(store, job_id)
+    assert stored == series(store, undisturbed)
+    assert {value for _, value in stored["steps"]} == {1, 2, 3, 4}
+    for name in ("local_error", "local_error_penalty"):
+        assert [step for step, _ in stored[name]] == list(range(1, ITERATIONS + 1))

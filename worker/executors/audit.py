@@ -1,15 +1,21 @@
 """Decides whether a stored model is an ODE, and finds out why not."""
 
+from importlib.metadata import version
 from typing import Any
 
 from ode_core.audit.audit import AuditReport, audit
 from ode_core.audit.diagnosis import PARTS, Diagnosis, diagnose, no_diagnosis
+from ode_core.audit.flipping_samples import FlippingSamples, flipping_samples
+from ode_core.audit.parent_agreement import parent_agreement
 from ode_core.audit.repair import Repair, repair_options
+from ode_core.audit.verdict import TRAINED_WITH
 from ode_core.specs import AuditJobSpec, StartFrom, evaluation_operations
 from store.unit_of_work import Transaction
 from worker.executors.result_rows import result_rows
 from worker.executors.stored_model import StoredModel, load_stored_model
 from worker.running_job import FinishJob, RunningJob
+
+SERVED_WITH = "the solver it is served with"
 
 
 def run_audit(running: RunningJob) -> FinishJob:
@@ -34,9 +40,12 @@ def run_audit(running: RunningJob) -> FinishJob:
         epsilon=spec.epsilon,
         on_progress=progress.of_audit,
         max_evaluations=running.settings.budget.evaluations_per_solve,
+        role=TRAINED_WITH if tested.parent is None else SERVED_WITH,
     )
+    agreement = _agreement(running, tested, report)
     diagnosis = _diagnosis(spec, tested, report, progress)
     repair = _repair(running, tested, report, diagnosis)
+    flipping = _flipping(tested, report, diagnosis)
 
     def finish(tx: Transaction) -> dict[str, Any]:
         tx.results.replace_for_job(job.id, attempt, result_rows(tested, report.ladder))
@@ -47,20 +56,63 @@ def run_audit(running: RunningJob) -> FinishJob:
             "train_solver": tested.solver.document(),
             **report.to_json(),
             **diagnosis.to_json(),
+            "parent": agreement,
             "repair": None if repair is None else repair.to_json(),
+            "flipping_samples": flipping.to_json(),
+            "measured": _measured(tested),
         }
 
     return finish
+
+
+def _flipping(tested: StoredModel, report: AuditReport, diagnosis: Diagnosis) -> FlippingSamples:
+    return flipping_samples(
+        report,
+        tested.inputs,
+        tested.labels,
+        input_scale=tested.model.input_scale,
+        turning_times={} if diagnosis.mechanism is None else diagnosis.mechanism.turning_time_by_sample,
+    )
+
+
+def _measured(tested: StoredModel) -> dict[str, Any]:
+    return {
+        "dataset": tested.spec.dataset.model_dump(mode="json"),
+        "classes": tested.spec.dataset.classes,
+        "device": tested.model.device.type,
+        "precision": tested.spec.training.precision,
+        "versions": {name: version(name) for name in ("odeness", "torch")},
+    }
+
+
+def _agreement(running: RunningJob, tested: StoredModel, report: AuditReport) -> dict[str, Any] | None:
+    """Return a repair's agreement with the version it was made from; None for other versions."""
+    parent = tested.parent
+    if parent is None:
+        return None
+    found = parent_agreement(
+        parent.model,
+        tested.inputs,
+        tested.labels,
+        parent.solver,
+        report.trained,
+        report.reference.predictions,
+        on_batch=lambda left: running.check(),
+        max_evaluations=running.settings.budget.evaluations_per_solve,
+    )
+    return {"model": parent.version.model, "version": parent.version.version, **found.to_json()}
 
 
 def _repair(running: RunningJob, tested: StoredModel, report: AuditReport, diagnosis: Diagnosis) -> Repair | None:
     looked_into = report.verdict == "discrete" or diagnosis.mechanism is not None
     if report.verdict == "ode" or not looked_into:
         return None
+    # What can be done with a repair that is no ODE, can be done with the version it was made from.
+    version = tested.version if tested.parent is None else tested.parent.version
     return repair_options(
         tested.spec,
-        StartFrom(model=tested.version.model, version=tested.version.version),
-        tested.solver,
+        StartFrom(model=version.model, version=version.version),
+        tested.solver if tested.parent is None else tested.parent.solver,
         report.epsilon,
         diagnosis.samples,
         diagnosis.rescues,

@@ -21,7 +21,7 @@ def run_portrait(running: RunningJob) -> FinishJob:
     budget = running.settings.budget
     solver, finer = portrait_solvers(spec, seen.spec, seen.solver)
     for part, each in (("solver", solver), ("finer", finer)):
-        check_portrait_budget(spec, part, each, seen.model.end_time, budget)
+        check_portrait_budget(spec, part, each, seen.model.end_time, budget, each=seen.model.evaluations_in_field)
     document = portrait(
         seen.model,
         seen.inputs,

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ode_core.models.classifier import Classifier
+from ode_core.models.modified_classifier import with_modified_field
 from ode_core.models.weights import load_classifier
-from ode_core.specs import SolverSpec, StartFrom, TrainingJobSpec
+from ode_core.specs import ModifiedFieldSpec, SolverSpec, StartFrom, TrainingJobSpec
 from store.models import ModelVersion
 from store.unit_of_work import Store
 from worker.executors.job_data import load_job_data
@@ -16,14 +17,28 @@ from worker.torch_runtime import choose_device
 
 
 @dataclass(frozen=True)
+class Parent:
+    """The version that a repaired one was made from, with its model; both have the same weights."""
+
+    version: ModelVersion
+    model: Classifier
+
+    @property
+    def solver(self) -> SolverSpec:
+        """What it was trained with."""
+        return SolverSpec.model_validate(self.version.solver)
+
+
+@dataclass(frozen=True)
 class StoredModel:
     """A model version, loaded, with the test split it is judged on.
 
     Attributes:
         version: the version's row.
-        spec: the training job that made it.
-        solver: what it was trained with at the end.
+        spec: the training job that made it, or what an upload declared.
+        solver: what it was trained with at the end; of a repair, what it is served with.
         model: on its device.
+        parent: of a repair, the model without the modified field and the version it is; None for others.
         inputs: ``(samples, *sample_shape)``, on the CPU: batches move as they are needed.
         labels: ``(samples,)``, on the CPU.
     """
@@ -34,6 +49,7 @@ class StoredModel:
     model: Classifier
     inputs: Tensor
     labels: Tensor
+    parent: Parent | None = None
 
 
 def load_stored_model(running: RunningJob, samples: int | None) -> StoredModel:
@@ -49,6 +65,10 @@ def load_stored_model(running: RunningJob, samples: int | None) -> StoredModel:
     device = choose_device(running.settings.device)
     weights = running.keep_trying(lambda: running.store.read_blob(version.blob_id))
     model = load_classifier(spec.architecture, spec.dataset, weights, device=device)
+    parent = None
+    if version.modified_field is not None:
+        parent = Parent(_require_version(running, version.parent_model, version.parent_version), model)
+        model = with_modified_field(model, ModifiedFieldSpec.model_validate(version.modified_field))
     dataset = load_job_data(running, spec.dataset)
     return StoredModel(
         version=version,
@@ -57,6 +77,7 @@ def load_stored_model(running: RunningJob, samples: int | None) -> StoredModel:
         model=model,
         inputs=dataset.test_inputs[:samples],
         labels=dataset.test_labels[:samples],
+        parent=parent,
     )
 
 
@@ -68,6 +89,12 @@ def read_start_weights(running: RunningJob, start: StartFrom) -> bytes:
     """
     version = _require_version(running, start.model, start.version)
     return running.keep_trying(lambda: running.store.read_blob(version.blob_id))
+
+
+def start_version(spec: TrainingJobSpec) -> tuple[str, int] | None:
+    """Return model and version whose weights a training began with, or None; an accepted job names the version."""
+    start = spec.start_from
+    return None if start is None or start.version is None else (start.model, start.version)
 
 
 def _require_version(running: RunningJob, model: str | None, number: int | None) -> ModelVersion:

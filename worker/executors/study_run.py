@@ -18,7 +18,7 @@ from store.jobs import Job
 from store.unit_of_work import Transaction
 from worker.executors.job_data import load_job_data
 from worker.executors.result_rows import rows_of_version
-from worker.executors.stored_model import read_start_weights
+from worker.executors.stored_model import read_start_weights, start_version
 from worker.executors.training import Iterations, Pace, iterate, resume
 from worker.failures import EverySeedDiverged
 from worker.running_job import FinishJob, RunningJob
@@ -236,6 +236,7 @@ def _finish(
                 blob_id=one.blob_id,
                 metadata={**one.model.metadata, "seed": one.seed, "study": job.study_id, "label": spec.label},
                 run=spec.seeds.index(one.seed),
+                parent=start_version(training),
             )
             rows = rows_of_version(
                 name, version.version, training, one.model.solver, one.results, study_id=job.study_id, seed=one.seed

@@ -22,7 +22,9 @@ def run_sweep(running: RunningJob) -> FinishJob:
     spec = SweepJobSpec.model_validate(running.job.spec)
     tested = load_stored_model(running, spec.samples)
     budget = running.settings.budget
-    check_sweep_budget(spec, tested.model.end_time, budget, math.prod(tested.model.state_shape))
+    check_sweep_budget(
+        spec, tested.model.end_time, budget, math.prod(tested.model.state_shape), each=tested.model.evaluations_in_field
+    )
     job, attempt = running.job, running.attempt
     results: list[TestResult] = []
 

@@ -11,7 +11,7 @@ from ode_core.training.checkpoint import Checkpoint
 from ode_core.training.run import TrainedModel, TrainingRun
 from store.unit_of_work import Transaction
 from worker.executors.job_data import load_job_data
-from worker.executors.stored_model import read_start_weights
+from worker.executors.stored_model import read_start_weights, start_version
 from worker.lease import WorkerDraining
 from worker.running_job import FinishJob, RunningJob
 from worker.torch_runtime import choose_device
@@ -213,6 +213,7 @@ def _finish(running: RunningJob, spec: TrainingJobSpec, model: TrainedModel) -> 
             solver=solver,
             blob_id=blob_id,
             metadata=model.metadata,
+            parent=start_version(spec),
         )
         return {
             "model": spec.name,

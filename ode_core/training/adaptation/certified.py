@@ -45,12 +45,14 @@ class CertifiedRule:
         self._spec, self._ladder, self._iterations = spec, ladder, iterations
 
     def due(self, iteration: int) -> bool:
-        """Return whether to check: every interval, and after the last iteration.
+        """Return whether to check: every interval from the beginning of the checks, and after the last iteration.
 
         The check after the last iteration is that iteration's; another one before it would be of its number, too.
         """
-        at_end = iteration == self._iterations
-        return at_end or (iteration % self._spec.interval == 0 and iteration < self._iterations - 1)
+        if iteration == self._iterations:
+            return True
+        begun = iteration >= self._spec.begin_fraction * self._iterations
+        return begun and iteration % self._spec.interval == 0 and iteration < self._iterations - 1
 
     def check(self, iteration: int, probe: Probe) -> Decision:
         """Compare the predictions with the converged ones; refine, coarsen or stay, and certify or not."""

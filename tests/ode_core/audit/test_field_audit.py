@@ -225,3 +225,84 @@ def test_a_stem_of_integers_keeps_them() -> None:
     )
 
     assert found.model.state_shape == (2,)
+
+
+class Shifted(nn.Module):
+    """A stem or head that begins with a change in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return first_coordinate(x.sub_(0.25))
+
+
+def test_what_stem_and_head_change_in_place_is_theirs_alone() -> None:
+    # One solve after another would else begin where the last one left the inputs, one reading of a state likewise.
+    loader = labelled(2.0, samples=60)
+    points = loader[0][0].clone()
+
+    def audited(stem: Any, head: Any, whole: Any = None) -> dict[str, Any]:
+        solver = {"method": "euler", "steps": 4}
+        told = audit_field(
+            Rotation(2.0), loader, solver=solver, stem=stem, head=head, whole=whole, mechanism=True
+        ).to_json()
+        return {key: told[key] for key in ("verdict", "flip_rate", "train_accuracy", "mechanism")}
+
+    found = audited(lambda x: x.sub_(0.25), Shifted())
+
+    assert found == audited(lambda x: x - 0.25, lambda z: first_coordinate(z - 0.25))
+    assert torch.equal(loader[0][0], points)
+
+
+def test_a_whole_model_that_changes_its_inputs_in_place_leaves_those_of_the_audit() -> None:
+    loader = labelled(2.0, samples=60)
+    solver = {"method": "euler", "steps": 4}
+
+    def whole(x: Tensor) -> Tensor:
+        end = x.clone()
+        for _ in range(4):
+            end = end + torch.stack([-end[:, 1], end[:, 0]], dim=1) / 2
+        x.zero_()
+        return first_coordinate(end)
+
+    one, other = (
+        audit_field(Rotation(2.0), loader, solver=solver, head=first_coordinate, whole=given, mechanism=False)
+        for given in (None, whole)
+    )
+    assert one.report.train_accuracy == other.report.train_accuracy
+
+
+def test_a_whole_that_is_no_module_is_called_with_its_parts_in_evaluation_mode() -> None:
+    head = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.9)).double().train()
+    field, kept = Rotation(0.1), head[0].running_mean
+
+    def whole(x: Tensor) -> Tensor:
+        end: Tensor = head(x + field(torch.tensor(0.0), x))
+        return end
+
+    found = audit_field(
+        field, labelled(0.1, 40), solver={"method": "euler", "steps": 1}, head=head, whole=whole, mechanism=False
+    )
+
+    assert found.report.samples == 40
+    assert isinstance(kept, Tensor)
+    assert torch.equal(kept, torch.zeros_like(kept))
+    assert all(part.training for part in head.modules())
+
+
+@pytest.mark.parametrize(
+    ("solver", "head"),
+    [
+        ({"method": "dopri5", "rtol": 1e-2, "atol": 1e-2}, first_coordinate),
+        ({"method": "euler", "steps": 8}, lambda z: 1 / (z[:, :2] - z[:1, :2]) if len(z) == 100 else z),
+    ],
+    ids=["a loose tolerance", "an infinite logit"],
+)
+def test_a_whole_model_that_is_another_is_refused_whatever_the_logits(solver: Any, head: Any) -> None:
+    with pytest.raises(NotAuditable, match="whole and the parts"):
+        audit_field(
+            Rotation(0.1),
+            labelled(0.1, 100),
+            solver=solver,
+            head=head,
+            whole=lambda x: 0.6 * first_coordinate(x),
+            mechanism=False,
+        )

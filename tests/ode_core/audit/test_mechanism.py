@@ -105,6 +105,37 @@ def test_a_solver_whose_steps_are_no_explicit_maps_is_refused() -> None:
             find_mechanism(model, inputs, labels, SolverSpec(method=method, steps=4), labels)
 
 
+@pytest.mark.parametrize("end_time", [0.3, 2.1])  # no float32 is either
+@pytest.mark.parametrize(
+    "solver",
+    [
+        SolverSpec(method="euler", step_size=0.25, grid="truncate"),
+        SolverSpec(method="euler", steps=3),
+        SolverSpec(method="dopri5", rtol=1e-2, atol=1e-2),
+    ],
+    ids=lambda solver: solver.label,
+)
+def test_an_interval_may_end_anywhere(solver: SolverSpec, end_time: float) -> None:
+    model, inputs = rotation(2.0), circle(40)
+    model.end_time = end_time
+    labels = torch.zeros(40, dtype=torch.int64)
+
+    found = find_mechanism(model, inputs, labels, solver, labels)
+
+    assert len(found.samples) == 40
+    assert found.transport is not None
+    angle = torch.tensor(2.0 * end_time).double()
+    turn = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
+    torch.testing.assert_close(found.transport.ends[0], inputs.double() @ turn.T, rtol=0, atol=1e-3)
+
+
+def test_a_solve_without_one_accepted_step_is_told() -> None:
+    model = classifier_around(LinearField([[math.nan, 0.0], [0.0, 0.0]]))
+    labels = torch.zeros(8, dtype=torch.int64)
+    with pytest.raises(ValueError, match="no sample's training solve succeeds"):
+        find_mechanism(model, circle(8), labels, SolverSpec(method="dopri5", rtol=1e-2, atol=1e-2), labels)
+
+
 class Ripples(nn.Module):
     """``x' = 1``, ``y' = sin(20 pi x)^2``: at rest wherever x is a multiple of 1/20, and fast in between."""
 

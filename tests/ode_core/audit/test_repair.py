@@ -10,10 +10,14 @@ from ode_core.specs import (
     CertifiedAdaptation,
     ClassifierSpec,
     ConcentricSpheresSpec,
+    GradientMode,
+    LocalErrorPenalty,
     MlpField,
     ModifiedFieldSpec,
+    Regularisation,
     SolverSpec,
     StartFrom,
+    StepJitter,
     TrainingJobSpec,
     TrainingSpec,
     check_start,
@@ -143,3 +147,63 @@ def test_modified_fields_are_tried_for_equal_explicit_steps(solver: SolverSpec, 
     fields, reason = modified_fields(solver, size)
     assert [field.kind for field in fields] == kinds
     assert (reason is None) == bool(kinds)
+
+
+def test_every_option_that_is_offered_says_with_which_request_to_take_it() -> None:
+    pin, field, tune, anew = (option["request"] for option in repaired(TRIAL).to_json()["options"])
+    assert pin == {
+        "method": "POST",
+        "path": "/v1/models/rings/versions/3/predict",
+        "body": {"solver": EULER.document()},
+    }
+    assert field == {
+        "method": "POST",
+        "path": "/v1/models/rings/versions",
+        "body": {
+            "from_version": 3,
+            "modified_field": {"solver": {"method": "euler", "steps": 16}, "kind": "iterates"},
+        },
+    }
+    assert [(one["method"], one["path"]) for one in (tune, anew)] == [("POST", "/v1/training-jobs")] * 2
+    assert "POST /v1/models/rings/versions" in repaired(TRIAL).recommendation
+    assert "POST /v1/training-jobs" in repaired(FAILED).recommendation
+    assert repaired(FAILED).to_json()["options"][1]["request"] is None
+
+
+def test_fine_tuning_euler_begins_with_a_penalty_and_without_checks_and_training_anew_does_not() -> None:
+    fine_tune, retrain = repaired(FAILED).options[2:]
+    assert fine_tune.training_job is not None
+    assert retrain.training_job is not None
+    assert fine_tune.training_job.regularisation == Regularisation(local_error=LocalErrorPenalty(weight=1))
+    assert isinstance(fine_tune.training_job.adaptation, CertifiedAdaptation)
+    assert fine_tune.training_job.adaptation.begin_fraction == 0.5
+    assert "penalty" in fine_tune.sentence
+    assert retrain.training_job.regularisation is None
+    assert isinstance(retrain.training_job.adaptation, CertifiedAdaptation)
+    assert retrain.training_job.adaptation.begin_fraction == 0
+    assert "penalty" not in retrain.sentence
+
+
+@pytest.mark.parametrize(
+    ("solver", "gradient"),
+    [
+        (SolverSpec(method="rk4", steps=4), "backprop"),
+        (SolverSpec(method="dopri5", rtol=1e-3, atol=1e-3), "backprop"),
+        (EULER, "checkpoint"),
+    ],
+)
+def test_fine_tuning_with_what_the_penalty_was_not_tried_with_has_the_certified_rule_alone(
+    solver: SolverSpec, gradient: GradientMode
+) -> None:
+    fine_tune = repaired(FAILED, trained=TRAINED.model_copy(update={"gradient": gradient}), solver=solver).options[2]
+    assert fine_tune.training_job is not None
+    assert fine_tune.training_job.regularisation is None
+    assert isinstance(fine_tune.training_job.adaptation, CertifiedAdaptation)
+    assert fine_tune.training_job.adaptation.begin_fraction == 0
+
+
+def test_training_anew_keeps_the_regularisation_of_the_training() -> None:
+    jitter = Regularisation(step_jitter=StepJitter(low=0.5, high=2))
+    retrain = repaired(FAILED, trained=TRAINED.model_copy(update={"regularisation": jitter})).options[3]
+    assert retrain.training_job is not None
+    assert retrain.training_job.regularisation == jitter

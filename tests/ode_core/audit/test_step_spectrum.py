@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import expm
 from torch import Tensor, nn
 
 from ode_core.audit.arnoldi import left_end
@@ -167,3 +168,26 @@ def test_full_jacobians_and_arnoldi_agree_on_images_wherever_arnoldi_decides() -
     assert 0 < dense.flagged_share < 1
     assert arnoldi.undecided_share == 0
     assert torch.equal(dense.flagged, arnoldi.flagged)
+
+
+def test_a_step_that_turns_the_plane_by_half_is_flagged_without_a_certificate() -> None:
+    # -2 I = exp([[log 2, -pi], [pi, log 2]]) is the map of a flow: the exception that docs/audit.md names.
+    angle = np.array([[np.log(2), -np.pi], [np.pi, np.log(2)]])
+    np.testing.assert_allclose(expm(angle), -2 * np.eye(2), atol=1e-14)
+
+    found = spectrum_of_one_step(diagonal(-3.0, -3.0), "euler")
+
+    assert found.flagged.all()
+    assert not found.certified.any()
+
+
+def test_arnoldi_that_did_not_converge_says_that_it_does_not_know() -> None:
+    # A small negative eigenvalue beside many small positive ones: 20 directions cannot tell.
+    values = torch.cat([torch.tensor([-1e-3], dtype=torch.float64), torch.logspace(-3, 0, 399, dtype=torch.float64)])
+    start = torch.randn(20, 400, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+
+    found = left_end(lambda v, who: v * values, start, directions=20)
+
+    assert not found.negative.any()
+    assert not found.decided.any()
+    assert (found.products == 20).all()

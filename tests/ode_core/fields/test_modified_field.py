@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from scipy.linalg import logm
 from torch import Tensor, nn
 
-from ode_core.audit.flow_map import flow
+from ode_core.audit.exact_flow import flow
 from ode_core.fields.modified_field import ModifiedFlow, euler_three_terms, euler_two_terms
 from ode_core.models.classifier import build_classifier
 from ode_core.models.modified_classifier import with_modified_field
@@ -108,7 +108,7 @@ def test_the_exact_flow_of_the_modified_field_follows_the_coarse_solver(  # type
         fine = solve(repaired, z0, SolverSpec(method="dopri8", rtol=1e-9, atol=1e-9), compilation="never").final
         errors.append(float((fine - coarse).abs().max()))
         assert errors[-1] < 0.5 * float(
-            (flow(field, z0, *torch.tensor([[0.0] * 2, [1.0] * 2])).states - coarse).abs().max()
+            (flow(field, z0, *torch.tensor([[0.0] * 2, [1.0] * 2])).ends - coarse).abs().max()
         )
     assert -slope(errors, [float(n) for n in counts]) == pytest.approx(order, abs=0.6)
 
@@ -194,3 +194,28 @@ def test_two_terms_of_the_scalar_equation_are_those_by_hand() -> None:
 def test_a_modified_field_that_does_not_exist_is_refused_with_the_remedy(settings: object, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ModifiedFieldSpec.model_validate(settings)
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "settings"),
+    [
+        ("euler", "series", {"terms": 2}),
+        ("euler", "series", {"terms": 3}),
+        ("euler", "iterates", {"terms": 4}),
+        ("rk4", "iterates", {"terms": 3}),
+        ("euler", "local_error", {"substeps": 3}),
+        ("rk4", "local_error", {"substeps": 2}),
+    ],
+)
+def test_a_spec_knows_how_often_its_field_calls_the_models(
+    method: MethodName, kind: str, settings: dict[str, int]
+) -> None:
+    calls = [0]
+
+    def counted(t: Tensor, z: Tensor) -> Tensor:
+        calls[0] += 1
+        return linear(t, z)
+
+    flow = modified(method, kind, 0.1, counted, **settings)
+    flow(torch.zeros((), dtype=torch.float64), torch.ones(1, 3, dtype=torch.float64))
+    assert calls[0] == flow.spec.evaluations

@@ -262,3 +262,61 @@ def test_the_multiplications_of_a_field_are_counted() -> None:
 
     assert dense.operations(INPUTS) == 2 * 8 + 8 * 2
     assert image.operations(torch.randn(3, 2, 5, 5)) == 5 * 5 * 2 * 2 * 3 * 3
+
+
+@pytest.mark.parametrize("where", ["stem", "head"])
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        (lambda x: nn.functional.dropout(x, 0.5), "another value the second time"),
+        (lambda x: x.softmax(dim=0), "alone than in a batch"),
+        (lambda x: nn.functional.batch_norm(x, None, None, training=True), "given one sample alone, cannot"),
+    ],
+    ids=["random numbers", "a softmax over the batch", "the batch's statistics"],
+)
+def test_a_stem_or_head_that_is_no_function_of_a_sample_is_refused(where: str, part: Any, words: str) -> None:
+    with pytest.raises(NotAuditable, match=f"the {where}.*{words}"):
+        foreign_classifier(lambda t, z: -z, INPUTS, **{where: part})
+
+
+def test_a_field_that_fails_for_one_sample_alone_says_so() -> None:
+    with pytest.raises(NotAuditable, match="the field, given one sample alone, cannot be evaluated: IndexError"):
+        foreign_classifier(lambda t, z: -z.squeeze()[:, [1, 0]], INPUTS)
+
+
+@pytest.mark.parametrize(
+    ("field", "times"), [(lambda t, z: float(t) * z, "grouped"), (lambda t, z: t.flatten()[0] * z, "mapped")]
+)
+def test_how_a_field_takes_times_is_seen_on_a_single_sample_too(field: Any, times: str) -> None:
+    # Solves of one sample are stacked over steps, each with a time of its own.
+    assert foreign_classifier(field, INPUTS[:1]).field.times == times
+
+
+def test_a_signature_that_is_none_is_refused_and_not_taken_for_another() -> None:
+    with pytest.raises(NotAuditable, match="'t,z'"):
+        foreign_classifier(lambda t, z: t * z, INPUTS, signature="t,z")  # type: ignore[arg-type]
+
+
+class InBfloat16(nn.Module):
+    """A linear map in what autocast makes of float32; float64 it leaves as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, z: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.linear(z).to(z.dtype)
+
+
+@pytest.mark.parametrize("part", ["stem", "field", "head"])
+def test_a_part_that_computes_in_less_than_its_weights_is_refused(part: str) -> None:
+    parts: dict[str, Any] = {"field": nn.Linear(2, 2), part: InBfloat16()}
+    with pytest.raises(NotAuditable, match=f"the {part} computes .* in torch.bfloat16 though the weights"):
+        foreign_classifier(parts.pop("field"), INPUTS, **parts)
+
+
+def test_a_field_that_runs_in_float64_alone_is_refused_with_what_to_change() -> None:
+    field = Function(lambda own, t, z: z.double() @ torch.diag(own.weight))
+    with pytest.raises(NotAuditable, match=r"cannot compute in torch.float32.*leave out"):
+        foreign_classifier(field, INPUTS)

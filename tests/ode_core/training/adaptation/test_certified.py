@@ -263,3 +263,17 @@ def test_whatever_is_seen_the_steps_stay_in_their_bounds_and_never_climb_in_the_
             assert proof.flips == decision.flips or decision.accepted
         if decision.action == 1:
             assert upper <= 0.0075
+
+
+@pytest.mark.parametrize(
+    ("begin_fraction", "due"),
+    [(0.0, [0, 50, 100, 150, 200]), (0.5, [100, 150, 200]), (0.6, [150, 200]), (0.9, [200])],
+)
+def test_the_checks_begin_after_the_first_part(begin_fraction: float, due: list[int]) -> None:
+    rule = rule_at(4, iterations=200, begin_fraction=begin_fraction)
+    assert [iteration for iteration in range(201) if rule.due(iteration)] == due
+
+
+def test_a_first_part_that_reaches_into_the_last_is_refused() -> None:
+    with pytest.raises(ValueError, match="lower one of them"):
+        CertifiedAdaptation(begin_fraction=0.8, certify_fraction=0.3)

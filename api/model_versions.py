@@ -1,0 +1,236 @@
+"""Model versions that no job makes: repairs of others, and weights that were uploaded."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from pydantic import ValidationError
+
+from api.budget_problems import within_budget
+from api.idempotency_problems import conflicting_key
+from api.identifiers import find_version
+from api.problems import Problem, invalid
+from api.schemas.models import ModelVersionAnswer
+from api.services import Services
+from api.uploaded_datasets import fill_in_dataset
+from api.validation_messages import invalid_fields
+from ode_core.datasets.files import DatasetUnavailable, check_dataset_files
+from ode_core.specs import (
+    REPAIRED_SOLVER,
+    RepairSpec,
+    SolverSpec,
+    TrainingJobSpec,
+    check_model_budget,
+    check_repair,
+)
+from ode_core.specs.solver import Precision
+from ode_core.specs.weights_file import (
+    LENGTH_BYTES,
+    MOST_HEADER_BYTES,
+    WeightsHeader,
+    WeightsRefused,
+    read_header,
+    weight_shapes,
+)
+from store.errors import IdempotencyConflict
+from store.models import ModelVersion
+from store.unit_of_work import Transaction
+
+CREATED: dict[int | str, dict[str, Any]] = {
+    201: {
+        "description": "The version is stored",
+        "headers": {
+            "Location": {"description": "the version", "schema": {"type": "string"}},
+            "Idempotency-Replayed": {
+                "description": "`true`: the answer to an earlier request with this key",
+                "schema": {"type": "string"},
+            },
+        },
+    }
+}
+
+
+@dataclass(frozen=True)
+class MadeVersion:
+    """The body of the answer, and whether it is an earlier request's."""
+
+    body: dict[str, Any]
+    replayed: bool
+
+
+def headers_of(made: MadeVersion) -> dict[str, str]:
+    """Return the headers of the answer."""
+    headers = {"Location": str(made.body["links"]["self"])}
+    return headers | {"Idempotency-Replayed": "true"} if made.replayed else headers
+
+
+def store_repair(services: Services, name: str, repair: RepairSpec, key: str | None) -> MadeVersion:
+    """Store a version of the model ``name`` with a modified field in the place of another version's field.
+
+    Raises:
+        Problem: there is no such version, or it has no such modified field.
+    """
+
+    def store(tx: Transaction) -> ModelVersion:
+        parent = find_version(tx, name, repair.from_version)
+        _check_parent(parent, repair)
+        field = repair.modified_field
+        return tx.models.register_repair(
+            parent,
+            modified_field=field.model_dump(mode="json", exclude_none=True),
+            solver=REPAIRED_SOLVER.document(),
+            metadata={"modified_field": field.label, "evaluations_in_field": field.evaluations},
+        )
+
+    return store_version(services, ["repair", name, repair.model_dump(mode="json")], key, store)
+
+
+def _check_parent(parent: ModelVersion, repair: RepairSpec) -> None:
+    if parent.origin == "repair":
+        raise invalid(
+            "from_version",
+            f"{parent.model} version {parent.version} is itself a repair: give the version it was made from, "
+            f"{parent.parent_version}",
+        )
+    end_time = TrainingJobSpec.model_validate(parent.training_spec).architecture.end_time
+    try:
+        check_repair(repair.modified_field, SolverSpec.model_validate(parent.solver), end_time)
+    except ValueError as error:
+        raise invalid("modified_field.solver", str(error)) from error
+
+
+def store_version(
+    services: Services, request: Any, key: str | None, store: Callable[[Transaction], ModelVersion]
+) -> MadeVersion:
+    """Store a version in one transaction; with an idempotency key, once for the same ``request``.
+
+    Raises:
+        Problem: ``store`` refused, or the key belongs to another request.
+    """
+    fingerprint = hashlib.sha256(orjson.dumps(request, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    try:
+        with services.store.transaction() as tx:
+            if key is not None:
+                earlier = tx.idempotency.begin(key, fingerprint)
+                if earlier is not None:
+                    return MadeVersion(earlier.body, replayed=True)
+            body = ModelVersionAnswer.of(store(tx)).model_dump(mode="json")
+            if key is not None:
+                tx.idempotency.finish(key, fingerprint, status=201, body=body)
+    except IdempotencyConflict as conflict:
+        raise conflicting_key(conflict) from conflict
+    return MadeVersion(body, replayed=False)
+
+
+@dataclass(frozen=True)
+class UploadDeclaration:
+    """What goes with uploaded weights: the parts of a request, as JSON texts."""
+
+    name: str
+    model: str
+    dataset: str
+    solver: str
+    precision: Precision | None
+
+
+def declared_training(services: Services, declaration: UploadDeclaration) -> TrainingJobSpec:
+    """Return what was declared as a training, whose other settings are defaults that a further one would begin with.
+
+    Raises:
+        Problem: the parts do not fit together, or are more than the budget allows.
+    """
+    document: dict[str, Any] = {"name": declaration.name}
+    for part in ("model", "dataset", "solver"):
+        try:
+            document[part] = json.loads(getattr(declaration, part))
+        except (ValueError, RecursionError):
+            raise invalid(part, f"{part} must be JSON, as in a training job, for example {_EXAMPLES[part]}") from None
+    if declaration.precision is not None:
+        document["training"] = {"precision": declaration.precision}
+    try:
+        spec = TrainingJobSpec.model_validate(document)
+    except ValidationError as error:
+        errors = [dict(one) | {"loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
+        raise invalid_fields(errors, document) from error
+    with services.store.reading() as tx:
+        spec = fill_in_dataset(tx, spec)
+    try:
+        check_dataset_files(spec.dataset, services.settings.datasets)
+    except DatasetUnavailable as error:
+        raise Problem(409, "dataset_unavailable", str(error)) from error
+    with within_budget():
+        check_model_budget(spec, services.settings.budget)
+    return spec
+
+
+def store_upload(
+    services: Services, source: Path, checksum: str, spec: TrainingJobSpec, precision: Precision | None, key: str | None
+) -> MadeVersion:
+    """Store a file of weights as the next version of a model.
+
+    Args:
+        services: of the application.
+        source: the file.
+        checksum: its SHA-256.
+        spec: what was declared.
+        precision: what was declared of it; None: the file's.
+        key: of a request that may be repeated.
+
+    Raises:
+        Problem: the file holds other weights than declared, or values that are no numbers.
+    """
+    size = source.stat().st_size
+    shape, classes = spec.dataset.input_shape, spec.dataset.classes
+    try:
+        with source.open("rb") as file:
+            start = file.read(LENGTH_BYTES + MOST_HEADER_BYTES)
+        header = read_header(start, size, weight_shapes(spec.architecture, shape, classes))
+        if precision not in (None, header.precision):
+            raise WeightsRefused(f"the weights are {header.precision}, precision is {precision}: leave it out")
+        _require_finite(source, header)
+    except WeightsRefused as error:
+        raise invalid("body", str(error), code="invalid_file") from error
+    document = spec.model_dump(mode="json")
+    document["training"]["precision"] = header.precision
+    try:
+        spec = TrainingJobSpec.model_validate(document)  # float64 does not go with everything
+    except ValidationError as error:
+        raise invalid("body", str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from error
+    blob_id = services.store.save_file(source)
+
+    def store(tx: Transaction) -> ModelVersion:
+        return tx.models.register_upload(
+            spec.name,
+            training_spec=spec.document(),
+            solver=spec.solver.document(),
+            blob_id=blob_id,
+            metadata={"bytes": size, "sha256": checksum, "tensors": len(header.places)},
+        )
+
+    made = store_version(services, ["weights", document, checksum], key, store)
+    if made.replayed:
+        with services.store.transaction() as tx:
+            tx.blobs.remove([blob_id])
+    return made
+
+
+def _require_finite(source: Path, header: WeightsHeader) -> None:
+    """Raise ``WeightsRefused`` where a weight is NaN or infinite; the file is mapped, not read into memory."""
+    kind = "<f4" if header.precision == "float32" else "<f8"
+    for name, (begin, stop) in header.places.items():
+        count = (stop - begin) // np.dtype(kind).itemsize
+        values = np.memmap(source, dtype=kind, mode="r", offset=header.begin + begin, shape=(count,))
+        if not np.isfinite(values).all():
+            raise WeightsRefused(f"{name} has values that are not finite: a model cannot compute with them")
+
+
+_EXAMPLES = {
+    "model": '{"kind": "preset", "name": "sphere2"}',
+    "dataset": '{"kind": "concentric_spheres"}',
+    "solver": '{"method": "euler", "steps": 16}',
+}
