@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PEERS  := .venv-peers
+# Processes of `make test`: each takes about 1 GB of memory, and a database of its own where one Redis server is shared.
+TEST_PROCESSES ?= 2
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -34,8 +36,8 @@ demo: setup ## train, test, judge and serve two models on real data (about 2 min
 serve: setup ## start the service on http://127.0.0.1:8000 with an embedded database and broker
 	$(BIN)/odeness serve
 
-test: setup-dev ## run the tests (under 10 minutes; PostgreSQL and Redis come along)
-	$(BIN)/python -m pytest
+test: setup-dev ## run the tests in 2 processes (under 10 minutes; PostgreSQL and Redis come along)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-slow: setup-dev ## run the tests that train for minutes
 	$(BIN)/python -m pytest -m slow --timeout 1800

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import hypothesis
 import pytest
@@ -252,7 +253,7 @@ def store(database_url: str) -> Iterator[Store]:
 def _redis_server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     given = os.environ.get("ODENESS_TEST_REDIS_URL")
     if given:
-        yield given
+        yield redis_url_of_worker(given, os.environ.get("PYTEST_XDIST_WORKER", "gw0"))
         return
     program = _redis_program()
     folder = Path(tempfile.mkdtemp(prefix="odeness-redis-"))
@@ -280,6 +281,29 @@ def _redis_server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def redis_url_of_worker(url: str, worker: str) -> str:
+    """The database for one process of ``pytest -n``: the one that ``url`` names, minus the number of ``worker``.
+
+    Each process empties its database, so no two may share one.
+    """
+    number = int(worker.removeprefix("gw"))
+    if url.startswith("redis+socket:"):
+        path, _, query = url.partition("?")
+        options = dict(parse_qsl(query))
+        own = int(options.get("virtual_host", 0)) - number
+        own_url = f"{path}?{urlencode(options | {'virtual_host': own})}"
+    else:
+        parts = urlsplit(url)
+        own = int(parts.path.strip("/") or 0) - number
+        own_url = urlunsplit(parts._replace(path=f"/{own}"))
+    if own < 0:
+        pytest.fail(
+            f"each test process needs a Redis database of its own, counted down from the one in ODENESS_TEST_REDIS_URL:"
+            f" name database {number} or higher, or run fewer processes"
+        )
+    return own_url
+
+
 def _redis_program() -> str:
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
@@ -301,8 +325,8 @@ def redis_url(_redis_server_url: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _redis_client(url: str) -> Iterator[redis.Redis]:
-    # The schemes of kombu and of the client differ for sockets.
-    client = redis.Redis.from_url(url.replace("redis+socket://", "unix://"))
+    # The names of kombu and of the client differ for sockets.
+    client = redis.Redis.from_url(url.replace("redis+socket://", "unix://").replace("virtual_host=", "db="))
     try:
         yield client
     finally:

@@ -12,7 +12,6 @@ from api.charts.training_curves import HEIGHT, WIDTH, iterations, last_iteration
 _FACTS = {
     "training_seconds": "seconds of training",
     "mean_training_evaluations": "evaluations in an iteration's forward solve",
-    "peak_memory_bytes": "peak memory in bytes",
 }
 
 
