@@ -104,6 +104,7 @@ def report_page(job: Job, audit: Audit, *, server: str, protected: bool) -> str:
         headline=_HEADLINES[audit["verdict"]],
         todo=what_to_do(audit),
         solver=solver.label,
+        parent_solver=None if audit["parent"] is None else SolverSpec.model_validate(audit["parent"]["solver"]).label,
         bar=interval_bar(audit),
         rules=_rules(audit),
         cause=None if audit["mechanism"] is None else _CAUSES[audit["mechanism"]["cause"]],

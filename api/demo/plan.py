@@ -48,8 +48,8 @@ class Plan:
         return SweepJobSpec(model=model, version=version, solvers=grid + extra, samples=self.samples)
 
     def audit(self, model: str, version: int) -> AuditJobSpec:
-        """Return the audit of a trained model."""
-        return AuditJobSpec(model=model, version=version, epsilon=self.epsilon, samples=self.samples)
+        """Return the audit of a trained model: the verdict alone, as the reasons take a minute more."""
+        return AuditJobSpec(model=model, version=version, epsilon=self.epsilon, samples=self.samples, mechanism=False)
 
 
 def _models(channels: int, training: TrainingSpec, adaptation: StepAdaptation) -> tuple[TrainingJobSpec, ...]:

@@ -286,7 +286,7 @@ THREE_MINIMA = Preset(
     table="audits",
     full=(_three_minima(PAPER_TRAINING | {"learning_rate": 1e-3}, 3, 32, LADDER),),
     quick=(_three_minima(QUICK_TRAINING, 1, 16, QUICK_LADDER),),
-    follow_ups=(FollowUp({"kind": "audit", "epsilon": 0.01}, of="every seed"),),
+    follow_ups=(FollowUp({"kind": "audit", "epsilon": 0.01, "mechanism": False}, of="every seed"),),
 )
 
 # Few test solvers: the audit has a reference and a ladder of its own.

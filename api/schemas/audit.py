@@ -230,7 +230,11 @@ class ModifiedFieldTrial(Answer):
     )
     reason: str | None = Field(description="why there is no score; null: there is")
     agreement: float = Field(description="share of the samples with the prediction under the training solver, 0 to 1")
-    offered: bool = Field(description="the score is at least 0.95 and the reference converged")
+    changed: int = Field(description="samples whose prediction the field itself changes under the converged reference")
+    offered: bool = Field(
+        description="at least 10 predictions changed, the score is at least 0.95 or the agreement at least 0.99, and "
+        "the trial converged"
+    )
     unsettled: int = Field(description="samples whose prediction did not settle")
     evaluations: float = Field(description="of the modified field for one sample, on average")
 

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ode_core.audit.field_audit import FieldAudit, audit_field
+    from ode_core.audit.field_audit import FieldAudit, NotAuditable, UnusableLoader, audit_field
 
-__all__ = ["FieldAudit", "audit_field"]
+__all__ = ["FieldAudit", "NotAuditable", "UnusableLoader", "audit_field"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from ode_core.audit import interventions
 from ode_core.audit.audit import AuditReport
 from ode_core.audit.mechanism import Mechanism, find_mechanism, obstacle
 from ode_core.audit.progress import OnProgress, Progress
@@ -146,7 +147,7 @@ def modified_fields(solver: SolverSpec, state_size: int) -> tuple[list[ModifiedF
 
 def _is_worth_trying(spec: ModifiedFieldSpec, before: Sequence[Rescue]) -> bool:
     """Whether a trial can change anything, at a price."""
-    if any(trial.offered or trial.score is None for trial in before):
+    if any(trial.offered or trial.changed < interventions.FEWEST_SAMPLES for trial in before):
         return False
     return spec.kind != "series" or all(trial.evaluations <= CHEAP_EVALUATIONS for trial in before)
 

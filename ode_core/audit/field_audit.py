@@ -16,13 +16,15 @@ from ode_core.audit.progress import OnProgress
 from ode_core.audit.repair import RepairOption, options_without_training
 from ode_core.audit.sweep import TestResult
 from ode_core.audit.verdict import Verdict
-from ode_core.datasets.loader_samples import labelled_samples
+from ode_core.datasets.loader_samples import UnusableLoader, labelled_samples
 from ode_core.fields.field_checks import SAMPLES, no_derivative
 from ode_core.fields.foreign_field import CallSignature, ForeignField, NotAuditable
 from ode_core.fields.modified_field import ModifiedField
 from ode_core.models.foreign_classifier import ForeignClassifier, foreign_classifier
 from ode_core.specs.modified_field import ModifiedFieldSpec
 from ode_core.specs.solver import SolverSpec
+
+__all__ = ["FieldAudit", "NotAuditable", "UnusableLoader", "audit_field"]
 
 MAX_EVALUATIONS = 100_000
 # Inputs for which the model as it is used is compared with its parts; logits may differ by so much of the largest, with

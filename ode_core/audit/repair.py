@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from ode_core.audit.rescue import OFFERED_FROM, Rescue
+from ode_core.audit.interventions import FEWEST_SAMPLES
+from ode_core.audit.rescue import OFFERED_AGREEMENT, OFFERED_FROM, Rescue
 from ode_core.specs.budgets import Budget, BudgetExceeded, check_training_budget
 from ode_core.specs.modified_field import ModifiedFieldSpec
 from ode_core.specs.retraining import retraining
@@ -174,13 +175,13 @@ def _modified_field(tried: Sequence[Rescue], no_rescue: str | None, version: Sta
     offered = [trial for trial in tried if trial.offered]
     if offered:
         # Of equal ones the cheaper to evaluate.
-        best = max(offered, key=lambda trial: (trial.agreement, -trial.evaluations * trial.spec.evaluations))
+        best = max(offered, key=lambda trial: (trial.agreement, -trial.cost))
         return RepairOption(
             "modified_field",
             True,
             f"Under a converged solver {best.spec.label} gives the trained prediction for {best.agreement:.1%} of the "
-            f"samples, and wins back {best.score:.0%} of the accuracy that the field itself loses. The trained model "
-            f"is a flow, of this field.",
+            f"samples{_won_back(best)}. The trained model is a flow, of this field. An evaluation of it takes "
+            f"{best.spec.evaluations} of the trained field's, a converged solve {best.cost:,.0f} of them.",
             modified_field=best.spec,
             request=None
             if version is None
@@ -192,18 +193,25 @@ def _modified_field(tried: Sequence[Rescue], no_rescue: str | None, version: Sta
                 },
             ),
         )
-    scored = [trial for trial in tried if trial.score is not None]
-    if not scored:
-        return RepairOption("modified_field", False, f"No modified field has a score: {tried[0].reason}.")
-    best = max(scored, key=lambda trial: trial.score or 0.0)
+    best = max(tried, key=lambda trial: trial.agreement)
+    if best.changed < FEWEST_SAMPLES:
+        few = f"only {best.changed} of the predictions looked at change: there is too little to give back"
+        return RepairOption("modified_field", False, f"No modified field is offered: {few}.")
     unsettled = "" if best.unsettled == 0 else f"; {best.unsettled} predictions did not settle"
     return RepairOption(
         "modified_field",
         False,
-        f"The best of them, {best.spec.label}, wins back {max(0.0, best.score or 0.0):.0%} of the accuracy that is "
-        f"lost{unsettled}; it would be offered from {OFFERED_FROM:.0%}. That proves only that the step is too long "
-        f"for the series.",
+        f"Of the modified fields that were tried the best, {best.spec.label}, gives the trained prediction for "
+        f"{best.agreement:.1%} of the samples{_won_back(best)}{unsettled}; it would be offered from "
+        f"{OFFERED_AGREEMENT:.0%} of the predictions or {OFFERED_FROM:.0%} of the accuracy lost. The step is too long "
+        f"for these series, which proves no more than that.",
     )
+
+
+def _won_back(trial: Rescue) -> str:
+    if trial.score is None:
+        return ""
+    return f", and wins back {min(1.0, max(0.0, trial.score)):.0%} of the accuracy that the field itself loses"
 
 
 def _training(
@@ -221,13 +229,18 @@ def _training(
         return RepairOption(kind, False, error.errors()[0]["msg"].removeprefix("Value error, "))
     except BudgetExceeded as error:
         return RepairOption(kind, False, str(error))
+    warning = (
+        "Quicker than training anew; from a model of few steps it may end much less accurate, so compare. "
+        if kind == "fine_tune"
+        else ""
+    )
     begin = "from its weights" if kind == "fine_tune" else "from the beginning"
     if job.regularisation is not None and job.regularisation.local_error is not None:
         begin += ", with a penalty on the local error of its steps,"
     return RepairOption(
         kind,
         True,
-        f"Train {begin} with the certified adaptation, which makes the solver finer until at most "
+        f"{warning}Train {begin} with the certified adaptation, which makes the solver finer until at most "
         f"{100 * epsilon:.3g}% of held-out predictions depend on it. Not tried here.",
         training_job=job,
         request=RepairRequest("/v1/training-jobs", job.document()),

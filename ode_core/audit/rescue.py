@@ -18,6 +18,8 @@ from ode_core.models.predictions import Predictions
 from ode_core.specs.modified_field import ModifiedFieldSpec
 
 OFFERED_FROM = 0.95
+# Flips go both ways, and accuracy may be lost by few samples where many predictions change.
+OFFERED_AGREEMENT = 0.99
 # A modified field that takes more is outside of its range, and no repair: some explode, and would go on for minutes.
 MAX_EVALUATIONS = 3_000
 
@@ -32,7 +34,9 @@ class Rescue:
         score: ``(accuracy - reference's) / (trained accuracy - reference's)``; None where too few samples were lost.
         reason: why there is no score, or None.
         agreement: share of samples with the prediction of the training solver.
-        offered: the score is at least 0.95 and the reference converged.
+        changed: samples whose prediction the field itself changes, under the converged reference.
+        offered: at least 10 predictions changed, the score is at least 0.95 or the agreement at least 0.99, and the
+            trial's solutions converged.
         unsettled: samples whose prediction did not settle under the converged solver.
         evaluations: evaluations of the modified field for one sample, on average.
     """
@@ -42,9 +46,15 @@ class Rescue:
     score: float | None
     reason: str | None
     agreement: float
+    changed: int
     offered: bool
     unsettled: int
     evaluations: float
+
+    @property
+    def cost(self) -> float:
+        """Evaluations of the trained field in one converged solve, on average."""
+        return self.evaluations * self.spec.evaluations
 
     def to_json(self) -> dict[str, Any]:
         """Return the rescue as JSON values."""
@@ -87,13 +97,17 @@ def rescue(
     accuracy, before, after = (one.accuracy(labels) for one in (found.predictions, reference, trained))
     lost = round((after - before) * len(labels))
     score = (accuracy - before) / (after - before) if lost >= FEWEST_SAMPLES else None
+    agreement = 1 - float(found.predictions.flips(trained).double().mean())
+    changed = int(reference.flips(trained).sum())
+    given_back = agreement >= OFFERED_AGREEMENT or (score is not None and score >= OFFERED_FROM)
     return Rescue(
         spec=spec,
         accuracy=accuracy,
         score=score,
-        reason=None if score is not None else f"only {lost} of {len(labels)} samples are lost: nothing to rescue",
-        agreement=1 - float(found.predictions.flips(trained).double().mean()),
-        offered=score is not None and score >= OFFERED_FROM and found.unsettled <= 0.01 * len(labels),
+        reason=None if score is not None else f"only {lost} of {len(labels)} samples are lost, too few for a score",
+        agreement=agreement,
+        changed=changed,
+        offered=changed >= FEWEST_SAMPLES and given_back and found.unsettled <= 0.01 * len(labels),
         unsettled=found.unsettled,
         evaluations=found.predictions.mean_evaluations / spec.evaluations,
     )

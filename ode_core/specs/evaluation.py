@@ -33,7 +33,7 @@ class AuditJobSpec(Spec):
     )
     samples: Samples | None = Field(default=None, description="null: the whole test split")
     mechanism: bool | None = Field(
-        default=False,
+        default=None,
         description="whether to find out why predictions depend on the solver, and to try repairs; null: where the "
         "verdict is discrete",
     )

@@ -8,7 +8,7 @@ from ode_core.audit.cause import SHARE
 from ode_core.audit.diagnosis import MOST_SAMPLES
 from ode_core.audit.interventions import FEWEST_SAMPLES
 from ode_core.audit.reference import FIRST_TOLERANCE, LAST_TOLERANCE
-from ode_core.audit.rescue import OFFERED_FROM
+from ode_core.audit.rescue import OFFERED_AGREEMENT, OFFERED_FROM
 from ode_core.audit.serving_solvers import FEWEST_ROUNDS, TIMED_SAMPLES, TOLERANCES, WORTH_TRYING
 from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_EVIDENCE, samples_without_disagreement
 from ode_core.audit.statistics import clopper_pearson
@@ -28,7 +28,9 @@ def test_the_numbers_are_those_of_the_code() -> None:
     words = " ".join(GUIDE.split())
     for said in (
         f"no more than {MOST_SAMPLES} samples",
-        f"offered from {OFFERED_FROM}",
+        f"from a score of {OFFERED_FROM} or an agreement with the trained predictions of {OFFERED_AGREEMENT:.0%}".replace(
+            "%", " %"
+        ),
         f"at least {FEWEST_SAMPLES} samples are lost",
         f"up to {DENSE_STATE} numbers",
         "from 1e-4 to at most 1e-9",

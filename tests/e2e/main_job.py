@@ -131,7 +131,9 @@ def _check_sweep(client: Client, name: str, version: int) -> None:
 
 
 def _check_audit(client: Client, name: str, version: int) -> None:
-    job = client.submit_evaluation({"kind": "audit", "model": name, "version": version, "epsilon": 0.05})
+    job = client.submit_evaluation(
+        {"kind": "audit", "model": name, "version": version, "epsilon": 0.05, "mechanism": False}
+    )
     client.wait(job["id"], timeout=JOB_SECONDS, poll_seconds=0.1)
     audit = client.result(job["id"])
 

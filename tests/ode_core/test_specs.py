@@ -348,6 +348,7 @@ def test_evaluation_jobs_are_told_apart_by_kind():
     )
     assert isinstance(sweep, SweepJobSpec)
     assert adapter.validate_python({"kind": "audit", "model": "m", "epsilon": 0.01}).epsilon == 0.01
+    assert adapter.validate_python({"kind": "audit", "model": "m"}).mechanism is None
     for wrong in ({"kind": "sweep", "model": "m", "solvers": []}, {"kind": "audit", "model": "m", "epsilon": 1.0}):
         with pytest.raises(ValidationError):
             adapter.validate_python(wrong)

@@ -37,6 +37,7 @@ TRIAL = Rescue(
     score=0.99,
     reason=None,
     agreement=0.995,
+    changed=60,
     offered=True,
     unsettled=0,
     evaluations=200.0,
