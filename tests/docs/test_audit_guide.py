@@ -28,9 +28,8 @@ def test_the_numbers_are_those_of_the_code() -> None:
     words = " ".join(GUIDE.split())
     for said in (
         f"no more than {MOST_SAMPLES} samples",
-        f"from a score of {OFFERED_FROM} or an agreement with the trained predictions of {OFFERED_AGREEMENT:.0%}".replace(
-            "%", " %"
-        ),
+        f"from a score of {OFFERED_FROM} or an agreement",
+        f"trained predictions of {100 * OFFERED_AGREEMENT:.0f} %",
         f"at least {FEWEST_SAMPLES} samples are lost",
         f"up to {DENSE_STATE} numbers",
         "from 1e-4 to at most 1e-9",

@@ -150,6 +150,19 @@ def test_modified_fields_are_tried_for_equal_explicit_steps(solver: SolverSpec, 
     assert (reason is None) == bool(kinds)
 
 
+def test_a_field_that_gives_the_predictions_back_is_offered_where_no_accuracy_was_lost() -> None:
+    option = repaired(replace(TRIAL, score=None, reason="only 3 samples are lost")).options[1]
+    assert option.offered
+    assert "99.5%" in option.sentence
+    assert "wins back" not in option.sentence
+
+
+def test_where_hardly_a_prediction_changes_there_is_nothing_to_give_back() -> None:
+    option = repaired(replace(TRIAL, changed=2, offered=False)).options[1]
+    assert not option.offered
+    assert "only 2 of the predictions" in option.sentence
+
+
 def test_every_option_that_is_offered_says_with_which_request_to_take_it() -> None:
     pin, field, tune, anew = (option["request"] for option in repaired(TRIAL).to_json()["options"])
     assert pin == {
