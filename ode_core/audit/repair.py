@@ -87,10 +87,11 @@ class Repair:
         """What to do, in words."""
         pin, field, *trainings = self.options
         if field.offered:
+            kept = max(trial.agreement for trial in self.tried if trial.spec == field.modified_field)
             return (
-                "Put the modified field in the field's place: the model is then an ODE with the predictions it was "
-                f"trained to, whatever accurate solver runs it. {_how(field)} makes that version. Until then predict "
-                f"with {_label(pin.solver)} alone."
+                "Put the modified field in the field's place: the model is then an ODE that gives "
+                f"{kept:.1%} of the predictions it was trained to, whatever accurate solver runs it. {_how(field)} "
+                f"makes that version. Until then predict with {_label(pin.solver)} alone."
             )
         ways = {option.kind: option for option in trainings if option.offered}
         words = f"Predict with {_label(pin.solver)} alone, as the service does where a request names no solver."
