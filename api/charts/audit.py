@@ -47,7 +47,8 @@ def audit_ladder(audit: Audit) -> Figure:
     if known and any(row["differ"] is not None for row in rows):
         panels.append(_differences(canvas, rows, audit["epsilon"], x, colour, shape))
     label = SolverSpec.model_validate(audit["train_solver"]).label
-    subtitle = f"ring: {label}, which the model was trained with" + ("; diamond: converged solution" if known else "")
+    role = "was trained" if audit.get("parent") is None else "is served"
+    subtitle = f"ring: {label}, which the model {role} with" + ("; diamond: converged solution" if known else "")
     return Figure(
         "Accuracy, and predictions that change, by test solver",
         alt.VConcatChart(vconcat=panels, spacing=18),

@@ -205,7 +205,10 @@ def test_the_page_says_the_verdict_and_what_to_do(results: dict[str, Any], name:
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(results: dict[str, Any]) -> None:
-    page = page_of(results["discrete"])
+    result = copy.deepcopy(results["discrete"])
+    assert "No such step was found" in Elements(page_of(result)).text  # instead of an empty chart
+    result["mechanism"]["crossing"]["flagged_share"] = 0.25
+    page = page_of(result)
     elements = Elements(page).found
     assert sum(tag == "svg" for tag, _ in elements) == len(CHARTS) + 1
     assert not [tag for tag, _ in elements if tag in ("script", "link", "iframe", "object", "embed", "base", "form")]
