@@ -25,7 +25,7 @@ from ode_core.datasets.load import load_dataset
 from ode_core.specs import SolverSpec, TrainingJobSpec, evaluation_operations
 from ode_core.training.run import TrainingRun
 
-PARTS = ("verdict", "ladder", "reference", "spectrum", "interventions", "transport", "rescue")
+PARTS = ("verdict", "ladder", "reference", "choice", "spectrum", "interventions", "transport", "rescue")
 DEFAULT = ("sphere2-2", "sphere2-16", "sphere2-64", "digits")
 # Beginnings of the messages that audit and diagnosis report their parts with.
 _BEGINNINGS = {
@@ -33,6 +33,7 @@ _BEGINNINGS = {
     "simpler rules": "verdict",
     "ladder": "ladder",
     "converged reference": "reference",
+    "solvers to serve with": "choice",
     "steps of the training solver": "spectrum",
     "derivatives of the steps": "spectrum",
     "interventions": "interventions",

@@ -322,7 +322,7 @@ def test_models_used_longest_ago_leave_the_memory_first(store: Store) -> None:
     def use(number: int) -> None:
         spec = TrainingJobSpec.model_validate(documents[number])
         inputs = np.zeros((1, 1, 8, 8), np.float32)
-        runtime.predict(PredictionTask(versions[number], spec, inputs, spec.solver, 100), 60)
+        runtime.predict(PredictionTask(versions[number], spec, None, inputs, spec.solver, 100), 60)
 
     for number in (0, 1, 0, 2):
         use(number)
