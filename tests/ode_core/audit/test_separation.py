@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from ode_core.audit.class_separation import separate
 from ode_core.datasets.load import load_dataset
 from ode_core.models.classifier import build_classifier
+from ode_core.models.modified_classifier import with_modified_field
 from ode_core.specs import PRESETS, SolverSpec, XorSpec
+from ode_core.specs.modified_field import ModifiedFieldSpec
 
 coordinates = st.floats(-5, 5, allow_subnormal=False)
 clouds = st.lists(st.tuples(coordinates, coordinates, st.integers(0, 1)), min_size=2, max_size=6)
@@ -65,3 +67,14 @@ def test_lady_windermeres_fan_separates_xor_with_coarse_euler_steps_only(solver,
     model = build_classifier(PRESETS["xor_fan"], XorSpec()).to(precision)
     ends = model.predict(data.test_inputs, solver).solution.final
     assert relative_margin(ends, data.test_labels) == pytest.approx(margin, abs=0.005)
+
+
+def test_the_modified_field_of_the_coarse_steps_separates_xor_under_a_converged_solver():
+    # What separates the classes are errors that add up, so there is a field whose exact flow separates them.
+    data = load_dataset(XorSpec(), None)
+    model = build_classifier(PRESETS["xor_fan"], XorSpec()).double().uncompiled()
+    coarse = SolverSpec(method="euler", step_size=10**-2.5)
+    repaired = with_modified_field(model, ModifiedFieldSpec(solver=coarse, kind="iterates", terms=4))
+    ends = repaired.predict(data.test_inputs, SolverSpec(method="dopri5", rtol=1e-8, atol=1e-8)).solution.final
+    assert relative_margin(ends, data.test_labels) == pytest.approx(0.42, abs=0.005)
+    assert torch.allclose(ends, model.predict(data.test_inputs, coarse).solution.final, rtol=1e-4, atol=1e-3)
