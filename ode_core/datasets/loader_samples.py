@@ -20,7 +20,7 @@ def labelled_samples(loader: Iterable[Any], samples: int) -> tuple[Tensor, Tenso
     No more batches are asked for than that takes.
 
     Raises:
-        UnusableLoader: there are none, or they are no classes by number.
+        UnusableLoader: there are none, they are no classes by number, or inputs are not finite.
     """
     if samples < 1:
         raise UnusableLoader(f"samples must be at least 1, not {samples}")
@@ -71,4 +71,6 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor]:
         )
     if inputs.ndim < 1 or len(inputs) != len(labels):
         raise UnusableLoader(f"a batch has inputs of shape {list(inputs.shape)} and {len(labels)} labels")
+    if not bool(torch.isfinite(inputs).all()):
+        raise UnusableLoader("inputs are NaN or infinite: replace such numbers or leave their samples out")
     return inputs, labels.long()

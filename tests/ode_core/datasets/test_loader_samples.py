@@ -47,6 +47,14 @@ def test_what_gives_no_labelled_samples_is_refused(loader: Any, words: str) -> N
         labelled_samples(loader, 10)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_inputs_that_are_not_finite_are_refused(number: float) -> None:
+    inputs = INPUTS.clone()
+    inputs[1, 0] = number
+    with pytest.raises(UnusableLoader, match="NaN or infinite"):
+        labelled_samples([(inputs, LABELS)], 10)
+
+
 def test_no_samples_are_not_asked_for() -> None:
     with pytest.raises(UnusableLoader, match="at least 1"):
         labelled_samples([(INPUTS, LABELS)], 0)
