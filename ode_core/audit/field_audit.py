@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ode_core.audit.audit import ALLOWED_UNSETTLED, AuditReport, audit
@@ -164,7 +165,7 @@ def audit_field(
     """
     if not 0 < epsilon < 1:
         raise ValueError(f"epsilon is a share between 0 and 1, not {epsilon:g}")
-    trained_with = SolverSpec.model_validate(solver)
+    trained_with = _solver(solver)
     inputs, labels = labelled_samples(loader, samples)
     model = foreign_classifier(field, inputs, stem=stem, head=head, interval=interval, signature=signature)
     _check_labels(labels, model.classes)
@@ -186,6 +187,15 @@ def audit_field(
     if looked_into and report.verdict != "ode":
         repair = options_without_training(trained_with, diagnosis.rescues, diagnosis.no_rescue)
     return FieldAudit(model, report, diagnosis, repair, [*model.notes, *_notes(model, len(labels), samples)])
+
+
+def _solver(solver: SolverSpec | Mapping[str, Any]) -> SolverSpec:
+    try:
+        return SolverSpec.model_validate(solver)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+        reasons = (": ".join([*map(str, one["loc"]), one["msg"].removeprefix("Value error, ")]) for one in problems)
+        raise NotAuditable(f"solver {solver!r} does not name one: {'; '.join(reasons)}") from error
 
 
 def _check_labels(labels: Tensor, classes: int) -> None:

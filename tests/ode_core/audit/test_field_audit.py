@@ -306,3 +306,9 @@ def test_a_whole_model_that_is_another_is_refused_whatever_the_logits(solver: An
             whole=lambda x: 0.6 * first_coordinate(x),
             mechanism=False,
         )
+
+
+def test_a_solver_that_does_not_exist_is_refused_in_words(block: ODEBlock, loader: Any) -> None:
+    with pytest.raises(NotAuditable, match=r"'method': 'runge'.* does not name one: method") as refused:
+        audit_field(block.odefunc, loader, solver={"method": "runge", "steps": 2}, head=block.head)
+    assert "http" not in str(refused.value)
