@@ -15,11 +15,9 @@ from api.problems import Problem, invalid
 from api.schemas.jobs import JobAnswer
 from api.schemas.studies import StudyAnswer
 from api.services import Services
-from api.uploaded_datasets import fill_in_dataset, fill_in_study_dataset
-from ode_core.datasets.files import DatasetUnavailable, check_dataset_files
+from api.uploaded_datasets import fill_in_dataset, fill_in_study_dataset, require_dataset
 from ode_core.specs import (
     AuditJobSpec,
-    DatasetSpec,
     ModifiedFieldSpec,
     PortraitImpossible,
     PortraitJobSpec,
@@ -90,7 +88,7 @@ def accept_study(services: Services, spec: StudySpec, idempotency_key: str | Non
         filled = _with_resolved_start(tx, fill_in_study_dataset(tx, spec))
         with within_budget():
             check_study_budget(filled, services.settings.budget)
-        _require_dataset(filled.base.dataset, services.settings)
+        require_dataset(filled.base.dataset, services.settings)
         study, jobs = tx.studies.submit(filled)
         answer = StudyAnswer.of(study, tx.studies.jobs(study.id))
         return Stored(study.id, answer.model_dump(mode="json"), [job.id for job in jobs])
@@ -139,7 +137,7 @@ def _submit_training(tx: Transaction, settings: Settings, spec: TrainingJobSpec)
     spec = fill_in_dataset(tx, spec)
     with within_budget():
         check_training_budget(spec, settings.budget)
-    _require_dataset(spec.dataset, settings)
+    require_dataset(spec.dataset, settings)
     document = spec.document()
     if spec.start_from is not None:
         document["start_from"] = _resolve_start(tx, spec, spec.start_from, "start_from").model_dump(mode="json")
@@ -174,7 +172,7 @@ def _resolve_start(tx: Transaction, spec: TrainingJobSpec, start: StartFrom, pat
 def _submit_evaluation(tx: Transaction, settings: Settings, spec: SweepJobSpec | AuditJobSpec | PortraitJobSpec) -> Job:
     version = find_version(tx, spec.model, spec.version)
     trained = TrainingJobSpec.model_validate(version.training_spec)
-    _require_dataset(trained.dataset, settings)
+    require_dataset(trained.dataset, settings)
     field = None if version.modified_field is None else ModifiedFieldSpec.model_validate(version.modified_field)
     document = spec.model_dump(mode="json") | {"version": version.version}
     total = 0
@@ -206,10 +204,3 @@ def _portrait_solvers(
         with within_budget(part):
             check_portrait_budget(spec, part, one, trained.architecture.end_time, settings.budget, each=each)
     return {part: one.document() for part, one in solvers.items()}
-
-
-def _require_dataset(dataset: DatasetSpec, settings: Settings) -> None:
-    try:
-        check_dataset_files(dataset, settings.datasets)
-    except DatasetUnavailable as error:
-        raise Problem(409, "dataset_unavailable", str(error)) from error

@@ -14,12 +14,11 @@ from pydantic import ValidationError
 from api.budget_problems import within_budget
 from api.idempotency_problems import conflicting_key
 from api.identifiers import find_version
-from api.problems import Problem, invalid
+from api.problems import invalid
 from api.schemas.models import ModelVersionAnswer
 from api.services import Services
-from api.uploaded_datasets import fill_in_dataset
+from api.uploaded_datasets import fill_in_dataset, require_dataset
 from api.validation_messages import invalid_fields
-from ode_core.datasets.files import DatasetUnavailable, check_dataset_files
 from ode_core.specs import (
     REPAIRED_SOLVER,
     RepairSpec,
@@ -29,6 +28,7 @@ from ode_core.specs import (
     check_repair,
 )
 from ode_core.specs.solver import Precision
+from ode_core.specs.spec import first_reason
 from ode_core.specs.weights_file import (
     LENGTH_BYTES,
     MOST_HEADER_BYTES,
@@ -159,10 +159,7 @@ def declared_training(services: Services, declaration: UploadDeclaration) -> Tra
         raise invalid_fields(errors, document) from error
     with services.store.reading() as tx:
         spec = fill_in_dataset(tx, spec)
-    try:
-        check_dataset_files(spec.dataset, services.settings.datasets)
-    except DatasetUnavailable as error:
-        raise Problem(409, "dataset_unavailable", str(error)) from error
+    require_dataset(spec.dataset, services.settings)
     with within_budget():
         check_model_budget(spec, services.settings.budget)
     return spec
@@ -200,7 +197,7 @@ def store_upload(
     try:
         spec = TrainingJobSpec.model_validate(document)  # float64 does not go with everything
     except ValidationError as error:
-        raise invalid("body", str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from error
+        raise invalid("body", first_reason(error)) from error
     blob_id = services.store.save_file(source)
 
     def store(tx: Transaction) -> ModelVersion:

@@ -1,4 +1,4 @@
-"""Uploaded data sets by name: found for reading, and filled into the specs of jobs that use them."""
+"""The data sets of requests: uploaded ones found by name and filled into specs, files of others required."""
 
 import re
 from typing import Any, TypeVar
@@ -7,8 +7,10 @@ from pydantic import ValidationError
 
 from api.problems import Problem, invalid
 from api.validation_messages import invalid_fields
+from ode_core.datasets.files import DatasetUnavailable, check_dataset_files
 from ode_core.specs import NAME_PATTERN, DatasetSpec, Spec, StudySpec, TrainingJobSpec, UploadedSpec
 from store.datasets import DatasetVersion
+from store.settings import Settings
 from store.unit_of_work import Transaction
 
 
@@ -72,3 +74,11 @@ def _validated(spec: S, document: dict[str, Any]) -> S:
     except ValidationError as error:
         errors = [dict(one) | {"loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
         raise invalid_fields(errors, document) from error
+
+
+def require_dataset(dataset: DatasetSpec, settings: Settings) -> None:
+    """Raise a ``Problem`` where the files of a data set are not at the server."""
+    try:
+        check_dataset_files(dataset, settings.datasets)
+    except DatasetUnavailable as error:
+        raise Problem(409, "dataset_unavailable", str(error)) from error

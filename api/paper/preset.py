@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from ode_core.specs import StudySpec
+from ode_core.specs.spec import reasons
 
 TableKind = Literal["studies", "gradients", "trajectories", "fan", "audits", "mechanism"]
 Document = Mapping[str, Any]
@@ -123,7 +124,7 @@ class Preset:
             try:
                 studies.append(StudySpec.model_validate(changed))
             except ValidationError as error:
-                raise OptionsDoNotFit(_reasons(error)) from error
+                raise OptionsDoNotFit(reasons(error)) from error
         return studies
 
     def follow_up_jobs(self, options: Options) -> list[FollowUp]:
@@ -157,11 +158,3 @@ def _with_options(document: Document, options: Options) -> dict[str, Any]:
     if options.samples is not None and changed.get("sweep") is not None:
         changed["sweep"]["samples"] = options.samples
     return changed
-
-
-def _reasons(error: ValidationError) -> str:
-    problems = error.errors(include_url=False, include_input=False, include_context=False)
-    return "; ".join(
-        f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-        for one in problems
-    )

@@ -9,15 +9,16 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from ode_core.audit import interventions
 from ode_core.audit.audit import AuditReport
 from ode_core.audit.mechanism import Mechanism, find_mechanism, obstacle
 from ode_core.audit.progress import OnProgress, Progress
 from ode_core.audit.rescue import MAX_EVALUATIONS, Rescue, rescue
+from ode_core.audit.verdict import Verdict
 from ode_core.models.audited_model import AuditedModel
 from ode_core.specs.modified_field import ModifiedFieldKind, ModifiedFieldSpec
 from ode_core.specs.repair import affordable_evaluations
 from ode_core.specs.solver import SolverSpec
+from ode_core.specs.spec import first_reason
 
 PARTS = 7  # four of the mechanism, and three trials
 
@@ -65,6 +66,27 @@ class Diagnosis:
 def no_diagnosis(reason: str) -> Diagnosis:
     """Return the diagnosis of a model that was not looked into."""
     return Diagnosis(0, None, reason, [], reason)
+
+
+def why_left_out(mechanism: bool | None, verdict: Verdict, *, ask: str) -> str | None:
+    """Return why a model is not looked into, or None where it is.
+
+    Args:
+        mechanism: what was asked for; None: where the verdict is ``discrete``.
+        verdict: the audit's.
+        ask: how the caller's user asks for it in any case.
+    """
+    if mechanism is False:
+        return "the audit was asked to leave it out"
+    if mechanism is None and verdict != "discrete":
+        return f"the verdict is not discrete; {ask} to look for it in any case"
+    return None
+
+
+def is_to_repair(report: AuditReport, diagnosis: Diagnosis) -> bool:
+    """Whether repairs are to be told: of a model that is no ODE for sure, or was looked into and may be none."""
+    looked_into = report.verdict == "discrete" or diagnosis.mechanism is not None
+    return looked_into and report.verdict != "ode"
 
 
 def diagnose(
@@ -142,12 +164,12 @@ def modified_fields(solver: SolverSpec, state_size: int) -> tuple[list[ModifiedF
     try:
         return [ModifiedFieldSpec(solver=solver, kind=kind, terms=terms) for kind, terms in kinds], None
     except ValidationError as error:
-        return [], error.errors()[0]["msg"].removeprefix("Value error, ")
+        return [], first_reason(error)
 
 
 def _is_worth_trying(spec: ModifiedFieldSpec, before: Sequence[Rescue]) -> bool:
     """Whether a trial can change anything, at a price."""
-    if any(trial.offered or trial.changed < interventions.FEWEST_SAMPLES for trial in before):
+    if any(trial.offered or not trial.enough_changed for trial in before):
         return False
     return spec.kind != "series" or all(trial.evaluations <= CHEAP_EVALUATIONS for trial in before)
 

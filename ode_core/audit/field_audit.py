@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ode_core.audit.audit import ALLOWED_UNSETTLED, AuditReport, audit
-from ode_core.audit.diagnosis import Diagnosis, diagnose, no_diagnosis
+from ode_core.audit.diagnosis import Diagnosis, diagnose, is_to_repair, no_diagnosis, why_left_out
 from ode_core.audit.mechanism import Mechanism
 from ode_core.audit.progress import OnProgress
 from ode_core.audit.repair import RepairOption, options_without_training
@@ -24,6 +24,7 @@ from ode_core.fields.modified_field import ModifiedField
 from ode_core.models.foreign_classifier import ForeignClassifier, foreign_classifier
 from ode_core.specs.modified_field import ModifiedFieldSpec
 from ode_core.specs.solver import SolverSpec
+from ode_core.specs.spec import reasons
 
 __all__ = ["FieldAudit", "NotAuditable", "UnusableLoader", "audit_field"]
 
@@ -182,9 +183,8 @@ def audit_field(
         max_evaluations=max_evaluations,
     )
     diagnosis = _diagnosis(model, inputs, labels, report, mechanism, on_progress, max_evaluations)
-    looked_into = report.verdict == "discrete" or diagnosis.mechanism is not None
     repair = None
-    if looked_into and report.verdict != "ode":
+    if is_to_repair(report, diagnosis):
         repair = options_without_training(trained_with, diagnosis.rescues, diagnosis.no_rescue)
     return FieldAudit(model, report, diagnosis, repair, [*model.notes, *_notes(model, len(labels), samples)])
 
@@ -193,9 +193,7 @@ def _solver(solver: SolverSpec | Mapping[str, Any]) -> SolverSpec:
     try:
         return SolverSpec.model_validate(solver)
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False, include_context=False)
-        reasons = (": ".join([*map(str, one["loc"]), one["msg"].removeprefix("Value error, ")]) for one in problems)
-        raise NotAuditable(f"solver {solver!r} does not name one: {'; '.join(reasons)}") from error
+        raise NotAuditable(f"solver {solver!r} does not name one: {reasons(error)}") from error
 
 
 def _check_labels(labels: Tensor, classes: int) -> None:
@@ -255,10 +253,9 @@ def _diagnosis(
     on_progress: OnProgress | None,
     max_evaluations: int,
 ) -> Diagnosis:
-    if mechanism is False:
-        return no_diagnosis("the audit was asked to leave it out")
-    if mechanism is None and report.verdict != "discrete":
-        return no_diagnosis("the verdict is not discrete; set mechanism=True to look for it in any case")
+    left_out = why_left_out(mechanism, report.verdict, ask="set mechanism=True")
+    if left_out is not None:
+        return no_diagnosis(left_out)
     exact = copy.deepcopy(model).double()
     with torch.no_grad():
         states = exact.initial_state(inputs[:SAMPLES].to(model.device))

@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from ode_core.audit.interventions import FEWEST_SAMPLES
 from ode_core.audit.rescue import OFFERED_AGREEMENT, OFFERED_FROM, Rescue
 from ode_core.specs.budgets import Budget, BudgetExceeded, check_training_budget
 from ode_core.specs.modified_field import ModifiedFieldSpec
 from ode_core.specs.retraining import retraining
 from ode_core.specs.solver import SolverSpec
+from ode_core.specs.spec import first_reason
 from ode_core.specs.training import StartFrom, TrainingJobSpec
 
 OptionKind = Literal["pin_solver", "modified_field", "fine_tune", "retrain"]
@@ -195,7 +195,7 @@ def _modified_field(tried: Sequence[Rescue], no_rescue: str | None, version: Sta
             ),
         )
     best = max(tried, key=lambda trial: trial.agreement)
-    if best.changed < FEWEST_SAMPLES:
+    if not best.enough_changed:
         few = f"only {best.changed} of the predictions looked at change: there is too little to give back"
         return RepairOption("modified_field", False, f"No modified field is offered: {few}.")
     unsettled = "" if best.unsettled == 0 else f"; {best.unsettled} predictions did not settle"
@@ -227,7 +227,7 @@ def _training(
         job = retraining(trained, solver, epsilon, start=start)
         check_training_budget(job, budget)
     except ValidationError as error:
-        return RepairOption(kind, False, error.errors()[0]["msg"].removeprefix("Value error, "))
+        return RepairOption(kind, False, first_reason(error))
     except BudgetExceeded as error:
         return RepairOption(kind, False, str(error))
     warning = (

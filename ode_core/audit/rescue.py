@@ -52,6 +52,11 @@ class Rescue:
     evaluations: float
 
     @property
+    def enough_changed(self) -> bool:
+        """Whether the field changes so many predictions that giving them back says something."""
+        return self.changed >= FEWEST_SAMPLES
+
+    @property
     def cost(self) -> float:
         """Evaluations of the trained field in one converged solve, on average."""
         return self.evaluations * self.spec.evaluations

@@ -157,14 +157,13 @@ def serving_series(train_solver: SolverSpec, end_time: float) -> list[list[Solve
         [SolverSpec(method=method, rtol=tolerance, atol=tolerance) for tolerance in TOLERANCES]
         for method in ADAPTIVE_METHODS
     ]
-    grids = [
-        [
-            SolverSpec(method=method, steps=steps)
-            for steps in itertools.takewhile(lambda steps: METHODS[method].evaluations(steps) <= most, _steps())  # noqa: B023
-        ]
-        for method in GRID_METHODS
-    ]
-    return tolerances + grids
+    return tolerances + [_grids(method, most) for method in GRID_METHODS]
+
+
+def _grids(method: MethodName, most: int) -> list[SolverSpec]:
+    """Return a method on grids of more and more steps, of at most ``most`` evaluations."""
+    affordable = itertools.takewhile(lambda steps: METHODS[method].evaluations(steps) <= most, _steps())
+    return [SolverSpec(method=method, steps=steps) for steps in affordable]
 
 
 def _steps() -> Iterator[int]:

@@ -17,7 +17,7 @@ from ode_core.specs.methods import MethodName
 from ode_core.specs.model import ModelSpec, model_state_shape
 from ode_core.specs.regularisation import Regularisation
 from ode_core.specs.solver import SolverSpec, Steps, Tolerance
-from ode_core.specs.spec import Spec
+from ode_core.specs.spec import Spec, first_reason
 from ode_core.specs.stacking import is_stackable
 from ode_core.specs.training import StartFrom, TrainingJobSpec, TrainingSpec
 
@@ -294,7 +294,7 @@ class StudySpec(Spec):
                     **{field: getattr(self.base, field) for field in StudyBase.model_fields},
                 )
             except ValidationError as error:
-                raise ValueError(f"{label}: {_reason(error)}") from None
+                raise ValueError(f"{label}: {first_reason(error)}") from None
             found.append(
                 StudyRunSpec(
                     label=label,
@@ -386,11 +386,7 @@ def _solver(fields: dict[str, Any]) -> SolverSpec:
     try:
         return SolverSpec.model_validate(fields)
     except ValidationError as error:
-        raise ValueError(_reason(error)) from None
-
-
-def _reason(error: ValidationError) -> str:
-    return error.errors(include_url=False, include_input=False)[0]["msg"].removeprefix("Value error, ")
+        raise ValueError(first_reason(error)) from None
 
 
 def _label(solver: SolverSpec, adaptation: AdaptationSpec | None) -> str:

@@ -4,7 +4,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ode_core.audit.audit import AuditReport, audit
-from ode_core.audit.diagnosis import PARTS, Diagnosis, diagnose, no_diagnosis
+from ode_core.audit.diagnosis import PARTS, Diagnosis, diagnose, is_to_repair, no_diagnosis, why_left_out
 from ode_core.audit.flipping_samples import FlippingSamples, flipping_samples
 from ode_core.audit.parent_agreement import parent_agreement
 from ode_core.audit.repair import Repair, repair_options
@@ -53,7 +53,6 @@ def run_audit(running: RunningJob) -> FinishJob:
         return {
             "model": tested.version.model,
             "version": tested.version.version,
-            "train_solver": tested.solver.document(),
             **report.to_json(),
             **diagnosis.to_json(),
             "parent": agreement,
@@ -104,8 +103,7 @@ def _agreement(running: RunningJob, tested: StoredModel, report: AuditReport) ->
 
 
 def _repair(running: RunningJob, tested: StoredModel, report: AuditReport, diagnosis: Diagnosis) -> Repair | None:
-    looked_into = report.verdict == "discrete" or diagnosis.mechanism is not None
-    if report.verdict == "ode" or not looked_into:
+    if not is_to_repair(report, diagnosis):
         return None
     # What can be done with a repair that is no ODE, can be done with the version it was made from.
     version = tested.version if tested.parent is None else tested.parent.version
@@ -138,10 +136,9 @@ class _Progress:
 
 
 def _diagnosis(spec: AuditJobSpec, tested: StoredModel, report: AuditReport, progress: _Progress) -> Diagnosis:
-    if spec.mechanism is False:
-        return no_diagnosis("the audit was asked to leave it out")
-    if spec.mechanism is None and report.verdict != "discrete":
-        return no_diagnosis("the verdict is not discrete; set mechanism to true to look for it in any case")
+    left_out = why_left_out(spec.mechanism, report.verdict, ask="set mechanism to true")
+    if left_out is not None:
+        return no_diagnosis(left_out)
     return diagnose(
         tested.model,
         tested.inputs,
