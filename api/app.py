@@ -94,6 +94,7 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: RequestMetrics) -
             polling=anyio.CapacityLimiter(POLLING_THREADS),
             uploads=anyio.CapacityLimiter(AT_ONCE),
         )
+        inference.start()
         doorbell.start()
         reconciler.start()
         try:

@@ -11,6 +11,8 @@ from api.checkpoint_download import download
 from api.dataset_upload import received_file
 from api.idempotency_key import IdempotencyKey
 from api.identifiers import ModelName, Version, find_version, model_not_found
+from api.inference.prediction_answer import answer_of
+from api.inference.prediction_call import VersionReference
 from api.inference.prediction_request import parse_body
 from api.json_answers import json_response
 from api.model_versions import (
@@ -31,6 +33,10 @@ from api.schemas.solver_choice import SolverChoiceSummary
 from api.services import Services, ServicesOfApp, StoreOfApp
 from ode_core.specs import NAME_PATTERN, RepairSpec
 from ode_core.specs.solver import Precision
+
+# What is larger is read and written beside the event loop, which others wait for.
+PARSED_AT_ONCE = 2**15
+ROWS_WRITTEN_AT_ONCE = 256
 
 router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(refuse_unknown_query)])
 
@@ -195,15 +201,16 @@ async def predict_with_version(
     return await _predict(request, services, name, version)
 
 
-async def _predict(request: Request, services: Services, name: str, version: int | None) -> Response:
+async def _predict(request: Request, services: Services, name: str, version: VersionReference) -> Response:
     body = await request.body()
-
-    def prepare() -> Any:
-        with services.store.reading() as tx:
-            found = find_version(tx, name, version)
-        parsed = parse_body(body, request.headers.get("content-type"))
-        return services.inference.prepare(found, parsed)
-
-    task = await run_in_threadpool(prepare)
-    content = await services.inference.run(task, request.is_disconnected)
+    content_type = request.headers.get("content-type")
+    if len(body) > PARSED_AT_ONCE:
+        call = await run_in_threadpool(parse_body, body, content_type, name, version)
+    else:
+        call = parse_body(body, content_type, name, version)
+    prediction = await services.inference.predict(call, size=len(body), is_disconnected=request.is_disconnected)
+    if len(prediction.outcome) > ROWS_WRITTEN_AT_ONCE:
+        content = await run_in_threadpool(answer_of, prediction)
+    else:
+        content = answer_of(prediction)
     return Response(content, media_type="application/json")
