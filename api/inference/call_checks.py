@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from api.budget_problems import within_budget
-from api.inference.prediction_call import AutoSolver, PredictionCall, VersionReference
+from api.identifiers import VersionReference
+from api.inference.prediction_call import AutoSolver, PredictionCall
 from api.inference.served_version import Catalogue, ServedVersion
 from api.inference.waiting_calls import CheckedCall, Ticket
 from api.problems import Problem, invalid

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from api.identifiers import VersionReference
 from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_EVIDENCE, ChosenSolver, Evidence
 from ode_core.specs import SolverSpec
 from ode_core.specs.solver import Precision
@@ -19,9 +20,6 @@ LONGEST_SECONDS = 60.0
 MOST_TIMES = 1000
 
 Otherwise = Literal["refuse", "training_solver"]
-
-VersionReference = int | str | None
-"""A version's number, an alias, or None for the latest."""
 
 
 @dataclass(frozen=True)

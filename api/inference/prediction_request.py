@@ -10,8 +10,9 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from api.identifiers import VersionReference
 from api.inference import prediction_call
-from api.inference.prediction_call import MOST_TIMES, AutoSolver, Otherwise, PredictionCall, VersionReference
+from api.inference.prediction_call import MOST_TIMES, AutoSolver, Otherwise, PredictionCall
 from api.problems import Problem, invalid
 from api.validation_messages import invalid_fields
 from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, Evidence

@@ -5,8 +5,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 
-from api.identifiers import find_version
-from api.inference.prediction_call import VersionReference
+from api.identifiers import VersionReference, find_version
 from ode_core.specs import (
     ModifiedFieldSpec,
     SolverSpec,
