@@ -20,12 +20,27 @@ from api.body_limit import BodyLimit
 from api.dataset_upload import AT_ONCE
 from api.doorbell import create_doorbell, create_sender
 from api.inference.service import Inference
+from api.inference_protocol.statistics import InferenceStatistics
 from api.openapi import DescribedApp
 from api.problems import Problem, answer_problem, invalid, problem_response
 from api.reconciler_thread import ReconcilerThread
 from api.request_guard import RequestGuard
 from api.request_metrics import RequestMetrics
-from api.routes import charts, datasets, health, jobs, models, pages, reports, results, solver_choice, solvers, studies
+from api.routes import (
+    charts,
+    datasets,
+    health,
+    inference_protocol,
+    jobs,
+    model_repository,
+    models,
+    pages,
+    reports,
+    results,
+    solver_choice,
+    solvers,
+    studies,
+)
 from api.services import Services
 from api.validation_messages import answer_invalid_request
 from store.errors import InvalidCursor
@@ -69,7 +84,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             PoolTimeout: _answer_database_error,
         },
     )
-    for module in (jobs, reports, charts, studies, models, solver_choice, results, solvers, datasets, health, pages):
+    for module in (
+        jobs,
+        reports,
+        charts,
+        studies,
+        models,
+        solver_choice,
+        results,
+        solvers,
+        datasets,
+        inference_protocol,
+        model_repository,
+        health,
+        pages,
+    ):
         app.include_router(module.router)
     return app
 
@@ -91,6 +120,7 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: RequestMetrics) -
             doorbell,
             inference,
             metrics,
+            InferenceStatistics(),
             polling=anyio.CapacityLimiter(POLLING_THREADS),
             uploads=anyio.CapacityLimiter(AT_ONCE),
         )

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections import Counter, OrderedDict
+from collections.abc import Collection
 from typing import Any
 
 import orjson
@@ -53,6 +54,11 @@ class ModelRuntime:
     def loaded_versions(self) -> list[str]:
         """Ids of the versions in memory, the one used longest ago first."""
         return list(self._loaded)
+
+    def forget(self, version_ids: Collection[str]) -> None:
+        """Drop versions from memory; the next prediction loads them again."""
+        for version_id in version_ids:
+            self._loaded.pop(version_id, None)
 
     def predict(self, task: PredictionTask, seconds: float) -> bytes:
         """Return the answer to a task as JSON.

@@ -7,7 +7,7 @@ This module loads without torch, which enters with the first prediction.
 import asyncio
 import math
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -131,6 +131,14 @@ class Inference:
         finally:
             task.abandoned.set()
             self._waiting -= 1
+
+    async def forget(self, version_ids: Collection[str]) -> None:
+        """Drop versions from memory once the predictions that wait are made; the next one loads them again."""
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._forget, version_ids)
+
+    def _forget(self, version_ids: Collection[str]) -> None:
+        if self._runtime is not None:
+            self._runtime.forget(version_ids)
 
     def _predict(self, task: PredictionTask) -> bytes:
         if self._runtime is None:

@@ -1,0 +1,271 @@
+"""The Open Inference Protocol (V2): what there is, whether it is ready, predictions and their statistics."""
+
+import importlib.metadata
+import logging
+import time
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Path, Request
+from fastapi.concurrency import run_in_threadpool
+from numpy.typing import NDArray
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.responses import Response
+
+from api.identifiers import ModelName, find_version
+from api.inference_protocol.answer import infer_answer
+from api.inference_protocol.content_coding import packed, unpacked
+from api.inference_protocol.prediction import chosen_solver, predict, served_version
+from api.inference_protocol.request import HEADER_LENGTH, InferRequest, parse_infer_request
+from api.inference_protocol.signature import Signature
+from api.inference_protocol.solver_parameters import solver_wish
+from api.openapi import POSTED, described, protocol_errors
+from api.problems import Problem
+from api.schemas.inference_protocol import (
+    InferAnswer,
+    ModelConfig,
+    ModelMetadata,
+    ModelReady,
+    ModelsStats,
+    ModelStats,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
+from api.services import Services, ServicesOfApp, StoreOfApp
+from ode_core.specs import SolverSpec
+from store.errors import SchemaNotAtHead
+from store.models import ModelVersion
+from store.schema_version import require_head
+from store.unit_of_work import Store
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+
+EXTENSIONS = ["binary_tensor_data", "parameters", "statistics", "model_configuration", "model_repository"]
+
+VersionReference = Annotated[str, Path(description="number of a version")]
+
+# Requests are read from the raw body; this is what the description says of it.
+_INFER_BODY: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": HEADER_LENGTH,
+            "in": "header",
+            "required": False,
+            "description": "bytes of the JSON, where the bytes of tensors follow it",
+            "schema": {"type": "integer"},
+        }
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/InferBody"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    },
+}
+_INFER_ERRORS = protocol_errors(404, 409, *POSTED)
+
+
+@router.get("", responses=protocol_errors(), summary="Name, version and extensions of the server")
+@router.get("/", include_in_schema=False)
+async def server_metadata() -> ServerMetadata:
+    """Tell what the server is, and which extensions of the protocol it has."""
+    return ServerMetadata(name="odeness", version=importlib.metadata.version("odeness"), extensions=EXTENSIONS)
+
+
+@router.get("/health/live", responses=protocol_errors(open_to_all=True), summary="Alive")
+async def server_live() -> ServerLive:
+    """Answer that the process runs; does nothing else."""
+    return ServerLive(live=True)
+
+
+@router.get("/health/ready", responses=protocol_errors(open_to_all=True), summary="Ready to predict")
+def server_ready(store: StoreOfApp) -> ServerReady:
+    """Answer whether the database, where the models are, can be used."""
+    try:
+        require_head(store.engine)
+    except SchemaNotAtHead as error:
+        raise Problem(503, "schema_not_at_head", str(error)) from error
+    except SQLAlchemyError as error:
+        log.warning("not ready: %s", type(error).__name__)
+        raise Problem(503, "database_unavailable", "the database does not answer: is it running?") from error
+    return ServerReady(ready=True)
+
+
+# Before those of one model: "stats" is none's name here.
+@router.get("/models/stats", responses=protocol_errors(), summary="Statistics of all models")
+def all_statistics(services: ServicesOfApp) -> ModelsStats:
+    """Return what the versions that were asked for have done since this process started."""
+    statistics = services.statistics
+    return ModelsStats(
+        model_stats=[
+            ModelStats.of(model, version, statistics.of(model, version)) for model, version in statistics.known()
+        ]
+    )
+
+
+@router.get("/models/{name}", responses=protocol_errors(404), summary="Tensors of a model's latest version")
+def model_metadata(store: StoreOfApp, name: ModelName) -> ModelMetadata:
+    """Describe inputs and outputs of the latest version."""
+    return _metadata(store, name, None)
+
+
+@router.get(
+    "/models/{name}/versions/{version}", responses=protocol_errors(404), summary="Tensors of one version of a model"
+)
+def version_metadata(store: StoreOfApp, name: ModelName, version: VersionReference) -> ModelMetadata:
+    """Describe inputs and outputs of one version."""
+    return _metadata(store, name, version)
+
+
+def _metadata(store: Store, name: str, reference: str | None) -> ModelMetadata:
+    with store.reading() as tx:
+        version = served_version(tx, name, reference)
+        numbers = [number for _, number in tx.models.version_numbers(name)]
+    return ModelMetadata.of(version, numbers, _solver_label(version))
+
+
+@router.get("/models/{name}/ready", responses=protocol_errors(404), summary="Whether a model is ready")
+def model_ready(store: StoreOfApp, name: ModelName) -> ModelReady:
+    """Answer whether there is the model; its weights are loaded by the first request, if not before."""
+    return _ready(store, name, None)
+
+
+@router.get(
+    "/models/{name}/versions/{version}/ready",
+    responses=protocol_errors(404),
+    summary="Whether one version of a model is ready",
+)
+def version_ready(store: StoreOfApp, name: ModelName, version: VersionReference) -> ModelReady:
+    """Answer whether there is the version; its weights are loaded by the first request, if not before."""
+    return _ready(store, name, version)
+
+
+def _ready(store: Store, name: str, reference: str | None) -> ModelReady:
+    with store.reading() as tx:
+        version = served_version(tx, name, reference)
+    return ModelReady(name=version.model, ready=True)
+
+
+@router.get("/models/{name}/config", responses=protocol_errors(404), summary="Configuration of a model")
+def model_config(services: ServicesOfApp, name: ModelName) -> ModelConfig:
+    """Return the latest version's configuration, in the form of Triton's."""
+    return _config(services, name, None)
+
+
+@router.get(
+    "/models/{name}/versions/{version}/config",
+    responses=protocol_errors(404),
+    summary="Configuration of one version of a model",
+)
+def version_config(services: ServicesOfApp, name: ModelName, version: VersionReference) -> ModelConfig:
+    """Return one version's configuration, in the form of Triton's."""
+    return _config(services, name, version)
+
+
+def _config(services: Services, name: str, reference: str | None) -> ModelConfig:
+    with services.store.reading() as tx:
+        version = served_version(tx, name, reference)
+    return ModelConfig.of(version, services.settings.budget.inference_rows, _solver_label(version))
+
+
+@router.get("/models/{name}/stats", responses=protocol_errors(404), summary="Statistics of a model's versions")
+def model_statistics(services: ServicesOfApp, name: ModelName) -> ModelsStats:
+    """Return what all versions of a model have done since this process started."""
+    with services.store.reading() as tx:
+        find_version(tx, name, None)
+        numbers = tx.models.version_numbers(name)
+    return ModelsStats(
+        model_stats=[ModelStats.of(name, number, services.statistics.of(name, number)) for _, number in numbers]
+    )
+
+
+@router.get(
+    "/models/{name}/versions/{version}/stats",
+    responses=protocol_errors(404),
+    summary="Statistics of one version of a model",
+)
+def version_statistics(services: ServicesOfApp, name: ModelName, version: VersionReference) -> ModelsStats:
+    """Return what one version has done since this process started."""
+    with services.store.reading() as tx:
+        found = served_version(tx, name, version)
+    statistics = services.statistics.of(found.model, found.version)
+    return ModelsStats(model_stats=[ModelStats.of(found.model, found.version, statistics)])
+
+
+@router.post(
+    "/models/{name}/infer",
+    response_model=InferAnswer,
+    responses=described(200, "Outputs, and the solver", "application/octet-stream") | _INFER_ERRORS,
+    openapi_extra=_INFER_BODY,
+    summary="Predict with the latest version",
+)
+async def infer(request: Request, services: ServicesOfApp, name: ModelName) -> Response:
+    """Predict with the latest version, with the solver it was trained with or the one in `parameters`."""
+    return await _infer(request, services, name, None)
+
+
+@router.post(
+    "/models/{name}/versions/{version}/infer",
+    response_model=InferAnswer,
+    responses=described(200, "Outputs, and the solver", "application/octet-stream") | _INFER_ERRORS,
+    openapi_extra=_INFER_BODY,
+    summary="Predict with one version",
+)
+async def infer_with_version(
+    request: Request, services: ServicesOfApp, name: ModelName, version: VersionReference
+) -> Response:
+    """Predict with one version, with the solver it was trained with or the one in `parameters`."""
+    return await _infer(request, services, name, version)
+
+
+async def _infer(request: Request, services: Services, name: str, reference: str | None) -> Response:
+    body = await request.body()
+    began = time.perf_counter_ns()
+    version = await run_in_threadpool(_find, services.store, name, reference)
+    signature = Signature.of(version)
+    statistics = services.statistics
+    try:
+        asked, samples, solver = await run_in_threadpool(_read, services, request, body, version, signature)
+        wanted = signature.wanted(asked)
+        read = time.perf_counter_ns()
+        prediction = await predict(services, version, samples, solver, request.is_disconnected)
+        predicted = time.perf_counter_ns()
+        content, headers = infer_answer(version, signature, prediction, wanted, asked.id)
+        content, coding = await run_in_threadpool(packed, content, request.headers.get("accept-encoding"))
+    except Exception:
+        statistics.failed(version.model, version.version, time.perf_counter_ns() - began)
+        raise
+    statistics.succeeded(
+        version.model,
+        version.version,
+        len(samples),
+        read - began,
+        predicted - read,
+        time.perf_counter_ns() - predicted,
+    )
+    return Response(content, headers=headers | coding)
+
+
+def _find(store: Store, name: str, reference: str | None) -> ModelVersion:
+    with store.reading() as tx:
+        return served_version(tx, name, reference)
+
+
+def _read(
+    services: Services, request: Request, body: bytes, version: ModelVersion, signature: Signature
+) -> tuple[InferRequest, NDArray[np.floating[Any]], SolverSpec | None]:
+    headers = request.headers
+    content = unpacked(body, headers.get("content-encoding"), services.settings.max_body_bytes)
+    asked = parse_infer_request(content, headers.get(HEADER_LENGTH))
+    samples = signature.samples(asked)
+    wish = solver_wish(asked.parameters)
+    with services.store.reading() as tx:
+        return asked, samples, chosen_solver(tx, version, wish)
+
+
+def _solver_label(version: ModelVersion) -> str:
+    return SolverSpec.model_validate(version.solver).label
