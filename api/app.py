@@ -20,6 +20,7 @@ from api.body_limit import BodyLimit
 from api.dataset_upload import AT_ONCE
 from api.doorbell import create_doorbell, create_sender
 from api.inference.service import Inference
+from api.inference_protocol.statistics import InferenceStatistics
 from api.openapi import DescribedApp
 from api.problems import Problem, answer_problem, invalid, problem_response
 from api.reconciler_thread import ReconcilerThread
@@ -29,7 +30,9 @@ from api.routes import (
     charts,
     datasets,
     health,
+    inference_protocol,
     jobs,
+    model_repository,
     models,
     pages,
     predictions,
@@ -109,6 +112,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         results,
         solvers,
         datasets,
+        inference_protocol,
+        model_repository,
         health,
         pages,
     ):
@@ -133,6 +138,7 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: RequestMetrics) -
             doorbell,
             inference,
             metrics,
+            InferenceStatistics(),
             polling=anyio.CapacityLimiter(POLLING_THREADS),
             uploads=anyio.CapacityLimiter(AT_ONCE),
         )

@@ -11,7 +11,9 @@ from api.problems import Problem, problem_response
 from store.settings import Settings
 
 # Everything else needs the key: a new route is closed unless it is named here.
-OPEN_PATHS = frozenset({"/", "/odeness.css", "/docs", "/openapi.json", "/healthz", "/readyz"})
+OPEN_PATHS = frozenset(
+    {"/", "/odeness.css", "/docs", "/openapi.json", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
+)
 
 
 class PublicBindWithoutKey(ValueError):

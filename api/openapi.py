@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from api.authentication import OPEN_PATHS
 from api.problems import PROBLEM_MEDIA_TYPE
 from api.schemas.answer import ProblemDocument
+from api.schemas.inference_protocol import InferBody, LoadQuery, ProtocolError, RepositoryQuery
 from api.schemas.prediction import PredictRequest
 
 Responses = dict[int | str, dict[str, Any]]
@@ -21,7 +22,7 @@ _DESCRIPTIONS = {
     408: "The body did not arrive in time",
     409: "The state of the server does not allow it",
     413: "The body is too large",
-    415: "The body is not declared as application/json",
+    415: "The body is not declared as application/json, or its Content-Encoding is unknown",
     416: "The range is outside the file",
     422: "A part of the request is wrong; `errors` names it",
     500: "An unexpected error",
@@ -39,6 +40,13 @@ def problem_responses(*statuses: int, open_to_all: bool = False) -> Responses:
         }
         for status in sorted(shared | set(statuses))
     }
+
+
+def protocol_errors(*statuses: int, open_to_all: bool = False) -> Responses:
+    """Return the same for an operation of the Open Inference Protocol, whose errors have a form of their own."""
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ProtocolError"}}}
+    declared = problem_responses(*statuses, open_to_all=open_to_all)
+    return {status: answer | {"content": content} for status, answer in declared.items()}
 
 
 def described(status: int, description: str, *media_types: str) -> Responses:
@@ -80,7 +88,7 @@ class DescribedApp(FastAPI):
         if document is not made_before:
             components = document.setdefault("components", {})
             schemas = components.setdefault("schemas", {})
-            for model in (ProblemDocument, PredictRequest):
+            for model in (ProblemDocument, PredictRequest, ProtocolError, InferBody, LoadQuery, RepositoryQuery):
                 schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 for name, part in schema.pop("$defs", {}).items():
                     schemas.setdefault(name, part)

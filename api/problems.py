@@ -1,4 +1,7 @@
-"""Errors as ``application/problem+json`` (RFC 9457): what went wrong and what to do about it."""
+"""Errors as ``application/problem+json`` (RFC 9457): what went wrong and what to do about it.
+
+Under ``/v2`` they are ``{"error": text}``, which that protocol's clients read.
+"""
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -11,6 +14,9 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
+
+# The Open Inference Protocol has a form of its own for errors, whatever they are and wherever they come from.
+_INFERENCE_PROTOCOL = "/v2"
 
 
 class Problem(HTTPException):
@@ -58,7 +64,15 @@ def problem_document(problem: Problem, request_id: str) -> dict[str, Any]:
 
 
 def problem_response(problem: Problem, scope: Scope) -> Response:
-    """Return the HTTP response of a problem."""
+    """Return the HTTP response of a problem; under ``/v2`` in the form of the Open Inference Protocol."""
+    path = scope["path"]
+    if path == _INFERENCE_PROTOCOL or path.startswith(f"{_INFERENCE_PROTOCOL}/"):
+        return Response(
+            orjson.dumps(_storable({"error": problem.detail})),
+            status_code=problem.status_code,
+            headers=problem.headers,
+            media_type="application/json",
+        )
     return Response(
         # A user's text may hold a lone surrogate, which UTF-8 cannot.
         orjson.dumps(_storable(problem_document(problem, request_id(scope)))),

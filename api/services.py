@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from api.doorbell import Doorbell
 from api.inference.service import Inference
+from api.inference_protocol.statistics import InferenceStatistics
 from api.request_metrics import RequestMetrics
 from store.settings import Settings
 from store.unit_of_work import Store
@@ -30,6 +31,7 @@ class Services:
     doorbell: Doorbell
     inference: Inference
     metrics: RequestMetrics
+    statistics: InferenceStatistics
     polling: anyio.CapacityLimiter
     uploads: anyio.CapacityLimiter
 

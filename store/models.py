@@ -239,6 +239,14 @@ class Models:
         query = select(model_version).where(model_version.c.model == name).order_by(model_version.c.version.desc())
         return [ModelVersion(**row) for row in self._scope.connection.execute(query).mappings()]
 
+    def version_numbers(self, name: str | None = None) -> Sequence[tuple[str, int]]:
+        """Return model and number of all versions, or of one model's, by name and number."""
+        query = select(model_version.c.model, model_version.c.version)
+        if name is not None:
+            query = query.where(model_version.c.model == name)
+        rows = self._scope.connection.execute(query.order_by(model_version.c.model, model_version.c.version))
+        return [(model, version) for model, version in rows]
+
     def _one(self, query: Select[Any], **values: Any) -> ModelVersion | None:
         row = self._scope.connection.execute(query, values).mappings().one_or_none()
         return None if row is None else ModelVersion(**row)

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from api.inference.prediction_call import Outcome, Prediction, PredictionCall
 from api.inference.served_version import ServedVersion
-from api.inference.statistics import InferenceStatistics
 from api.inference.waiting_calls import CheckedCall, IsDisconnected, Ticket, WaitingCalls
 from api.problems import Problem
 from api.request_metrics import RequestMetrics
@@ -51,10 +50,6 @@ class Computation(Protocol):
 
     def forget(self, version_id: str) -> bool:
         """Free a version's memory; return whether it was loaded."""
-        ...
-
-    def loaded(self) -> Sequence[str]:
-        """Return the ids of the versions in memory."""
         ...
 
 
@@ -88,7 +83,6 @@ class MicroBatcher:
         self._check = check
         self._make_computation = make_computation
         self._metrics = metrics
-        self.statistics = InferenceStatistics()
         self._computation: Computation | None = None
         self._inbox: queue.SimpleQueue[list[Ticket] | _Errand | None] = queue.SimpleQueue()
         self._waiting = WaitingCalls()
@@ -263,11 +257,9 @@ class MicroBatcher:
                     if call.ticket.wanted:
                         self._answer(computation, [call])
                 return
-            self.statistics.failed(batch)
             _deliver([(call.ticket, error) for call in batch])
             return
         seconds = time.monotonic() - started
-        self.statistics.succeeded(batch, started, seconds)
         self._metrics.observe_batch(
             batch[0].solver.method,
             Counter(status.text for status in outcome.statuses),

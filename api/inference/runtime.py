@@ -93,10 +93,6 @@ class ModelRuntime:
         """Free a version's memory; return whether it was loaded."""
         return self.models.forget(version_id)
 
-    def loaded(self) -> Sequence[str]:
-        """Return the ids of the versions in memory."""
-        return self.models.versions
-
     def _part(self, model: Classifier, call: CheckedCall, inputs: Tensor) -> Outcome:
         asked = call.ticket.call
         times = torch.tensor(asked.times, dtype=torch.float64) if asked.times else None

@@ -6,7 +6,6 @@ from api.inference.call_checks import CallChecks
 from api.inference.micro_batcher import Computation, MicroBatcher
 from api.inference.prediction_call import Prediction, PredictionCall
 from api.inference.served_version import ServedVersion
-from api.inference.statistics import InferenceStatistics
 from api.inference.waiting_calls import IsDisconnected
 from api.request_metrics import RequestMetrics
 from store.models import ModelVersion
@@ -36,11 +35,6 @@ class Inference:
         """Stop: what waits is refused, what runs is finished."""
         self._batcher.close()
 
-    @property
-    def statistics(self) -> InferenceStatistics:
-        """What each version was asked."""
-        return self._batcher.statistics
-
     def served(self, version: ModelVersion) -> ServedVersion:
         """Return what requests to a version are checked against."""
         return self._catalogue.of(version)
@@ -68,10 +62,11 @@ class Inference:
 
         await self._batcher.run_errand(warm_all)
 
-    async def forget(self, served: ServedVersion) -> bool:
-        """Free a version's memory; return whether it was loaded."""
-        return bool(await self._batcher.run_errand(lambda computation: computation.forget(served.version.id)))
+    async def forget(self, version_ids: Sequence[str]) -> None:
+        """Free the memory of versions; the next request for one loads it again."""
 
-    async def loaded(self) -> set[str]:
-        """Return the ids of the versions in memory."""
-        return set(await self._batcher.run_errand(lambda computation: computation.loaded()))
+        def forget_all(computation: Computation) -> None:
+            for version_id in version_ids:
+                computation.forget(version_id)
+
+        await self._batcher.run_errand(forget_all)

@@ -37,7 +37,7 @@ def test_every_answer_has_the_security_headers(client: httpx.Client) -> None:
         assert not [name for name in headers if name.startswith("access-control-")]
 
 
-@pytest.mark.parametrize("url", ["/nothing", "/v1", "/v1/jobs/", "/v2", "/docs/oauth2-redirect", "/redoc", "/%00"])
+@pytest.mark.parametrize("url", ["/nothing", "/v1", "/v1/jobs/", "/v3", "/docs/oauth2-redirect", "/redoc", "/%00"])
 def test_an_unknown_path_is_a_problem(client: httpx.Client, url: str) -> None:
     assert_problem(client.get(url), 404, "route_not_found")
 

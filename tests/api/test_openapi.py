@@ -55,6 +55,23 @@ EXPECTED = {
     "POST /v1/models",
     "POST /v1/models/{name}/versions",
     "GET /v1/datasets/{name}",
+    "GET /v2",
+    "GET /v2/health/live",
+    "GET /v2/health/ready",
+    "GET /v2/models/stats",
+    "GET /v2/models/{name}",
+    "GET /v2/models/{name}/ready",
+    "GET /v2/models/{name}/config",
+    "GET /v2/models/{name}/stats",
+    "GET /v2/models/{name}/versions/{version}",
+    "GET /v2/models/{name}/versions/{version}/ready",
+    "GET /v2/models/{name}/versions/{version}/config",
+    "GET /v2/models/{name}/versions/{version}/stats",
+    "POST /v2/models/{name}/infer",
+    "POST /v2/models/{name}/versions/{version}/infer",
+    "POST /v2/repository/index",
+    "POST /v2/repository/models/{name}/load",
+    "POST /v2/repository/models/{name}/unload",
     "GET /healthz",
     "GET /readyz",
     "GET /metrics",
@@ -118,10 +135,11 @@ def test_every_status_has_a_description_and_a_schema(document: dict[str, Any]) -
             for media_type, content in answer["content"].items():
                 assert content["schema"], (name, status, media_type)
             if int(status) >= 400:
-                assert list(answer["content"]) == [PROBLEM_MEDIA_TYPE], (name, status)
-                assert answer["content"][PROBLEM_MEDIA_TYPE]["schema"] == {
-                    "$ref": "#/components/schemas/ProblemDocument"
-                }
+                protocol = " /v2" in name
+                media_type = "application/json" if protocol else PROBLEM_MEDIA_TYPE
+                assert list(answer["content"]) == [media_type], (name, status)
+                schema = "ProtocolError" if protocol else "ProblemDocument"
+                assert answer["content"][media_type]["schema"] == {"$ref": f"#/components/schemas/{schema}"}
 
 
 def test_operations_with_a_body_declare_what_bodies_can_get_wrong(document: dict[str, Any]) -> None:

@@ -1,0 +1,95 @@
+"""Writes the answers to infer requests: JSON, with the bytes of binary outputs behind it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from api.inference.prediction_call import Outcome, Prediction
+from api.inference_protocol.request import HEADER_LENGTH, RequestedOutput
+from api.inference_protocol.signature import DATATYPE_OF
+from api.inference_protocol.tensors import Tensor, texts, to_bytes, to_json
+from ode_core.specs.solver import Precision
+
+NO_LABEL = -1
+
+
+def infer_answer(
+    prediction: Prediction,
+    wanted: Sequence[RequestedOutput],
+    request_id: str | None,
+) -> tuple[bytes, dict[str, str]]:
+    """Return body and headers of an answer.
+
+    Args:
+        prediction: for all samples.
+        wanted: the outputs, in order.
+        request_id: to be repeated; None: there was none.
+    """
+    version, precision = prediction.served.version, prediction.served.spec.training.precision
+    document: dict[str, Any] = {"model_name": version.model, "model_version": str(version.version)}
+    if request_id is not None:
+        document["id"] = request_id
+    document["parameters"] = solver_facts(prediction)
+    described: list[dict[str, Any]] = []
+    tail: list[bytes] = []
+    for output in wanted:
+        tensor = _output(output.name, prediction.outcome, precision)
+        description: dict[str, Any] = {
+            "name": tensor.name,
+            "datatype": tensor.datatype,
+            "shape": list(tensor.array.shape),
+        }
+        if output.binary:
+            tail.append(to_bytes(tensor))
+            description["parameters"] = {"binary_data_size": len(tail[-1])}
+        else:
+            description["data"] = to_json(tensor)
+        described.append(description)
+    document["outputs"] = described
+    content = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not tail:
+        return content, {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(content))}
+    return b"".join((content, *tail)), headers
+
+
+def _output(name: str, outcome: Outcome, precision: Precision) -> Tensor:
+    if name == "status":
+        return texts(name, [status.text for status in outcome.statuses])
+    if name == "nfe":
+        return Tensor(name, "INT64", outcome.evaluations)
+    failed = np.array([bool(status) for status in outcome.statuses])
+    if name == "label":
+        return Tensor(name, "INT64", np.where(failed, NO_LABEL, outcome.labels))
+    values = (outcome.probabilities if name == "probabilities" else outcome.logits).astype(precision)
+    values[failed] = np.nan
+    return Tensor(name, DATATYPE_OF[precision], values)
+
+
+def solver_facts(prediction: Prediction) -> dict[str, str | int | float]:
+    """Return the solver and what it cost, as the protocol's parameters: texts and numbers.
+
+    ``nfe``, ``accepted`` and ``rejected`` are means over the samples.
+    """
+    solver = prediction.solver.document()
+    outcome = prediction.outcome
+    failures = sum(1 for status in outcome.statuses if status)
+    status = "success" if not failures else "failed" if failures == len(outcome) else "partial"
+    return {
+        "solver": solver.pop("method"),
+        **solver,
+        "nfe": _mean(outcome.evaluations),
+        "accepted": _mean(outcome.accepted),
+        "rejected": _mean(outcome.rejected),
+        "failures": failures,
+        "status": status,
+    }
+
+
+def _mean(counts: NDArray[Any]) -> int | float:
+    """Return the mean; an integer where it is one."""
+    mean = float(np.mean(counts))
+    return int(mean) if mean.is_integer() else mean

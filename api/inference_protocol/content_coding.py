@@ -1,0 +1,71 @@
+"""Compressed bodies: gzip and deflate (which is zlib's format, RFC 9110), bounded when they are unpacked."""
+
+import re
+import zlib
+
+from api.problems import Problem
+
+_WINDOW = {"gzip": 31, "deflate": 15}  # of zlib: what the data is wrapped in
+_LEVEL = 1  # numbers of a model hardly shrink further, however long one tries
+_WORTH_BYTES = 1400  # less goes into one packet anyway
+_PREFERENCE = re.compile(r"\s*([a-z*-]+)\s*(?:;\s*q\s*=\s*([01](?:\.[0-9]{0,3})?)\s*)?", re.IGNORECASE)
+
+
+def unpacked(body: bytes, coding: str | None, most_bytes: int) -> bytes:
+    """Return a body without its ``Content-Encoding``.
+
+    Raises:
+        Problem: the coding is unknown (415), the body is broken (400) or unpacks to more than ``most_bytes`` (413).
+    """
+    coding = (coding or "identity").strip().lower()
+    if coding == "identity":
+        return body
+    if coding not in _WINDOW:
+        raise Problem(
+            415,
+            "unsupported_content_encoding",
+            f"Content-Encoding {coding[:50]} is not supported: use gzip or deflate, or none",
+            headers={"Accept-Encoding": "gzip, deflate"},
+        )
+    unpacker = zlib.decompressobj(_WINDOW[coding])
+    try:
+        content = unpacker.decompress(body, most_bytes + 1)
+    except zlib.error as error:
+        raise _broken(coding, "it does not unpack") from error
+    if len(content) > most_bytes:
+        raise Problem(
+            413,
+            "body_too_large",
+            f"the body unpacks to more than {most_bytes:,} bytes: send fewer inputs at a time, or raise "
+            "ODENESS_MAX_BODY_BYTES",
+        )
+    if not unpacker.eof:
+        raise _broken(coding, "it ends too soon")
+    if unpacker.unused_data:
+        raise _broken(coding, "something follows it")
+    return content
+
+
+def packed(content: bytes, accepted: str | None) -> tuple[bytes, dict[str, str]]:
+    """Return an answer in a coding that ``Accept-Encoding`` prefers, with its headers; a short one as it is."""
+    coding = preferred_coding(accepted) if len(content) >= _WORTH_BYTES else None
+    headers = {"Vary": "Accept-Encoding"}
+    if coding is None:
+        return content, headers
+    packer = zlib.compressobj(_LEVEL, wbits=_WINDOW[coding])
+    return packer.compress(content) + packer.flush(), headers | {"Content-Encoding": coding}
+
+
+def preferred_coding(accepted: str | None) -> str | None:
+    """Return ``gzip``, ``deflate``, or None where neither is accepted."""
+    weights: dict[str, float] = {}
+    for part in (accepted or "").split(","):
+        if match := _PREFERENCE.fullmatch(part):
+            weights[match[1].lower()] = float(match[2] or 1)
+    weighted = {coding: weights.get(coding, weights.get("*", 0.0)) for coding in _WINDOW}
+    best = max(weighted, key=lambda coding: weighted[coding])
+    return best if weighted[best] > 0 else None
+
+
+def _broken(coding: str, reason: str) -> Problem:
+    return Problem(400, "unreadable_body", f"the body is not {coding}, which Content-Encoding says it is: {reason}")

@@ -1,0 +1,78 @@
+"""How many infer requests each model version has answered, and how long their parts took."""
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Durations:
+    """A number of requests and the nanoseconds they took together."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int) -> None:
+        """Count one more."""
+        self.count += 1
+        self.ns += ns
+
+
+@dataclass
+class VersionStatistics:
+    """What one version has done in this process.
+
+    Attributes:
+        samples: predicted.
+        last_inference: milliseconds since 1970; 0: never.
+        success: whole requests that were answered.
+        fail: whole requests that were refused or failed.
+        compute_input: reading and checking.
+        compute_infer: waiting for the model, and predicting.
+        compute_output: writing the answer.
+    """
+
+    samples: int = 0
+    last_inference: int = 0
+    success: Durations = field(default_factory=Durations)
+    fail: Durations = field(default_factory=Durations)
+    compute_input: Durations = field(default_factory=Durations)
+    compute_infer: Durations = field(default_factory=Durations)
+    compute_output: Durations = field(default_factory=Durations)
+
+
+class InferenceStatistics:
+    """The statistics of one process, by model and version."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._versions: dict[tuple[str, int], VersionStatistics] = {}
+
+    def of(self, model: str, version: int) -> VersionStatistics:
+        """Return the statistics of a version; of one never asked, zeros."""
+        with self._lock:
+            return self._versions.get((model, version)) or VersionStatistics()
+
+    def known(self) -> list[tuple[str, int]]:
+        """Return the versions that were asked for, by name."""
+        with self._lock:
+            return sorted(self._versions)
+
+    def failed(self, model: str, version: int, ns: int) -> None:
+        """Count a request that had no answer."""
+        with self._lock:
+            self._of(model, version).fail.add(ns)
+
+    def succeeded(self, model: str, version: int, samples: int, read_ns: int, predict_ns: int, write_ns: int) -> None:
+        """Count a request that was answered, with the nanoseconds of its parts."""
+        with self._lock:
+            statistics = self._of(model, version)
+            statistics.samples += samples
+            statistics.last_inference = time.time_ns() // 1_000_000
+            statistics.success.add(read_ns + predict_ns + write_ns)
+            statistics.compute_input.add(read_ns)
+            statistics.compute_infer.add(predict_ns)
+            statistics.compute_output.add(write_ns)
+
+    def _of(self, model: str, version: int) -> VersionStatistics:
+        return self._versions.setdefault((model, version), VersionStatistics())

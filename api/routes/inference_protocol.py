@@ -1,0 +1,274 @@
+"""The Open Inference Protocol (V2): what there is, whether it is ready, predictions and their statistics."""
+
+import importlib.metadata
+import logging
+import time
+from contextlib import suppress
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
+from api.identifiers import ModelName, find_version
+from api.inference_protocol.answer import infer_answer
+from api.inference_protocol.content_coding import packed, unpacked
+from api.inference_protocol.prediction import prediction_call
+from api.inference_protocol.request import HEADER_LENGTH, InferRequest, parse_infer_request
+from api.inference_protocol.signature import wanted_outputs
+from api.inference_protocol.solver_parameters import asked_solver
+from api.openapi import POSTED, described, protocol_errors
+from api.problems import Problem
+from api.schemas.inference_protocol import (
+    InferAnswer,
+    ModelConfig,
+    ModelMetadata,
+    ModelReady,
+    ModelsStats,
+    ModelStats,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
+from api.services import Services, ServicesOfApp, StoreOfApp
+from ode_core.specs import SolverSpec
+from store.errors import SchemaNotAtHead
+from store.models import ModelVersion
+from store.schema_version import require_head
+from store.unit_of_work import Store
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+
+READ_AT_ONCE = 2**15  # bytes; what is larger is read beside the event loop, which others wait for
+
+EXTENSIONS = ["binary_tensor_data", "parameters", "statistics", "model_configuration", "model_repository"]
+
+VersionReference = Annotated[str, Path(description="number of a version, or an alias")]
+
+# Requests are read from the raw body; this is what the description says of it.
+_INFER_BODY: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": HEADER_LENGTH,
+            "in": "header",
+            "required": False,
+            "description": "bytes of the JSON, where the bytes of tensors follow it",
+            "schema": {"type": "integer"},
+        }
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/InferBody"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    },
+}
+_INFER_ERRORS = protocol_errors(404, 409, *POSTED)
+
+
+@router.get("", responses=protocol_errors(), summary="Name, version and extensions of the server")
+@router.get("/", include_in_schema=False)
+async def server_metadata() -> ServerMetadata:
+    """Tell what the server is, and which extensions of the protocol it has."""
+    return ServerMetadata(name="odeness", version=importlib.metadata.version("odeness"), extensions=EXTENSIONS)
+
+
+@router.get("/health/live", responses=protocol_errors(open_to_all=True), summary="Alive")
+async def server_live() -> ServerLive:
+    """Answer that the process runs; does nothing else."""
+    return ServerLive(live=True)
+
+
+@router.get("/health/ready", responses=protocol_errors(open_to_all=True), summary="Ready to predict")
+def server_ready(store: StoreOfApp) -> ServerReady:
+    """Answer whether the database, where the models are, can be used."""
+    try:
+        require_head(store.engine)
+    except SchemaNotAtHead as error:
+        raise Problem(503, "schema_not_at_head", str(error)) from error
+    except SQLAlchemyError as error:
+        log.warning("not ready: %s", type(error).__name__)
+        raise Problem(503, "database_unavailable", "the database does not answer: is it running?") from error
+    return ServerReady(ready=True)
+
+
+# Before those of one model: "stats" is none's name here.
+@router.get("/models/stats", responses=protocol_errors(), summary="Statistics of all models")
+def all_statistics(services: ServicesOfApp) -> ModelsStats:
+    """Return what the versions that were asked for have done since this process started."""
+    statistics = services.statistics
+    return ModelsStats(
+        model_stats=[
+            ModelStats.of(model, version, statistics.of(model, version)) for model, version in statistics.known()
+        ]
+    )
+
+
+@router.get("/models/{name}", responses=protocol_errors(404), summary="Tensors of a model's latest version")
+def model_metadata(store: StoreOfApp, name: ModelName) -> ModelMetadata:
+    """Describe inputs and outputs of the latest version."""
+    return _metadata(store, name, None)
+
+
+@router.get(
+    "/models/{name}/versions/{version}", responses=protocol_errors(404), summary="Tensors of one version of a model"
+)
+def version_metadata(store: StoreOfApp, name: ModelName, version: VersionReference) -> ModelMetadata:
+    """Describe inputs and outputs of one version."""
+    return _metadata(store, name, version)
+
+
+def _metadata(store: Store, name: str, reference: str | None) -> ModelMetadata:
+    with store.reading() as tx:
+        version = find_version(tx, name, reference)
+        numbers = [number for _, number in tx.models.version_numbers(name)]
+    return ModelMetadata.of(version, numbers, _solver_label(version))
+
+
+@router.get("/models/{name}/ready", responses=protocol_errors(404), summary="Whether a model is ready")
+def model_ready(store: StoreOfApp, name: ModelName) -> ModelReady:
+    """Answer whether there is the model; its weights are loaded by the first request, if not before."""
+    return _ready(store, name, None)
+
+
+@router.get(
+    "/models/{name}/versions/{version}/ready",
+    responses=protocol_errors(404),
+    summary="Whether one version of a model is ready",
+)
+def version_ready(store: StoreOfApp, name: ModelName, version: VersionReference) -> ModelReady:
+    """Answer whether there is the version; its weights are loaded by the first request, if not before."""
+    return _ready(store, name, version)
+
+
+def _ready(store: Store, name: str, reference: str | None) -> ModelReady:
+    with store.reading() as tx:
+        version = find_version(tx, name, reference)
+    return ModelReady(name=version.model, ready=True)
+
+
+@router.get("/models/{name}/config", responses=protocol_errors(404), summary="Configuration of a model")
+def model_config(services: ServicesOfApp, name: ModelName) -> ModelConfig:
+    """Return the latest version's configuration, in the form of Triton's."""
+    return _config(services, name, None)
+
+
+@router.get(
+    "/models/{name}/versions/{version}/config",
+    responses=protocol_errors(404),
+    summary="Configuration of one version of a model",
+)
+def version_config(services: ServicesOfApp, name: ModelName, version: VersionReference) -> ModelConfig:
+    """Return one version's configuration, in the form of Triton's."""
+    return _config(services, name, version)
+
+
+def _config(services: Services, name: str, reference: str | None) -> ModelConfig:
+    with services.store.reading() as tx:
+        version = find_version(tx, name, reference)
+    return ModelConfig.of(version, services.settings.budget.inference_rows, _solver_label(version))
+
+
+@router.get("/models/{name}/stats", responses=protocol_errors(404), summary="Statistics of a model's versions")
+def model_statistics(services: ServicesOfApp, name: ModelName) -> ModelsStats:
+    """Return what all versions of a model have done since this process started."""
+    with services.store.reading() as tx:
+        find_version(tx, name, None)
+        numbers = tx.models.version_numbers(name)
+    return ModelsStats(
+        model_stats=[ModelStats.of(name, number, services.statistics.of(name, number)) for _, number in numbers]
+    )
+
+
+@router.get(
+    "/models/{name}/versions/{version}/stats",
+    responses=protocol_errors(404),
+    summary="Statistics of one version of a model",
+)
+def version_statistics(services: ServicesOfApp, name: ModelName, version: VersionReference) -> ModelsStats:
+    """Return what one version has done since this process started."""
+    with services.store.reading() as tx:
+        found = find_version(tx, name, version)
+    statistics = services.statistics.of(found.model, found.version)
+    return ModelsStats(model_stats=[ModelStats.of(found.model, found.version, statistics)])
+
+
+@router.post(
+    "/models/{name}/infer",
+    response_model=InferAnswer,
+    responses=described(200, "Outputs, and the solver", "application/octet-stream") | _INFER_ERRORS,
+    openapi_extra=_INFER_BODY,
+    summary="Predict with the latest version",
+)
+async def infer(request: Request, services: ServicesOfApp, name: ModelName) -> Response:
+    """Predict with the latest version, with the solver it was trained with or the one in `parameters`."""
+    return await _infer(request, services, name, None)
+
+
+@router.post(
+    "/models/{name}/versions/{version}/infer",
+    response_model=InferAnswer,
+    responses=described(200, "Outputs, and the solver", "application/octet-stream") | _INFER_ERRORS,
+    openapi_extra=_INFER_BODY,
+    summary="Predict with one version",
+)
+async def infer_with_version(
+    request: Request, services: ServicesOfApp, name: ModelName, version: VersionReference
+) -> Response:
+    """Predict with one version, with the solver it was trained with or the one in `parameters`."""
+    return await _infer(request, services, name, version)
+
+
+async def _infer(request: Request, services: Services, name: str, reference: str | None) -> Response:
+    body = await request.body()
+    began = time.perf_counter_ns()
+    statistics = services.statistics
+    try:
+        headers = request.headers
+        most = services.settings.max_body_bytes
+        if len(body) > READ_AT_ONCE or "content-encoding" in headers:
+            asked = await run_in_threadpool(_read, headers, body, most)
+        else:
+            asked = _read(headers, body, most)
+        call = prediction_call(name, reference, asked, asked_solver(asked.parameters))
+        wanted = wanted_outputs(asked)
+        read = time.perf_counter_ns()
+        prediction = await services.inference.predict(call, size=len(body), is_disconnected=request.is_disconnected)
+        predicted = time.perf_counter_ns()
+        content, answered = infer_answer(prediction, wanted, asked.id)
+        if coding := headers.get("accept-encoding"):
+            content, coded = await run_in_threadpool(packed, content, coding)
+            answered |= coded
+    except Exception:
+        await run_in_threadpool(_count_failure, services, name, reference, time.perf_counter_ns() - began)
+        raise
+    version = prediction.served.version
+    statistics.succeeded(
+        version.model,
+        version.version,
+        len(prediction.outcome),
+        read - began,
+        predicted - read,
+        time.perf_counter_ns() - predicted,
+    )
+    return Response(content, headers=answered)
+
+
+def _read(headers: Headers, body: bytes, most: int) -> InferRequest:
+    content = unpacked(body, headers.get("content-encoding"), most)
+    return parse_infer_request(content, headers.get(HEADER_LENGTH))
+
+
+def _count_failure(services: Services, name: str, reference: str | None, nanoseconds: int) -> None:
+    with suppress(Problem, SQLAlchemyError), services.store.reading() as tx:
+        version = find_version(tx, name, reference)
+        services.statistics.failed(version.model, version.version, nanoseconds)
+
+
+def _solver_label(version: ModelVersion) -> str:
+    return SolverSpec.model_validate(version.solver).label

@@ -1,0 +1,314 @@
+"""What the Open Inference Protocol's operations take and answer, for the description in OpenAPI and for short answers.
+
+Infer requests and their answers are read and written in ``api.inference_protocol`` without pydantic, because they are
+mostly numbers.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.inference_protocol.signature import INPUT, Signature, TensorFacts
+from api.inference_protocol.statistics import Durations, VersionStatistics
+from api.inference_protocol.tensors import DATATYPES
+from api.schemas.answer import Answer, JsonObject
+from store.models import ModelVersion
+
+PLATFORM = "odeness"
+Parameters = dict[str, str | int | float | bool]
+
+
+class ProtocolError(Answer):
+    """An error of the Open Inference Protocol."""
+
+    error: str = Field(description="what is wrong, and what to do about it")
+
+
+class ServerMetadata(Answer):
+    """What the server is."""
+
+    name: str
+    version: str
+    extensions: list[str] = Field(description="of the protocol, by the names that Triton gave them")
+
+
+class ServerLive(Answer):
+    """Whether the server runs."""
+
+    live: bool
+
+
+class ServerReady(Answer):
+    """Whether the server can predict."""
+
+    ready: bool
+
+
+class ModelReady(Answer):
+    """Whether a model can predict."""
+
+    name: str
+    ready: bool
+
+
+class TensorMetadata(Answer):
+    """An input or output."""
+
+    name: str
+    datatype: str = Field(description=", ".join(DATATYPES))
+    shape: list[int] = Field(description="-1: as many samples as the request has")
+
+    @classmethod
+    def of(cls, facts: TensorFacts) -> "TensorMetadata":
+        """Return the answer about an input or output."""
+        return cls(name=facts.name, datatype=facts.datatype, shape=list(facts.shape))
+
+
+class ModelMetadata(Answer):
+    """A model version's tensors."""
+
+    name: str
+    versions: list[str] = Field(description="all that can be asked for")
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    parameters: Parameters = Field(description="`version`: the one described; `solver`: the one it predicts with")
+
+    @classmethod
+    def of(cls, version: ModelVersion, numbers: Sequence[int], solver: str) -> "ModelMetadata":
+        """Return the metadata of a version; ``numbers`` are those of all versions of its model."""
+        signature = Signature.of(version)
+        return cls(
+            name=version.model,
+            versions=[str(number) for number in numbers],
+            platform=PLATFORM,
+            inputs=[TensorMetadata.of(facts) for facts in signature.inputs],
+            outputs=[TensorMetadata.of(facts) for facts in signature.outputs],
+            parameters={"version": str(version.version), "solver": solver},
+        )
+
+
+class ConfiguredTensor(Answer):
+    """An input or output of one sample."""
+
+    name: str
+    data_type: str = Field(description="TYPE_ and the datatype; TYPE_STRING for BYTES")
+    dims: list[int] = Field(description="without the number of samples; [1] for a single value")
+
+    @classmethod
+    def of(cls, facts: TensorFacts) -> "ConfiguredTensor":
+        """Return the answer about an input or output."""
+        kind = "STRING" if facts.datatype == "BYTES" else facts.datatype
+        return cls(name=facts.name, data_type=f"TYPE_{kind}", dims=list(facts.shape[1:]) or [1])
+
+
+class ConfiguredText(Answer):
+    """A parameter's value."""
+
+    string_value: str
+
+
+class ModelConfig(Answer):
+    """A model version's configuration, in Triton's form."""
+
+    name: str
+    platform: str
+    backend: str
+    version_policy: JsonObject = Field(description="all versions are served")
+    max_batch_size: int = Field(description="samples in one request, at most")
+    input: list[ConfiguredTensor]
+    output: list[ConfiguredTensor]
+    parameters: dict[str, ConfiguredText] = Field(description="`version` and `solver`, as in the metadata")
+
+    @classmethod
+    def of(cls, version: ModelVersion, most_samples: int, solver: str) -> "ModelConfig":
+        """Return the configuration of a version."""
+        signature = Signature.of(version)
+        return cls(
+            name=version.model,
+            platform=PLATFORM,
+            backend=PLATFORM,
+            version_policy={"all": {}},
+            max_batch_size=most_samples,
+            input=[ConfiguredTensor.of(facts) for facts in signature.inputs],
+            output=[ConfiguredTensor.of(facts) for facts in signature.outputs],
+            parameters={
+                "version": ConfiguredText(string_value=str(version.version)),
+                "solver": ConfiguredText(string_value=solver),
+            },
+        )
+
+
+class DurationsAnswer(Answer):
+    """How often, and how long together."""
+
+    count: int
+    ns: int
+
+    @classmethod
+    def of(cls, durations: Durations) -> "DurationsAnswer":
+        """Return the answer about durations."""
+        return cls(count=durations.count, ns=durations.ns)
+
+
+class InferenceStats(Answer):
+    """How long the parts of requests took."""
+
+    success: DurationsAnswer = Field(description="whole requests that were answered")
+    fail: DurationsAnswer = Field(description="whole requests that were refused or failed")
+    queue: DurationsAnswer = Field(description="always 0: waiting counts in compute_infer")
+    compute_input: DurationsAnswer = Field(description="reading and checking")
+    compute_infer: DurationsAnswer = Field(description="waiting for the model, and predicting")
+    compute_output: DurationsAnswer = Field(description="writing the answer")
+    cache_hit: DurationsAnswer = Field(description="always 0: no answer is kept")
+    cache_miss: DurationsAnswer = Field(description="always 0")
+
+
+class ModelStats(Answer):
+    """What one version has done in this process, under this protocol."""
+
+    name: str
+    version: str
+    last_inference: int = Field(description="milliseconds since 1970; 0: never")
+    inference_count: int = Field(description="samples predicted")
+    execution_count: int = Field(description="requests answered")
+    inference_stats: InferenceStats
+    batch_stats: list[JsonObject] = Field(description="always empty")
+
+    @classmethod
+    def of(cls, model: str, version: int, statistics: VersionStatistics) -> "ModelStats":
+        """Return the answer about a version."""
+        none = DurationsAnswer(count=0, ns=0)
+        return cls(
+            name=model,
+            version=str(version),
+            last_inference=statistics.last_inference,
+            inference_count=statistics.samples,
+            execution_count=statistics.success.count,
+            inference_stats=InferenceStats(
+                success=DurationsAnswer.of(statistics.success),
+                fail=DurationsAnswer.of(statistics.fail),
+                queue=none,
+                compute_input=DurationsAnswer.of(statistics.compute_input),
+                compute_infer=DurationsAnswer.of(statistics.compute_infer),
+                compute_output=DurationsAnswer.of(statistics.compute_output),
+                cache_hit=none,
+                cache_miss=none,
+            ),
+            batch_stats=[],
+        )
+
+
+class ModelsStats(Answer):
+    """What versions have done in this process, since it started."""
+
+    model_stats: list[ModelStats]
+
+
+class RepositoryEntry(Answer):
+    """A model version in the repository."""
+
+    name: str
+    version: str
+    state: Literal["READY"] = Field(description="every version can be asked for; the first request loads it")
+    reason: str = Field(description="always empty")
+
+
+class RepositoryQuery(BaseModel):
+    """Which entries of the repository to list."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    ready: bool = Field(default=False, description="only those that are ready, which all are")
+
+
+class Loaded(Answer):
+    """That a model is in memory."""
+
+    name: str
+    load: bool
+
+
+class Unloaded(Answer):
+    """That a model is not in memory any more."""
+
+    name: str
+    unload: bool
+
+
+class LoadQuery(BaseModel):
+    """How to load or unload a model."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    parameters: dict[str, Any] | None = Field(
+        default=None, description="`unload_dependents` is ignored, as no model has any; a `config` is refused"
+    )
+
+
+class InferTensor(BaseModel):
+    """An input."""
+
+    name: Literal["inputs"] = Field(description=f"the only one is {INPUT}")
+    datatype: str = Field(description="the model's, or one that fits into it exactly", examples=["FP32"])
+    shape: list[int] = Field(description="number of samples, then the shape of one", examples=[[1, 1, 2]])
+    data: list[Any] | None = Field(
+        default=None, description="values in row-major order, flat or nested", examples=[[0.1, 0.12]]
+    )
+    parameters: JsonObject | None = Field(
+        default=None, description="`binary_data_size`: bytes of this input after the JSON, in place of `data`"
+    )
+
+
+class InferOutput(BaseModel):
+    """An output asked for."""
+
+    name: str = Field(description="probabilities, logits, label, status or nfe")
+    parameters: JsonObject | None = Field(
+        default=None, description="`binary_data`: whether its values follow the JSON as bytes"
+    )
+
+
+class InferBody(BaseModel):
+    """An infer request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str | None = Field(default=None, description="is repeated in the answer")
+    model_name: str | None = Field(default=None, description="ignored: the path says it")
+    model_version: str | None = Field(default=None, description="ignored: the path says it")
+    parameters: JsonObject | None = Field(
+        default=None,
+        description="`solver` with `steps`, `step_size`, or `rtol` and `atol`, and `max_steps`; or `solver` auto with "
+        "`agreement`; `binary_data_output`: whether all outputs follow the JSON as bytes",
+    )
+    inputs: list[InferTensor]
+    outputs: list[InferOutput] | None = Field(default=None, description="null: all")
+
+
+class InferredTensor(Answer):
+    """An output."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[Any] | None = Field(
+        default=None, description="values in row-major order; null within it where the solve of a sample failed"
+    )
+    parameters: Parameters | None = Field(
+        default=None, description="`binary_data_size`: bytes of this output after the JSON, in place of `data`"
+    )
+
+
+class InferAnswer(Answer):
+    """The answer to an infer request."""
+
+    model_name: str
+    model_version: str
+    id: str | None = Field(default=None, description="the request's")
+    parameters: Parameters = Field(
+        description="the solver (`solver`, and `steps` or the like), means of `nfe`, `accepted` and `rejected` over "
+        "the samples, `failures`: samples whose solve failed, and `status`: success, partial or failed"
+    )
+    outputs: list[InferredTensor]
