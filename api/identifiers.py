@@ -6,7 +6,8 @@ from typing import Annotated
 from fastapi import Path
 
 from api.problems import Problem
-from ode_core.specs import NAME_PATTERN
+from ode_core.specs import ALIAS_PATTERN, LATEST, NAME_PATTERN
+from store.aliases import Alias
 from store.ids import is_id
 from store.jobs import Job
 from store.models import ModelVersion
@@ -17,6 +18,7 @@ JobId = Annotated[str, Path(description="id of a job")]
 StudyId = Annotated[str, Path(description="id of a study")]
 ModelName = Annotated[str, Path(description="name of a model")]
 Version = Annotated[int, Path(ge=1, le=2**31 - 1, description="version of a model")]
+AliasName = Annotated[str, Path(description="name for a version of a model")]
 
 
 def find_job(tx: Transaction, job_id: str) -> Job:
@@ -35,19 +37,43 @@ def find_study(tx: Transaction, study_id: str) -> Study:
     return study
 
 
-def find_version(tx: Transaction, model: str, version: int | None) -> ModelVersion:
-    """Return the model's version, the latest for None; a 404 problem if there is none."""
+def find_version(tx: Transaction, model: str, reference: int | str | None) -> ModelVersion:
+    """Return the model's version by number or alias, the latest for None; a 404 problem if there is none."""
     known = re.fullmatch(NAME_PATTERN, model) is not None
-    found = tx.models.version(model, version) if known else None
+    found = tx.models.resolve(model, reference) if known else None
     if found is not None:
         return found
-    if version is not None and known and tx.models.get(model) is not None:
-        raise Problem(
-            404,
-            "model_version_not_found",
-            f"model {model} has no version {version}: GET /v1/models/{model} lists its versions",
-        )
-    raise model_not_found(model)
+    if not known or tx.models.get(model) is None:
+        raise model_not_found(model)
+    if isinstance(reference, str) and not reference.isdecimal():
+        raise _alias_not_found(model, reference)
+    raise Problem(
+        404,
+        "model_version_not_found",
+        f"model {model} has no version {str(reference)[:100]}: GET /v1/models/{model} lists its versions",
+    )
+
+
+def find_alias(tx: Transaction, model: str, alias: str) -> Alias:
+    """Return the model's alias; a 404 problem if there is none."""
+    require_model(tx, model)
+    found = tx.aliases.get(model, alias) if re.fullmatch(ALIAS_PATTERN, alias) else None
+    if found is None:
+        raise _alias_not_found(model, alias)
+    return found
+
+
+def require_model(tx: Transaction, model: str) -> None:
+    """Raise a 404 problem if there is no such model."""
+    if not re.fullmatch(NAME_PATTERN, model) or tx.models.get(model) is None:
+        raise model_not_found(model)
+
+
+def _alias_not_found(model: str, alias: str) -> Problem:
+    detail = f"model {model} has no alias {alias[:100]}: GET /v1/models/{model}/aliases lists them"
+    if alias == LATEST:
+        detail = f"{LATEST} is always the newest version and no alias: GET /v1/models/{model} tells which that is"
+    return Problem(404, "alias_not_found", detail)
 
 
 def model_not_found(model: str) -> Problem:
