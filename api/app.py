@@ -27,6 +27,7 @@ from api.reconciler_thread import ReconcilerThread
 from api.request_guard import RequestGuard
 from api.request_metrics import RequestMetrics
 from api.routes import (
+    aliases,
     charts,
     datasets,
     health,
@@ -107,6 +108,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         charts,
         studies,
         models,
+        aliases,
         predictions,
         solver_choice,
         results,

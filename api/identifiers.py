@@ -6,7 +6,8 @@ from typing import Annotated
 from fastapi import Path
 
 from api.problems import Problem
-from ode_core.specs import NAME_PATTERN
+from ode_core.specs import ALIAS_PATTERN, LATEST, NAME_PATTERN
+from store.aliases import Alias
 from store.ids import is_id
 from store.jobs import Job
 from store.models import ModelVersion
@@ -19,6 +20,7 @@ ModelName = Annotated[str, Path(description="name of a model")]
 VersionReference = int | str | None
 """A version's number, an alias, or None for the latest."""
 Version = Annotated[int, Path(ge=1, le=2**31 - 1, description="version of a model")]
+AliasName = Annotated[str, Path(description="name for a version of a model")]
 
 
 def find_job(tx: Transaction, job_id: str) -> Job:
@@ -43,19 +45,37 @@ def find_version(tx: Transaction, model: str, reference: VersionReference) -> Mo
     found = tx.models.resolve(model, reference) if known else None
     if found is not None:
         return found
-    if reference is None or not known or tx.models.get(model) is None:
+    if not known or tx.models.get(model) is None:
         raise model_not_found(model)
-    if isinstance(reference, int) or reference.isdecimal():
-        raise Problem(
-            404,
-            "model_version_not_found",
-            f"model {model} has no version {str(reference)[:20]}: GET /v1/models/{model} lists its versions",
-        )
+    if isinstance(reference, str) and not reference.isdecimal():
+        raise _alias_not_found(model, reference)
     raise Problem(
         404,
-        "alias_not_found",
-        f"model {model} has no alias {reference[:100]}: GET /v1/models/{model}/aliases lists them",
+        "model_version_not_found",
+        f"model {model} has no version {str(reference)[:100]}: GET /v1/models/{model} lists its versions",
     )
+
+
+def find_alias(tx: Transaction, model: str, alias: str) -> Alias:
+    """Return the model's alias; a 404 problem if there is none."""
+    require_model(tx, model)
+    found = tx.aliases.get(model, alias) if re.fullmatch(ALIAS_PATTERN, alias) else None
+    if found is None:
+        raise _alias_not_found(model, alias)
+    return found
+
+
+def require_model(tx: Transaction, model: str) -> None:
+    """Raise a 404 problem if there is no such model."""
+    if not re.fullmatch(NAME_PATTERN, model) or tx.models.get(model) is None:
+        raise model_not_found(model)
+
+
+def _alias_not_found(model: str, alias: str) -> Problem:
+    detail = f"model {model} has no alias {alias[:100]}: GET /v1/models/{model}/aliases lists them"
+    if alias == LATEST:
+        detail = f"{LATEST} is always the newest version and no alias: GET /v1/models/{model} tells which that is"
+    return Problem(404, "alias_not_found", detail)
 
 
 def model_not_found(model: str) -> Problem:

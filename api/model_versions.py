@@ -1,6 +1,5 @@
 """Model versions that no job makes: repairs of others, and weights that were uploaded."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from pydantic import ValidationError
 
 from api.budget_problems import within_budget
-from api.idempotency_problems import conflicting_key
+from api.idempotent_answer import GivenAnswer, answer_once
 from api.identifiers import find_version
 from api.problems import invalid
 from api.schemas.models import ModelVersionAnswer
@@ -37,7 +35,6 @@ from ode_core.specs.weights_file import (
     read_header,
     weight_shapes,
 )
-from store.errors import IdempotencyConflict
 from store.models import ModelVersion
 from store.unit_of_work import Transaction
 
@@ -55,21 +52,12 @@ CREATED: dict[int | str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class MadeVersion:
-    """The body of the answer, and whether it is an earlier request's."""
-
-    body: dict[str, Any]
-    replayed: bool
-
-
-def headers_of(made: MadeVersion) -> dict[str, str]:
+def headers_of(made: GivenAnswer) -> dict[str, str]:
     """Return the headers of the answer."""
-    headers = {"Location": str(made.body["links"]["self"])}
-    return headers | {"Idempotency-Replayed": "true"} if made.replayed else headers
+    return {"Location": str(made.body["links"]["self"])} | made.headers
 
 
-def store_repair(services: Services, name: str, repair: RepairSpec, key: str | None) -> MadeVersion:
+def store_repair(services: Services, name: str, repair: RepairSpec, key: str | None) -> GivenAnswer:
     """Store a version of the model ``name`` with a modified field in the place of another version's field.
 
     Raises:
@@ -106,25 +94,15 @@ def _check_parent(parent: ModelVersion, repair: RepairSpec) -> None:
 
 def store_version(
     services: Services, request: Any, key: str | None, store: Callable[[Transaction], ModelVersion]
-) -> MadeVersion:
+) -> GivenAnswer:
     """Store a version in one transaction; with an idempotency key, once for the same ``request``.
 
     Raises:
         Problem: ``store`` refused, or the key belongs to another request.
     """
-    fingerprint = hashlib.sha256(orjson.dumps(request, option=orjson.OPT_SORT_KEYS)).hexdigest()
-    try:
-        with services.store.transaction() as tx:
-            if key is not None:
-                earlier = tx.idempotency.begin(key, fingerprint)
-                if earlier is not None:
-                    return MadeVersion(earlier.body, replayed=True)
-            body = ModelVersionAnswer.of(store(tx)).model_dump(mode="json")
-            if key is not None:
-                tx.idempotency.finish(key, fingerprint, status=201, body=body)
-    except IdempotencyConflict as conflict:
-        raise conflicting_key(conflict) from conflict
-    return MadeVersion(body, replayed=False)
+    return answer_once(
+        services.store, request, key, 201, lambda tx: ModelVersionAnswer.of(store(tx)).model_dump(mode="json")
+    )
 
 
 @dataclass(frozen=True)
@@ -167,7 +145,7 @@ def declared_training(services: Services, declaration: UploadDeclaration) -> Tra
 
 def store_upload(
     services: Services, source: Path, checksum: str, spec: TrainingJobSpec, precision: Precision | None, key: str | None
-) -> MadeVersion:
+) -> GivenAnswer:
     """Store a file of weights as the next version of a model.
 
     Args:

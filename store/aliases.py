@@ -101,7 +101,7 @@ class Aliases:
             NotFound: there is no such version.
             AliasMoved: the alias points elsewhere than expected.
         """
-        current = self._hold(model, alias)
+        current = self.hold(model, alias)
         if current is not None and current.version == version:
             return current
         _check_expected(model, alias, current, expected)
@@ -146,15 +146,20 @@ class Aliases:
         here = (model_alias.c.model == model, model_alias.c.alias == alias)
         self._scope.connection.execute(delete(model_alias).where(*here))
 
-    def _hold(self, model: str, alias: str) -> Alias | None:
-        """Return the alias, locked by its model's row; an alias that is still to be made has no row to lock."""
+    def hold(self, model: str, alias: str) -> Alias | None:
+        """Return the alias, or None, and keep others from moving it until this transaction ends.
+
+        Raises:
+            NotFound: there is no such model.
+        """
+        # The model's row is locked: an alias that is still to be made has none.
         query = select(tables.model.c.name).where(tables.model.c.name == model).with_for_update()
         if self._scope.connection.execute(query).one_or_none() is None:
             raise NotFound(f"there is no model {model}")
         return self.get(model, alias)
 
     def _hold_existing(self, model: str, alias: str, expected: int | None) -> Alias:
-        current = self._hold(model, alias)
+        current = self.hold(model, alias)
         if current is None:
             raise NotFound(f"model {model} has no alias {alias}")
         _check_expected(model, alias, current, expected)

@@ -145,7 +145,12 @@ class ModelSummary(Answer):
             latest_version=model.latest_version,
             created_at=model.created_at,
             updated_at=model.updated_at,
-            links={"self": own, "predict": f"{own}/predict", "results": f"/v1/results?model={model.name}"},
+            links={
+                "self": own,
+                "predict": f"{own}/predict",
+                "aliases": f"{own}/aliases",
+                "results": f"/v1/results?model={model.name}",
+            },
         )
 
 

@@ -173,6 +173,8 @@ def test_evaluating_a_version_that_does_not_exist_is_refused(refusing_client: ht
         "/v1/models/%00",
         "/v1/models/a%20b/versions/1",
         "/v1/models/" + "x" * 500,
+        "/v1/models/nobody/aliases",
+        "/v1/models/%00/aliases/production",
     ],
 )
 def test_a_model_that_does_not_exist_is_not_found(refusing_client: httpx.Client, url: str) -> None:

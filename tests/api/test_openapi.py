@@ -47,6 +47,11 @@ EXPECTED = {
     "POST /v1/models/{name}/aliases/{alias}/predict",
     "POST /v1/models/{name}/predict",
     "POST /v1/models/{name}/versions/{version}/predict",
+    "GET /v1/models/{name}/aliases",
+    "GET /v1/models/{name}/aliases/{alias}",
+    "PUT /v1/models/{name}/aliases/{alias}",
+    "DELETE /v1/models/{name}/aliases/{alias}",
+    "POST /v1/models/{name}/aliases/{alias}/rollback",
     "GET /v1/results",
     "GET /v1/schemas/audit-result",
     "GET /v1/solvers",
@@ -215,6 +220,7 @@ STUDY = {
 }
 SEARCH = STUDY | {"train": None, "adaptations": [None], "search": {"lowest": 1, "highest": 8, "threshold": 0.1}}
 PORTRAIT = {"kind": "portrait", "model": "spheres", "solver": {"method": "euler", "steps": 2}, "grid": 9}
+MOVE_ALIAS = {"version": 1, "expected_version": 1}
 PREDICT = {"inputs": [[[[0, 1.5, 5, 13, 9, 1, 0, 0]] * 8]], "solver": {"method": "dopri5", "rtol": 1e-3, "atol": 1e-3}}
 
 
@@ -237,14 +243,17 @@ def check(response: httpx.Response, document: dict[str, Any], operation: str) ->
         st.tuples(st.just("POST /v1/evaluation-jobs"), nearly(SWEEP) | nearly(AUDIT) | nearly(PORTRAIT)),
         st.tuples(st.just("POST /v1/studies"), nearly(STUDY) | nearly(SEARCH)),
         st.tuples(st.just("POST /v1/models/{name}/predict"), nearly(PREDICT)),
+        st.tuples(st.just("PUT /v1/models/{name}/aliases/{alias}"), nearly(MOVE_ALIAS)),
     )
 )
 @settings(max_examples=75)
 def test_no_body_makes_the_server_fail(described: Described, request: tuple[str, Any]) -> None:
     operation, body = request
-    url = operation.removeprefix("POST ").replace("{name}", "tiny")
+    method, _, path = operation.partition(" ")
+    url = path.replace("{name}", "tiny").replace("{alias}", "production")
     # Lone surrogates travel as escapes, which is where they can come from.
-    response = described.client.post(url, content=json.dumps(body), headers={"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"}
+    response = described.client.request(method, url, content=json.dumps(body), headers=headers)
     check(response, described.document, operation)
 
 
@@ -268,7 +277,9 @@ NAMES = [
 
 @given(
     operation=st.sampled_from(sorted(name for name in EXPECTED if name.startswith("GET /v1"))),
-    parts=st.fixed_dictionaries({"job_id": TEXTS, "study_id": TEXTS, "name": TEXTS, "version": TEXTS, "chart": TEXTS}),
+    parts=st.fixed_dictionaries(
+        {part: TEXTS for part in ("job_id", "study_id", "name", "version", "chart", "alias")},
+    ),
     query=st.dictionaries(st.sampled_from(NAMES) | TEXTS, TEXTS, max_size=3),
     headers=st.dictionaries(
         st.sampled_from(["Range", "If-None-Match", "If-Range", "Last-Event-ID", "X-Request-ID", "Accept", "Prefer"]),
@@ -296,6 +307,7 @@ def test_answers_fit_the_declared_statuses(served: Served, described: Described)
     np.savez(arrays, inputs=np.random.default_rng(0).random((40, 2)), labels=np.arange(40) % 2)
     with served.client() as client:
         study = client.post("/v1/studies", json=STUDY).json()
+        assert client.put("/v1/models/tiny/aliases/production", json={"version": 1}).status_code == 201
         headers = {"Content-Type": "application/octet-stream"}
         created = client.post("/v1/datasets?name=tiny", content=arrays.getvalue(), headers=headers)
         assert created.status_code == 201
@@ -304,7 +316,7 @@ def test_answers_fit_the_declared_statuses(served: Served, described: Described)
             if name.startswith("GET "):
                 url = name.removeprefix("GET ").replace("{job_id}", version.job_id).replace("{study_id}", study["id"])
                 of_study = name == "GET /v1/studies/{study_id}/charts/{chart}"
-                url = url.replace("{chart}", "accuracy" if of_study else "training")
+                url = url.replace("{chart}", "accuracy" if of_study else "training").replace("{alias}", "production")
                 response = client.get(url.replace("{name}", "tiny").replace("{version}", "1"))
                 # Of a study that has not tested a model yet there is nothing to draw; a training has no report.
                 status = 404 if name.endswith("/report") else 422 if of_study else 200
