@@ -94,7 +94,7 @@ def samples_of(request: InferRequest, input_shape: tuple[int, ...], precision: P
             f"the model computes in {datatype}, and not every {tensor.datatype} is one: send {INPUT} as {datatype}",
         )
     _require_shape(tensor, input_shape)
-    array = np.ascontiguousarray(tensor.array, dtype=precision)
+    array = np.array(tensor.array, dtype=precision, order="C")  # of our own: the bytes of a body cannot be written
     if not np.isfinite(array).all():
         position = np.argwhere(~np.isfinite(array))[0].tolist()
         raise invalid(INPUT, f"the number at {position} is not finite in {datatype}: send finite numbers")

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from api.inference.prediction_call import AutoSolver
 from api.inference_protocol.content_coding import packed, preferred_coding, unpacked
 from api.inference_protocol.request import parse_infer_request
-from api.inference_protocol.solver_parameters import solver_wish
+from api.inference_protocol.solver_parameters import asked_solver
 from api.inference_protocol.tensors import Tensor, from_bytes, from_json, to_bytes, to_json
 from api.problems import Problem
 from ode_core.specs import SolverSpec
@@ -181,12 +182,12 @@ def test_the_preferred_coding(accepted: str | None, coding: str | None) -> None:
 
 def test_a_solver_may_come_in_texts_and_numbers() -> None:
     expected = SolverSpec(method="dopri5", rtol=1e-5, atol=1e-6)
-    assert solver_wish({"solver": "dopri5", "rtol": "1e-5", "atol": 1e-6}).solver == expected
-    assert solver_wish({"solver": "rk4", "steps": "4"}).solver == SolverSpec(method="rk4", steps=4)
-    assert solver_wish({"solver": "rk4", "steps": 4.0}).solver == SolverSpec(method="rk4", steps=4)
-    assert solver_wish({"agreement": "0.99"}).agreement == 0.99
-    assert solver_wish({"solver": "auto"}).agreement == 0.999
-    assert solver_wish({"content_type": "np", "priority": 1}).solver is None
+    assert asked_solver({"solver": "dopri5", "rtol": "1e-5", "atol": 1e-6}) == expected
+    assert asked_solver({"solver": "rk4", "steps": "4"}) == SolverSpec(method="rk4", steps=4)
+    assert asked_solver({"solver": "rk4", "steps": 4.0}) == SolverSpec(method="rk4", steps=4)
+    assert asked_solver({"agreement": "0.99"}) == AutoSolver(0.99)
+    assert asked_solver({"solver": "auto"}) == AutoSolver(0.999)
+    assert asked_solver({"content_type": "np", "priority": 1}) is None
 
 
 @pytest.mark.parametrize(
@@ -208,5 +209,5 @@ def test_a_solver_may_come_in_texts_and_numbers() -> None:
 )
 def test_a_wrong_solver_is_refused(parameters: dict[str, Any]) -> None:
     with pytest.raises(Problem) as refused:
-        solver_wish(parameters)
+        asked_solver(parameters)
     assert refused.value.status_code == 422

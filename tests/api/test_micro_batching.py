@@ -1,0 +1,225 @@
+"""Predictions in batches: nobody's answer depends on who else asks, and each caller gets its own."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from api.inference import micro_batcher
+from api.inference.micro_batcher import MicroBatcher
+from api.inference.prediction_call import Outcome, Prediction, PredictionCall
+from api.inference.prediction_request import JsonInputs
+from api.inference.runtime import ModelRuntime
+from api.inference.served_version import ServedVersion
+from api.inference.waiting_calls import CheckedCall, Ticket
+from api.problems import Problem
+from api.request_metrics import RequestMetrics
+from ode_core.solvers.status import SolveStatus
+from ode_core.specs import SolverSpec
+from store.unit_of_work import Store
+from tests.api.conftest import SPHERES_JOB, Served, assert_problem, train
+
+EULER = SolverSpec(method="euler", steps=2)
+RK4 = SolverSpec(method="rk4", steps=2)
+MOST_ROWS = 8
+
+
+class Echo:
+    """A computation that answers with its inputs, held back until it is let go."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.began = threading.Event()
+        self.batches: list[list[int]] = []
+
+    def rows_at_once(self, served: ServedVersion) -> int:
+        return MOST_ROWS
+
+    def compute(self, batch: Sequence[CheckedCall], go_on: Callable[[], bool]) -> Outcome:
+        self.began.set()
+        assert self.go_on.wait(30)
+        rows = np.concatenate([call.inputs for call in batch])
+        self.batches.append([len(call) for call in batch])
+        if (rows < 0).any():
+            raise RuntimeError("a row that cannot be computed")
+        count = np.ones(len(rows), np.int64)
+        shares = np.stack([rows, 1 - rows], axis=1)
+        return Outcome(count, shares, shares, [SolveStatus.SUCCESS] * len(rows), count, count, count)
+
+    def warm(self, served: ServedVersion) -> float:
+        return 0.0
+
+    def forget(self, version_id: str) -> bool:
+        return False
+
+
+@pytest.fixture
+def served_version(store: Store) -> ServedVersion:
+    return ServedVersion.of(train(store, SPHERES_JOB))
+
+
+def call_of(values: Sequence[float], solver: SolverSpec = EULER, seconds: float = 30.0) -> PredictionCall:
+    return PredictionCall("spheres", None, JsonInputs(list(values), False), solver, seconds=seconds)
+
+
+def run_together(
+    served: ServedVersion, calls: Sequence[PredictionCall], echo: Echo
+) -> tuple[list[Prediction | BaseException], Echo]:
+    """Ask for the first call alone, and while it is computed for all others."""
+
+    def check(tickets: Sequence[Ticket]) -> list[CheckedCall | Problem]:
+        return [
+            CheckedCall(ticket, served, ticket.call.solver, None, np.array(ticket.call.inputs.inputs))  # type: ignore[arg-type,attr-defined]
+            for ticket in tickets
+        ]
+
+    async def ask() -> list[Prediction | BaseException]:
+        batcher = MicroBatcher(check, lambda: echo, RequestMetrics())
+        batcher.start()
+        try:
+            first = asyncio.ensure_future(batcher.predict(calls[0], 1, None))
+            await asyncio.to_thread(echo.began.wait, 30)
+            others = [asyncio.ensure_future(batcher.predict(call, 1, None)) for call in calls[1:]]
+            await asyncio.sleep(0)  # they are handed over
+            await asyncio.sleep(0)
+            echo.go_on.set()
+            return await asyncio.gather(first, *others, return_exceptions=True)
+        finally:
+            echo.go_on.set()
+            await asyncio.to_thread(batcher.close)
+
+    return asyncio.run(ask()), echo
+
+
+def shares_of(answer: Prediction | BaseException) -> list[float]:
+    assert isinstance(answer, Prediction), answer
+    return list(answer.outcome.probabilities[:, 0])
+
+
+def test_what_comes_while_a_batch_is_computed_is_the_next_batch_in_order(served_version: ServedVersion) -> None:
+    values = [[0.1], [0.2, 0.21], [0.3], [0.4, 0.41, 0.42]]
+    answers, echo = run_together(served_version, [call_of(rows) for rows in values], Echo())
+    assert [shares_of(answer) for answer in answers] == values
+    assert echo.batches == [[1], [2, 1, 3]]
+
+
+def test_a_batch_has_no_more_rows_than_it_may_and_no_call_is_split(served_version: ServedVersion) -> None:
+    sizes = [1, 5, 3, 4, 20, 4, 4]
+    values = [[number + row / 100 for row in range(size)] for number, size in enumerate(sizes)]
+    answers, echo = run_together(served_version, [call_of(rows) for rows in values], Echo())
+    assert [shares_of(answer) for answer in answers] == values
+    assert all(sum(batch) <= MOST_ROWS or len(batch) == 1 for batch in echo.batches)
+    assert echo.batches == [[1], [5, 3], [4], [20], [4, 4]]
+
+
+def test_calls_with_other_solvers_are_other_batches_and_none_waits_behind_a_crowd(
+    served_version: ServedVersion,
+) -> None:
+    calls = [call_of([0.1])] + [call_of([0.1] * 4)] * 4 + [call_of([0.5], RK4)]
+    answers, echo = run_together(served_version, calls, Echo())
+    assert echo.batches == [[1], [4, 4], [1], [4, 4]]
+    last = answers[-1]
+    assert isinstance(last, Prediction)
+    assert (last.solver, last.batch_rows) == (RK4, 1)
+
+
+def test_a_call_that_fails_fails_alone(served_version: ServedVersion) -> None:
+    calls = [call_of([0.1]), call_of([0.2]), call_of([-1.0]), call_of([0.4])]
+    answers, _ = run_together(served_version, calls, Echo())
+    assert [shares_of(answers[position]) for position in (0, 1, 3)] == [[0.1], [0.2], [0.4]]
+    assert isinstance(answers[2], RuntimeError)
+
+
+def test_what_is_too_late_is_not_computed(served_version: ServedVersion, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = [call_of([0.1]), call_of([0.2], seconds=1e-9), call_of([0.3])]
+    answers, echo = run_together(served_version, calls, Echo())
+    assert isinstance(answers[1], Problem)
+    assert answers[1].code == "budget_exceeded"
+    assert echo.batches == [[1], [1]]
+    assert shares_of(answers[2]) == [0.3]
+
+
+def test_stopping_refuses_what_waits(served_version: ServedVersion) -> None:
+    async def ask() -> BaseException:
+        batcher = MicroBatcher(lambda tickets: [], Echo, RequestMetrics())
+        batcher.start()
+        await asyncio.to_thread(batcher.close)
+        with pytest.raises(Problem) as refused:
+            await batcher.predict(call_of([0.1]), 1, None)
+        return refused.value
+
+    problem = asyncio.run(ask())
+    assert isinstance(problem, Problem)
+    assert (problem.status_code, problem.code) == (503, "stopping")
+
+
+def test_more_bytes_than_may_wait_are_refused(served_version: ServedVersion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(micro_batcher, "MAX_WAITING_BYTES", 1)
+    answers, _ = run_together(served_version, [call_of([0.1]), call_of([0.2])], Echo())
+    assert shares_of(answers[0]) == [0.1]
+    assert isinstance(answers[1], Problem)
+    assert answers[1].code == "busy"
+
+
+SOLVERS: list[dict[str, Any] | None] = [
+    {"method": "rk4", "steps": 8},
+    {"method": "dopri5", "rtol": 1e-5, "atol": 1e-5},
+    {"method": "euler", "steps": 3},
+    {"method": "implicit_midpoint", "steps": 2},
+    None,
+]
+
+
+def test_under_load_with_mixed_solvers_everybody_gets_the_answer_it_gets_alone(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(served.store, SPHERES_JOB)
+    sizes: list[int] = []
+    compute = ModelRuntime.compute
+
+    def noting(self: ModelRuntime, batch: Sequence[CheckedCall], go_on: Callable[[], bool]) -> Outcome:
+        sizes.append(len(batch))
+        return compute(self, batch, go_on)
+
+    monkeypatch.setattr(ModelRuntime, "compute", noting)
+    asked = [
+        {"inputs": [[[0.04 * n - 0.3, 0.5 - 0.03 * n]]] * (1 + n % 3), "solver": SOLVERS[n % len(SOLVERS)]}
+        for n in range(60)
+    ]
+
+    def ask(body: Any) -> dict[str, Any]:
+        with served.client() as client:
+            response = client.post("/v1/models/spheres/predict", json=body)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    with ThreadPoolExecutor(16) as threads:
+        together = list(threads.map(ask, asked))
+    assert max(sizes) > 1, "nothing was computed together"
+    for body, answer in zip(asked, together, strict=True):
+        alone = ask(body)
+        assert answer["solver"] == alone["solver"]
+        assert len(answer["predictions"]) == len(body["inputs"])
+        for one, other in zip(answer["predictions"], alone["predictions"], strict=True):
+            assert (one["label"], one["nfe"], one["accepted"]) == (other["label"], other["nfe"], other["accepted"])
+            assert one["probabilities"] == pytest.approx(other["probabilities"], abs=2e-6)
+
+
+def test_an_alias_that_moves_is_followed_with_the_next_request(served: Served) -> None:
+    first = train(served.store, SPHERES_JOB)
+    second = train(served.store, SPHERES_JOB | {"training": {"seed": 1}})
+    with served.client() as client:
+        for version in (first, second, first):
+            moved = client.put("/v1/models/spheres/aliases/live", json={"version": version.version})
+            assert moved.status_code in (200, 201), moved.text
+            answer = client.post("/v1/models/spheres/aliases/live/predict", json={"inputs": [[[0.1, 0.2]]]})
+            assert answer.json()["version"] == version.version
+        wrong: httpx.Response = client.post(
+            "/v1/models/spheres/aliases/nobody/predict", json={"inputs": [[[0.1, 0.2]]]}
+        )
+        assert_problem(wrong, 404, "alias_not_found")
