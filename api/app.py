@@ -33,6 +33,7 @@ from api.routes import (
     jobs,
     models,
     pages,
+    predictions,
     reports,
     results,
     solver_choice,
@@ -50,6 +51,22 @@ from store.unit_of_work import Store
 log = logging.getLogger(__name__)
 
 POLLING_THREADS = 4
+
+# In the order of the description.
+_ROUTES = (
+    jobs,
+    reports,
+    charts,
+    studies,
+    models,
+    predictions,
+    solver_choice,
+    results,
+    solvers,
+    datasets,
+    health,
+    pages,
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -82,9 +99,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             PoolTimeout: _answer_database_error,
         },
     )
-    for module in (jobs, reports, charts, studies, models, aliases, solver_choice, results, solvers, datasets):
-        app.include_router(module.router)
-    for module in (health, pages):
+    for module in (
+        jobs,
+        reports,
+        charts,
+        studies,
+        models,
+        aliases,
+        predictions,
+        solver_choice,
+        results,
+        solvers,
+        datasets,
+        health,
+        pages,
+    ):
         app.include_router(module.router)
     return app
 
@@ -109,6 +138,7 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: RequestMetrics) -
             polling=anyio.CapacityLimiter(POLLING_THREADS),
             uploads=anyio.CapacityLimiter(AT_ONCE),
         )
+        inference.start()
         doorbell.start()
         reconciler.start()
         try:

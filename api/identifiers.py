@@ -17,6 +17,8 @@ from store.unit_of_work import Transaction
 JobId = Annotated[str, Path(description="id of a job")]
 StudyId = Annotated[str, Path(description="id of a study")]
 ModelName = Annotated[str, Path(description="name of a model")]
+VersionReference = int | str | None
+"""A version's number, an alias, or None for the latest."""
 Version = Annotated[int, Path(ge=1, le=2**31 - 1, description="version of a model")]
 AliasName = Annotated[str, Path(description="name for a version of a model")]
 
@@ -37,21 +39,21 @@ def find_study(tx: Transaction, study_id: str) -> Study:
     return study
 
 
-def find_version(tx: Transaction, model: str, reference: int | str | None) -> ModelVersion:
-    """Return the model's version by number or alias, the latest for None; a 404 problem if there is none."""
+def find_version(tx: Transaction, model: str, reference: VersionReference) -> ModelVersion:
+    """Return the version that a number or an alias means, the latest for None; a 404 problem if there is none."""
     known = re.fullmatch(NAME_PATTERN, model) is not None
     found = tx.models.resolve(model, reference) if known else None
     if found is not None:
         return found
-    if not known or tx.models.get(model) is None:
+    if reference is None or not known or tx.models.get(model) is None:
         raise model_not_found(model)
-    if isinstance(reference, str) and not reference.isdecimal():
-        raise _alias_not_found(model, reference)
-    raise Problem(
-        404,
-        "model_version_not_found",
-        f"model {model} has no version {str(reference)[:100]}: GET /v1/models/{model} lists its versions",
-    )
+    if isinstance(reference, int) or reference.isdecimal():
+        raise Problem(
+            404,
+            "model_version_not_found",
+            f"model {model} has no version {str(reference)[:20]}: GET /v1/models/{model} lists its versions",
+        )
+    raise _alias_not_found(model, reference)
 
 
 def find_alias(tx: Transaction, model: str, alias: str) -> Alias:
