@@ -22,6 +22,7 @@ from api.doorbell import create_doorbell, create_sender
 from api.inference.service import Inference
 from api.inference_protocol.statistics import InferenceStatistics
 from api.openapi import DescribedApp
+from api.prediction_path import PredictionPath
 from api.problems import Problem, answer_problem, invalid, problem_response
 from api.reconciler_thread import ReconcilerThread
 from api.request_guard import RequestGuard
@@ -93,6 +94,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             Middleware(RequestGuard, metrics=metrics),
             Middleware(Authentication, api_key=None if key is None else key.get_secret_value()),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes),
+            Middleware(PredictionPath),
         ],
         exception_handlers={
             HTTPException: answer_problem,

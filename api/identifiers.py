@@ -45,15 +45,15 @@ def find_version(tx: Transaction, model: str, reference: VersionReference) -> Mo
     found = tx.models.resolve(model, reference) if known else None
     if found is not None:
         return found
-    if not known or tx.models.get(model) is None:
+    if reference is None or not known or tx.models.get(model) is None:
         raise model_not_found(model)
-    if isinstance(reference, str) and not reference.isdecimal():
-        raise _alias_not_found(model, reference)
-    raise Problem(
-        404,
-        "model_version_not_found",
-        f"model {model} has no version {str(reference)[:100]}: GET /v1/models/{model} lists its versions",
-    )
+    if isinstance(reference, int) or reference.isdecimal():
+        raise Problem(
+            404,
+            "model_version_not_found",
+            f"model {model} has no version {str(reference)[:20]}: GET /v1/models/{model} lists its versions",
+        )
+    raise _alias_not_found(model, reference)
 
 
 def find_alias(tx: Transaction, model: str, alias: str) -> Alias:

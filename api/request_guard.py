@@ -4,8 +4,9 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Iterable
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import Problem, problem_response
@@ -52,11 +53,7 @@ class RequestGuard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = identifier
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
-                headers.setdefault("Cache-Control", "no-store")
+                message["headers"] = _guarded_headers(message["headers"], identifier)
             await send(message)
 
         try:
@@ -73,6 +70,20 @@ class RequestGuard:
             log.info(
                 "%s %s %d %.1f ms request_id=%s", scope["method"], scope["path"], status, seconds * 1000, identifier
             )
+
+
+_DEFAULT_HEADERS = [
+    (name.lower().encode(), value.encode())
+    for name, value in (SECURITY_HEADERS | {"Cache-Control": "no-store"}).items()
+]
+
+
+def _guarded_headers(headers: Iterable[tuple[bytes, bytes]], identifier: str) -> list[tuple[bytes, bytes]]:
+    """Return a response's headers with the request's id, and with those of ours that it does not set itself."""
+    given = [header for header in headers if header[0].lower() != b"x-request-id"]
+    names = {name.lower() for name, _ in given}
+    ours = [header for header in _DEFAULT_HEADERS if header[0] not in names]
+    return [*given, (b"x-request-id", identifier.encode()), *ours]
 
 
 _UNEXPECTED = Problem(

@@ -3,19 +3,19 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
 from api.idempotency_key import IdempotencyKey
-from api.idempotent_answer import answer_once
+from api.idempotent_requests import Made, answer_once
 from api.identifiers import AliasName, ModelName, find_alias, find_version, require_model
 from api.openapi import POSTED, Responses, problem_responses
 from api.problems import Problem, invalid
 from api.query_parameters import After, Limit, refuse_unknown_query
 from api.schemas.aliases import MAX_VERSION, AliasAnswer, AliasDetail, MoveAlias
 from api.schemas.answer import ListOf
-from api.services import StoreOfApp
+from api.services import ServicesOfApp, StoreOfApp
 from ode_core.specs import ALIAS_PATTERN, LATEST
 from store.errors import AliasMoved, NothingToRollBack
 from store.unit_of_work import Transaction
@@ -87,7 +87,7 @@ def move_alias(
     summary="Put an alias back to the version before",
 )
 def roll_back_alias(
-    store: StoreOfApp,
+    services: ServicesOfApp,
     response: Response,
     name: ModelName,
     alias: AliasName,
@@ -97,14 +97,17 @@ def roll_back_alias(
     """Put an alias back to where it pointed before its last move; a further rollback goes a further move back."""
     _require_changeable(alias)
 
-    def roll_back(tx: Transaction) -> dict[str, Any]:
+    def roll_back(tx: Transaction) -> Made:
         find_alias(tx, name, alias)
-        return AliasAnswer.of(tx.aliases.roll_back(name, alias, expected=expected_version)).model_dump(mode="json")
+        moved = tx.aliases.roll_back(name, alias, expected=expected_version)
+        return Made(AliasAnswer.of(moved).model_dump(mode="json"))
+
+    request = ["rollback", name, alias, expected_version]
 
     with _refusals():
-        given = answer_once(store, ["rollback", name, alias, expected_version], idempotency_key, 200, roll_back)
-    response.headers.update(given.headers)
-    return AliasAnswer.model_validate(given.body)
+        answer = answer_once(services, request, idempotency_key, status=200, make=roll_back)
+    response.headers.update(answer.headers)
+    return AliasAnswer.model_validate(answer.body)
 
 
 @router.delete(

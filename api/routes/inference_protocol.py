@@ -207,7 +207,7 @@ def version_statistics(services: ServicesOfApp, name: ModelName, version: Versio
 )
 async def infer(request: Request, services: ServicesOfApp, name: ModelName) -> Response:
     """Predict with the latest version, with the solver it was trained with or the one in `parameters`."""
-    return await _infer(request, services, name, None)
+    return await answer_infer(request, services, name, None)
 
 
 @router.post(
@@ -221,10 +221,11 @@ async def infer_with_version(
     request: Request, services: ServicesOfApp, name: ModelName, version: VersionReference
 ) -> Response:
     """Predict with one version, with the solver it was trained with or the one in `parameters`."""
-    return await _infer(request, services, name, version)
+    return await answer_infer(request, services, name, version)
 
 
-async def _infer(request: Request, services: Services, name: str, reference: str | None) -> Response:
+async def answer_infer(request: Request, services: Services, name: str, reference: str | None) -> Response:
+    """Return the answer to an infer request."""
     body = await request.body()
     began = time.perf_counter_ns()
     statistics = services.statistics

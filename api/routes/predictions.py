@@ -41,7 +41,7 @@ _ANSWERS = problem_responses(404, 409, *POSTED)
 )
 async def predict(request: Request, services: ServicesOfApp, name: ModelName) -> Response:
     """Predict with the latest version, with the solver it was trained with or the one given."""
-    return await _predict(request, services, name, None)
+    return await answer_prediction(request, services, name, None)
 
 
 @router.post(
@@ -55,7 +55,7 @@ async def predict_with_version(
     request: Request, services: ServicesOfApp, name: ModelName, version: Version
 ) -> Response:
     """Predict with one version, with the solver it was trained with or the one given."""
-    return await _predict(request, services, name, version)
+    return await answer_prediction(request, services, name, version)
 
 
 @router.post(
@@ -67,10 +67,11 @@ async def predict_with_version(
 )
 async def predict_with_alias(request: Request, services: ServicesOfApp, name: ModelName, alias: Alias) -> Response:
     """Predict with the version that the alias means when the request is computed."""
-    return await _predict(request, services, name, alias)
+    return await answer_prediction(request, services, name, alias)
 
 
-async def _predict(request: Request, services: Services, name: str, version: VersionReference) -> Response:
+async def answer_prediction(request: Request, services: Services, name: str, version: VersionReference) -> Response:
+    """Return the answer to a request for predictions."""
     body = await request.body()
     content_type = request.headers.get("content-type")
     if len(body) > PARSED_AT_ONCE:

@@ -30,6 +30,7 @@ class AliasLinks(Answer):
     self: str = Field(description="the alias with its history")
     model: str = Field(description="the model with all its versions")
     version: str = Field(description="the version it points at")
+    predict: str = Field(description="POST to predict with the version it points at")
     rollback: str = Field(description="POST to put it back")
 
 
@@ -57,7 +58,11 @@ class AliasAnswer(Answer):
             revision=alias.revision,
             moved_at=alias.moved_at,
             links=AliasLinks(
-                self=own, model=model, version=f"{model}/versions/{alias.version}", rollback=f"{own}/rollback"
+                self=own,
+                model=model,
+                version=f"{model}/versions/{alias.version}",
+                predict=f"{own}/predict",
+                rollback=f"{own}/rollback",
             ),
         )
 

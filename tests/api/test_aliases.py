@@ -57,6 +57,7 @@ def test_an_alias_is_made_moved_and_rolled_back_by_one_request_each(served_on_bo
             "self": PLACE,
             "model": "/v1/models/spheres",
             "version": "/v1/models/spheres/versions/2",
+            "predict": f"{PLACE}/predict",
             "rollback": f"{PLACE}/rollback",
         }
         assert client.get(made.json()["links"]["version"]).json()["version"] == 2
@@ -86,6 +87,22 @@ def test_an_alias_is_made_moved_and_rolled_back_by_one_request_each(served_on_bo
         assert_problem(client.get(PLACE), 404, "alias_not_found")
         assert client.get("/v1/models/spheres/aliases").json()["data"] == []
         assert client.get("/v1/models/spheres/versions/2").status_code == 200
+
+
+def test_a_prediction_by_an_alias_is_of_where_it_points_from_the_next_request_on(deployed: httpx.Client) -> None:
+    predict = move(deployed, 2)["links"]["predict"]
+
+    def served() -> int:
+        response = deployed.post(predict, json={"inputs": [[[0.1, 0.2]]]})
+        assert response.status_code == 200, response.text
+        version: int = response.json()["version"]
+        return version
+
+    assert served() == 2
+    move(deployed, 3)
+    assert served() == 3
+    deployed.post(f"{PLACE}/rollback")
+    assert served() == 2
 
 
 def test_a_request_that_expects_what_is_no_longer_so_changes_nothing(deployed: httpx.Client) -> None:

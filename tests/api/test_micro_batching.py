@@ -219,7 +219,5 @@ def test_an_alias_that_moves_is_followed_with_the_next_request(served: Served) -
             assert moved.status_code in (200, 201), moved.text
             answer = client.post("/v1/models/spheres/aliases/live/predict", json={"inputs": [[[0.1, 0.2]]]})
             assert answer.json()["version"] == version.version
-        wrong: httpx.Response = client.post(
-            "/v1/models/spheres/aliases/nobody/predict", json={"inputs": [[[0.1, 0.2]]]}
-        )
+        wrong = client.post("/v1/models/spheres/aliases/nobody/predict", json={"inputs": [[[0.1, 0.2]]]})
         assert_problem(wrong, 404, "alias_not_found")
