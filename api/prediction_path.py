@@ -1,7 +1,7 @@
 """The short way for predictions: past the framework's routing, which costs more than a small prediction.
 
-A prediction is also an ordinary route, which describes it and answers whatever is not plain here: a query, a version that
-is no number, another method. The short way calls the same function and answers the same.
+A prediction is also an ordinary route, which describes it and answers whatever is not plain here: a query, an alias,
+another method. The short way calls the same function and answers the same.
 """
 
 import re
