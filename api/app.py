@@ -25,7 +25,20 @@ from api.problems import Problem, answer_problem, invalid, problem_response
 from api.reconciler_thread import ReconcilerThread
 from api.request_guard import RequestGuard
 from api.request_metrics import RequestMetrics
-from api.routes import charts, datasets, health, jobs, models, pages, reports, results, solver_choice, solvers, studies
+from api.routes import (
+    charts,
+    datasets,
+    health,
+    job_predictions,
+    jobs,
+    models,
+    pages,
+    reports,
+    results,
+    solver_choice,
+    solvers,
+    studies,
+)
 from api.services import Services
 from api.validation_messages import answer_invalid_request
 from store.errors import InvalidCursor
@@ -69,7 +82,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             PoolTimeout: _answer_database_error,
         },
     )
-    for module in (jobs, reports, charts, studies, models, solver_choice, results, solvers, datasets, health, pages):
+    of_jobs = (jobs, job_predictions, reports, charts, studies)
+    for module in (*of_jobs, models, solver_choice, results, solvers, datasets, health, pages):
         app.include_router(module.router)
     return app
 

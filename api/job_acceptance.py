@@ -11,6 +11,7 @@ import orjson
 from api.budget_problems import within_budget
 from api.idempotency_problems import conflicting_key
 from api.identifiers import find_version
+from api.prediction_acceptance import submit_prediction
 from api.problems import Problem, invalid
 from api.schemas.jobs import JobAnswer
 from api.schemas.studies import StudyAnswer
@@ -21,6 +22,7 @@ from ode_core.specs import (
     ModifiedFieldSpec,
     PortraitImpossible,
     PortraitJobSpec,
+    PredictJobSpec,
     SolverSpec,
     Spec,
     StartFrom,
@@ -42,7 +44,7 @@ from store.jobs import Job
 from store.settings import Settings
 from store.unit_of_work import Transaction
 
-JobSpec = TrainingJobSpec | SweepJobSpec | AuditJobSpec | PortraitJobSpec
+JobSpec = TrainingJobSpec | SweepJobSpec | AuditJobSpec | PortraitJobSpec | PredictJobSpec
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ def _fingerprint(spec: Spec) -> str:
 def _submit(tx: Transaction, settings: Settings, spec: JobSpec) -> Job:
     if isinstance(spec, TrainingJobSpec):
         return _submit_training(tx, settings, spec)
+    if isinstance(spec, PredictJobSpec):
+        return submit_prediction(tx, settings, spec)
     return _submit_evaluation(tx, settings, spec)
 
 
