@@ -17,6 +17,7 @@ from store.unit_of_work import Store, Transaction
 
 MOST_NUMBERS = 1_000_000  # of a page
 _COUNTS = ("nfe", "accepted", "rejected")
+_OF_CLASS = {"probabilities": "probability", "logits": "logit"}  # in the names of a CSV file's columns
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def csv_pieces(predictions: StoredPredictions) -> Iterator[bytes]:
     wide = [name for name in PER_CLASS if name in predictions.columns]
     classes = range(predictions.classes)
     names = ["sample", "truth", "label", "status", *_COUNTS]
-    names += [f"{name.removesuffix('s')}_{number}" for name in wide for number in classes]
+    names += [f"{_OF_CLASS[name]}_{number}" for name in wide for number in classes]
     yield (",".join(names) + "\r\n").encode()
     gaps = b"," * max(0, len(wide) * predictions.classes - 1)
     for chunk in predictions.store.prediction_chunks(predictions.job_id, predictions.columns, predictions.samples):
