@@ -33,6 +33,7 @@ from api.routes import (
     datasets,
     health,
     inference_protocol,
+    job_predictions,
     jobs,
     model_repository,
     models,
@@ -106,6 +107,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     for module in (
         jobs,
+        job_predictions,
         reports,
         charts,
         studies,

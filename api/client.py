@@ -36,6 +36,7 @@ from api.client_answers import (
     Predictions,
     Progress,
     ResultRow,
+    SamplePrediction,
     Study,
     StudyProgress,
     StudyResultRow,
@@ -57,6 +58,7 @@ __all__ = [
     "ProblemError",
     "Progress",
     "ResultRow",
+    "SamplePrediction",
     "ServerUnreachable",
     "Solver",
     "Spec",
@@ -174,7 +176,12 @@ class Client:
         return cast(Job, self._submit("/v1/training-jobs", spec, idempotency_key))
 
     def submit_evaluation(self, spec: Spec, *, idempotency_key: str | None = None) -> Job:
-        """Submit a sweep, an audit or a portrait: its spec (``SweepJobSpec`` and so on) or a mapping with ``kind``."""
+        """Submit a sweep, an audit, a portrait or the prediction of a data set.
+
+        Args:
+            spec: ``SweepJobSpec`` and so on, or the same as a mapping with ``kind``.
+            idempotency_key: makes a repetition by the caller safe; those by the client always are.
+        """
         return cast(Job, self._submit("/v1/evaluation-jobs", spec, idempotency_key))
 
     def job(self, job_id: str) -> Job:
@@ -229,6 +236,41 @@ class Client:
         """Return what a job found."""
         return cast(dict[str, Any], self._get(f"/v1/jobs/{quote(job_id)}/result"))
 
+    def predictions(self, job_id: str, *, after: int | None = None) -> Iterator[SamplePrediction]:
+        """Yield the predictions that a job of the kind ``predict`` has stored so far, in the data set's order.
+
+        Args:
+            job_id: the job.
+            after: only those of samples numbered above.
+        """
+        return cast(Iterator[SamplePrediction], self._pages(f"/v1/jobs/{quote(job_id)}/predictions", {"after": after}))
+
+    def predictions_file(
+        self, job_id: str, to: Path | str | None = None, *, format: Literal["csv", "npz"] = "npz"
+    ) -> Path:
+        """Write all predictions of an ended job into a file, and return its path.
+
+        Args:
+            job_id: the job.
+            to: the file; by default the current folder and a name made of the model's.
+            format: ``npz`` for ``numpy.load``, or ``csv``.
+        """
+        query = {"format": format}
+        response = self._request(
+            "GET", f"/v1/jobs/{quote(job_id)}/predictions", params=query, repeatable=True, stream=True
+        )
+        path = _offered_name(response) if to is None else Path(to)
+        try:
+            with path.open("wb") as file:
+                for piece in response.iter_bytes():
+                    file.write(piece)
+        except httpx.TransportError as error:
+            path.unlink()
+            raise ServerUnreachable(f"{self.url} broke off within the file ({error}): ask for it again") from error
+        finally:
+            response.close()
+        return path
+
     def metrics(
         self, job_id: str, *names: str, after_step: int = 0, max_points: int = 10_000
     ) -> dict[str, list[tuple[int, float | None]]]:
@@ -274,9 +316,7 @@ class Client:
         """
         job_id = job if isinstance(job, str) else job["id"]
         response = self._request("GET", f"/v1/jobs/{quote(job_id)}/report", params={"download": True}, repeatable=True)
-        if to is None:
-            to = Path(response.headers["content-disposition"].partition('filename="')[2].rstrip('"')).name
-        path = Path(to)
+        path = _offered_name(response) if to is None else Path(to)
         path.write_bytes(response.content)
         return path
 
@@ -600,12 +640,16 @@ class Client:
                 return
             query["after"] = page["next_cursor"]
 
-    def _request(self, method: str, path: str, *, repeatable: bool, **arguments: Any) -> httpx.Response:
+    def _request(
+        self, method: str, path: str, *, repeatable: bool, stream: bool = False, **arguments: Any
+    ) -> httpx.Response:
         deadline = time.monotonic() + self._patience
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                response = self._http.request(method, path, **arguments)
+                response = self._http.send(self._http.build_request(method, path, **arguments), stream=stream)
+                if not response.is_success:
+                    response.read()
             except httpx.TransportError as error:
                 # A timeout is not repeated: it took all the time it was given.
                 if not repeatable or isinstance(error, httpx.TimeoutException) or time.monotonic() >= deadline:
@@ -634,6 +678,11 @@ def _require_finite(place: str, numbers: Any) -> None:
     if isinstance(numbers, list | tuple):
         for position, part in enumerate(numbers):
             _require_finite(f"{place}[{position}]", part)
+
+
+def _offered_name(response: httpx.Response) -> Path:
+    """Return the name that the server gives a file, without a folder."""
+    return Path(Path(response.headers["content-disposition"].partition('filename="')[2].rstrip('"')).name)
 
 
 def _file_content(file: Path | str | bytes | Mapping[str, Any]) -> bytes:

@@ -22,7 +22,7 @@ class Job(TypedDict):
     """A job, as ``GET /v1/jobs/{id}`` describes it."""
 
     id: str
-    kind: Literal["training", "sweep", "audit", "portrait", "study_run"]
+    kind: Literal["training", "sweep", "audit", "portrait", "study_run", "predict"]
     name: str | None
     status: Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
     progress: Progress
@@ -113,6 +113,21 @@ class MetricSeries(TypedDict):
 class Prediction(TypedDict):
     """The answer for one input; label, probabilities and logits are None when its solve failed."""
 
+    label: int | None
+    probabilities: list[float] | None
+    logits: list[float] | None
+    status: str
+    remedy: str | None
+    nfe: int
+    accepted: int
+    rejected: int
+
+
+class SamplePrediction(TypedDict):
+    """The stored prediction of one sample of a data set; ``logits`` are None, too, where none were asked for."""
+
+    sample: int
+    truth: int
     label: int | None
     probabilities: list[float] | None
     logits: list[float] | None

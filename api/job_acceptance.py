@@ -6,6 +6,7 @@ from typing import Any
 from api.budget_problems import within_budget
 from api.idempotent_requests import Answer, Made, answer_once
 from api.identifiers import find_version
+from api.prediction_acceptance import submit_prediction
 from api.problems import Problem, invalid
 from api.schemas.jobs import JobAnswer
 from api.schemas.studies import StudyAnswer
@@ -16,6 +17,7 @@ from ode_core.specs import (
     ModifiedFieldSpec,
     PortraitImpossible,
     PortraitJobSpec,
+    PredictJobSpec,
     SolverSpec,
     Spec,
     StartFrom,
@@ -36,7 +38,7 @@ from store.jobs import Job
 from store.settings import Settings
 from store.unit_of_work import Transaction
 
-JobSpec = TrainingJobSpec | SweepJobSpec | AuditJobSpec | PortraitJobSpec
+JobSpec = TrainingJobSpec | SweepJobSpec | AuditJobSpec | PortraitJobSpec | PredictJobSpec
 
 
 def accept_job(services: Services, spec: JobSpec, idempotency_key: str | None) -> Answer:
@@ -79,6 +81,8 @@ def _request(spec: Spec) -> list[Any]:
 def _submit(tx: Transaction, settings: Settings, spec: JobSpec) -> Job:
     if isinstance(spec, TrainingJobSpec):
         return _submit_training(tx, settings, spec)
+    if isinstance(spec, PredictJobSpec):
+        return submit_prediction(tx, settings, spec)
     return _submit_evaluation(tx, settings, spec)
 
 

@@ -45,6 +45,16 @@ def fill_in_dataset(tx: Transaction, spec: TrainingJobSpec) -> TrainingJobSpec:
     return spec if found is None else _validated(spec, spec.model_dump(mode="json") | {"dataset": found})
 
 
+def filled_in(tx: Transaction, dataset: DatasetSpec, path: str) -> DatasetSpec:
+    """Return a data set of a request with version and facts where it is uploaded; any other as it is.
+
+    Raises:
+        Problem: there is no such data set, or the facts sent are not its own.
+    """
+    found = _facts_of(tx, dataset, path)
+    return dataset if found is None else UploadedSpec.model_validate(found)
+
+
 def fill_in_study_dataset(tx: Transaction, spec: StudySpec) -> StudySpec:
     """Return a study's spec with the same of its base."""
     found = _facts_of(tx, spec.base.dataset, "base.dataset")

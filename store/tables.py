@@ -91,7 +91,7 @@ job = Table(
     Column("study_cell", Integer),
     PrimaryKeyConstraint("id"),
     UniqueConstraint("study_id", "study_cell"),
-    CheckConstraint("kind IN ('training', 'sweep', 'audit', 'portrait', 'study_run')", name="kind"),
+    CheckConstraint("kind IN ('training', 'sweep', 'audit', 'portrait', 'study_run', 'predict')", name="kind"),
     CheckConstraint("status IN ('queued', 'running', 'cancelling', 'succeeded', 'failed', 'cancelled')", name="status"),
     CheckConstraint(
         "(status IN ('running', 'cancelling')) = (lease_expires_at IS NOT NULL)", name="lease_while_running"
@@ -164,6 +164,27 @@ metric_chunk = Table(
     PrimaryKeyConstraint("job_id", "name", "first_step"),
     ForeignKeyConstraint(["job_id", "name"], ["metric_series.job_id", "metric_series.name"], ondelete="CASCADE"),
     CheckConstraint("first_step <= last_step AND points >= 1", name="steps"),
+)
+
+# Of a job that predicts a data set: consecutive samples in one row, each column a packed array, little-endian.
+prediction_chunk = Table(
+    "prediction_chunk",
+    metadata,
+    Column("job_id", ID, nullable=False),
+    Column("first_sample", BigInteger, nullable=False),  # from 0
+    Column("samples", Integer, nullable=False),
+    Column("seconds", Double, nullable=False),  # of their solves
+    Column("truth", LargeBinary, nullable=False),  # int32: the data set's labels
+    Column("label", LargeBinary, nullable=False),  # int32: the predicted ones, -1 where the solve failed
+    Column("status", LargeBinary, nullable=False),  # uint8
+    Column("nfe", LargeBinary, nullable=False),  # int32
+    Column("accepted", LargeBinary, nullable=False),  # int32
+    Column("rejected", LargeBinary, nullable=False),  # int32
+    Column("probabilities", LargeBinary, nullable=False),  # float32, a row of all classes for each sample
+    Column("logits", LargeBinary),  # the same, if they were asked for
+    PrimaryKeyConstraint("job_id", "first_sample"),
+    ForeignKeyConstraint(["job_id"], ["job.id"], ondelete="CASCADE"),
+    CheckConstraint("first_sample >= 0 AND samples >= 1 AND seconds >= 0", name="samples"),
 )
 
 blob = Table(

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from store.idempotency import IdempotencyKeys
 from store.job_lifecycle import Jobs
 from store.metrics import Metrics
 from store.models import Models
+from store.predictions import PredictionChunk, Predictions
 from store.results import Results
 from store.scope import Clock, Scope
 from store.solver_choices import SolverChoices
@@ -44,6 +45,7 @@ class Transaction:
         self.aliases = Aliases(scope)
         self.datasets = Datasets(scope)
         self.results = Results(scope)
+        self.predictions = Predictions(scope)
         self.solver_choices = SolverChoices(scope)
         self.idempotency = IdempotencyKeys(scope)
 
@@ -146,6 +148,20 @@ class Store:
             raise ValueError(f"the range {start} to {stop} is not within the blob's {info.size} bytes")
         whole = start == 0 and stop == info.size
         return self._chunks(blob_id, start, stop, info.sha256 if whole else None)
+
+    def prediction_chunks(self, job_id: str, columns: Sequence[str], stop: int) -> Iterator[PredictionChunk]:
+        """Return what is stored of a job's predictions before sample ``stop``, chunk by chunk in order.
+
+        Each chunk is a transaction of its own: a slow reader holds none open.
+        """
+        sample = 0
+        while sample < stop:
+            with self.reading() as tx:
+                chunk = tx.predictions.chunk_with(job_id, sample, columns)
+            if chunk is None:
+                return
+            yield chunk
+            sample = chunk.stop
 
     def save_checkpoint(self, job_id: str, attempt: int, step: int, data: bytes, metadata: Mapping[str, Any]) -> str:
         """Store the job's state after ``step``, write the event, drop old ones; return the id.

@@ -9,6 +9,7 @@ from store.unit_of_work import Store
 from worker.drain import DrainMark
 from worker.executors.audit import run_audit
 from worker.executors.portrait import run_portrait
+from worker.executors.prediction import run_prediction
 from worker.executors.study_run import run_of_study
 from worker.executors.sweep import run_sweep
 from worker.executors.training import train
@@ -21,6 +22,7 @@ EXECUTORS: dict[str, Executor] = {
     "audit": run_audit,
     "portrait": run_portrait,
     "study_run": run_of_study,
+    "predict": run_prediction,
 }
 
 

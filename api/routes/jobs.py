@@ -19,6 +19,7 @@ from api.query_parameters import After, Limit, NameFilter, StudyFilter, refuse_u
 from api.schemas.answer import ListOf
 from api.schemas.audit import AuditResult
 from api.schemas.jobs import EventAnswer, JobAnswer, JobResult, MetricSeriesList
+from api.schemas.stored_predictions import PredictResult
 from api.services import Services, ServicesOfApp, StoreOfApp
 from api.waiting import preferred_wait, wait_for_job
 from ode_core.specs import EvaluationJobSpec, TrainingJobSpec
@@ -62,7 +63,7 @@ async def create_training_job(
     status_code=202,
     response_model=JobAnswer,
     responses=_ACCEPTED | problem_responses(404, 409, *POSTED),
-    summary="Sweep a model over test solvers, audit it, or make its portrait",
+    summary="Sweep a model over test solvers, audit it, make its portrait, or predict a data set",
 )
 async def create_evaluation_job(
     request: Request,
@@ -125,7 +126,7 @@ def get_job(store: StoreOfApp, job_id: JobId, response: Response) -> JobAnswer:
 
 @router.get(
     "/jobs/{job_id}/result",
-    response_model=AuditResult | JobResult,
+    response_model=AuditResult | PredictResult | JobResult,
     responses=problem_responses(404, 409),
     summary="What a finished job found",
 )

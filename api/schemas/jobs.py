@@ -13,7 +13,7 @@ from store.jobs import Job, JobKind, JobStatus
 class Progress(Answer):
     """How far a job is."""
 
-    step: int = Field(description="iterations trained, or solvers tested")
+    step: int = Field(description="iterations trained, solvers tested, or samples predicted")
     total: int = Field(description="steps the job will take; 0: not known yet")
     message: str
 
@@ -36,6 +36,7 @@ class JobLinks(Answer):
     events: str
     charts: str
     report: str | None = Field(description="of an audit: its result as a page for people")
+    predictions: str | None = Field(description="of a data set's prediction: every sample's")
     cancel: str
     model: str | None = Field(description="the model trained or tested")
     study: str | None = Field(description="the study it is part of")
@@ -88,6 +89,7 @@ class JobAnswer(Answer):
                 events=f"{own}/events",
                 charts=f"{own}/charts",
                 report=f"{own}/report" if job.kind == "audit" else None,
+                predictions=f"{own}/predictions" if job.kind == "predict" else None,
                 cancel=f"{own}/cancel",
                 model=None if job.model is None else f"/v1/models/{job.model}",
                 study=None if job.study_id is None else f"/v1/studies/{job.study_id}",
@@ -106,9 +108,9 @@ class JobResult(Answer):
     """What a job found; the fields depend on its kind.
 
     Training: `model`, `version`, the final `solver`, `accuracy` on the test split and more. Sweep:
-    `results`, a row for each solver. Audit: an `AuditResult`. Portrait: `views`,
-    `reference` and more, which the charts are drawn from. Run of a study: `runs`, one for each seed with its `version`,
-    and `failed_seeds`; `version` is the last of them.
+    `results`, a row for each solver. Audit: an `AuditResult`. Prediction of a data set: a `PredictResult`. Portrait:
+    `views`, `reference` and more, which the charts are drawn from. Run of a study: `runs`, one for each seed with its
+    `version`, and `failed_seeds`; `version` is the last of them.
     """
 
     model_config = ConfigDict(extra="allow")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ode_core.models.audited_model import AuditedModel
 from ode_core.models.classifier import ClassifierOutput
+from ode_core.models.prediction_columns import Columns
 from ode_core.solvers.solution import Execution
 from ode_core.solvers.status import SolveStatus
 from ode_core.specs.solver import SolverSpec
@@ -125,16 +126,47 @@ def predict_together(
 
 def _joined(parts: Sequence[ClassifierOutput]) -> Predictions:
     logits = torch.cat([part.logits for part in parts]).cpu()
-    status = torch.cat([part.solution.status for part in parts]).cpu()
-    # A diverged head must not pass as class 0, which is what argmax makes of NaN.
-    readable = (status == SolveStatus.SUCCESS) & torch.isfinite(logits).all(dim=1)
-    status = torch.where(
-        readable | (status != SolveStatus.SUCCESS), status, torch.full_like(status, int(SolveStatus.NON_FINITE))
-    )
+    status = status_of_answer(logits, torch.cat([part.solution.status for part in parts]).cpu())
     return Predictions(
         logits=logits,
-        labels=torch.where(readable, logits.argmax(dim=1), NO_LABEL),
+        labels=labels_of(logits, status),
         status=status,
         evaluations=torch.cat([part.solution.evaluations for part in parts]).cpu(),
         execution=parts[-1].solution.execution,
     )
+
+
+def status_of_answer(logits: Tensor, status: Tensor) -> Tensor:
+    """Return ``(n,)`` statuses of solves, ``NON_FINITE`` where the solve succeeded and the head diverged."""
+    unreadable = (status == SolveStatus.SUCCESS) & ~torch.isfinite(logits).all(dim=1)
+    return status.masked_fill(unreadable, int(SolveStatus.NON_FINITE))
+
+
+def labels_of(logits: Tensor, status: Tensor) -> Tensor:
+    """Return ``(n,)`` predicted classes; ``NO_LABEL`` without success, where argmax would make class 0 of NaN."""
+    return torch.where(status == SolveStatus.SUCCESS, logits.argmax(dim=1), NO_LABEL)
+
+
+def prediction_columns(output: ClassifierOutput, truth: Tensor, *, logits: bool) -> Columns:
+    """Return an output as columns to be stored.
+
+    Args:
+        output: of a batch.
+        truth: ``(batch,)``, the data set's labels.
+        logits: whether the logits are among the columns.
+    """
+    values, solution = output.logits.cpu(), output.solution
+    status = status_of_answer(values, solution.status.cpu())
+    failed = (status != SolveStatus.SUCCESS).unsqueeze(1)
+    tensors = {
+        "truth": truth,
+        "label": labels_of(values, status),
+        "status": status,
+        "nfe": solution.evaluations,
+        "accepted": solution.accepted,
+        "rejected": solution.rejected,
+        "probabilities": values.double().softmax(dim=1).masked_fill(failed, torch.nan).float(),
+    }
+    if logits:
+        tensors["logits"] = values.masked_fill(failed, torch.nan).float()
+    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}

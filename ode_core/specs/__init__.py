@@ -11,6 +11,7 @@ from ode_core.specs.budgets import (
     Budget,
     BudgetExceeded,
     check_model_budget,
+    check_prediction_budget,
     check_solve_budget,
     check_sweep_budget,
     check_training_budget,
@@ -23,12 +24,13 @@ from ode_core.specs.dataset import (
     DatasetSpec,
     DigitsSpec,
     MnistSpec,
+    Split,
     ThreeMinimaSpec,
     UploadedFacts,
     UploadedSpec,
     XorSpec,
 )
-from ode_core.specs.evaluation import AuditJobSpec, EvaluationJobSpec, PortraitJobSpec, SweepJobSpec
+from ode_core.specs.evaluation import AuditJobSpec, EvaluationJobSpec, PortraitJobSpec, PredictJobSpec, SweepJobSpec
 from ode_core.specs.gradient import GRADIENTS, GradientFacts, GradientMode, check_gradient
 from ode_core.specs.methods import METHODS, MethodFacts, MethodName
 from ode_core.specs.model import (
@@ -53,6 +55,7 @@ from ode_core.specs.model import (
 from ode_core.specs.modified_field import ModifiedFieldSpec
 from ode_core.specs.names import ALIAS_PATTERN, LATEST, NAME_PATTERN
 from ode_core.specs.portrait import PortraitImpossible, check_portrait_budget, portrait_solvers
+from ode_core.specs.prediction import PredictionImpossible, prediction_bytes, samples_to_predict
 from ode_core.specs.regularisation import LocalErrorPenalty, Regularisation, StepJitter
 from ode_core.specs.repair import (
     REPAIRED_SOLVER,
@@ -120,12 +123,15 @@ __all__ = [
     "ModifiedFieldSpec",
     "PortraitImpossible",
     "PortraitJobSpec",
+    "PredictJobSpec",
+    "PredictionImpossible",
     "PresetSpec",
     "Regularisation",
     "RepairSpec",
     "SolverGrid",
     "SolverSpec",
     "Spec",
+    "Split",
     "StartFrom",
     "StemSpec",
     "StepAdaptation",
@@ -147,6 +153,7 @@ __all__ = [
     "check_gradient",
     "check_model_budget",
     "check_portrait_budget",
+    "check_prediction_budget",
     "check_repair",
     "check_solve_budget",
     "check_start",
@@ -163,8 +170,10 @@ __all__ = [
     "next_steps",
     "parameter_count",
     "portrait_solvers",
+    "prediction_bytes",
     "require_stackable",
     "retraining",
+    "samples_to_predict",
     "solve_evaluations",
     "steps_of_portrait",
     "violations",

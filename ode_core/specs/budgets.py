@@ -6,9 +6,10 @@ from typing import get_args
 from pydantic import Field
 
 from ode_core.specs.adaptation import CertifiedAdaptation, ceiling_steps
-from ode_core.specs.evaluation import SweepJobSpec
+from ode_core.specs.evaluation import PredictJobSpec, SweepJobSpec
 from ode_core.specs.gradient import GRADIENTS
 from ode_core.specs.model import evaluation_operations, model_state_shape, parameter_count
+from ode_core.specs.prediction import prediction_bytes
 from ode_core.specs.solver import DEFAULT_MAX_STEPS, Precision, SolverSpec
 from ode_core.specs.spec import Spec
 from ode_core.specs.torchdiffeq_methods import TORCHDIFFEQ_METHODS
@@ -16,6 +17,8 @@ from ode_core.specs.training import TrainingJobSpec
 
 # Of a converged reference for one sample: a usual number, over all the tolerances it tries.
 _REFERENCE_EVALUATIONS = 1000
+# Of an adaptive solve: how many it takes is not known beforehand.
+_USUAL_STEPS = 100
 
 
 class BudgetExceeded(ValueError):
@@ -36,6 +39,10 @@ class Budget(Spec):
     inference_evaluations: int = Field(
         default=20_000, ge=1, description="calls of the field in one predict request's solve"
     )
+    prediction_operations: float = Field(
+        default=1e17, gt=0, description="multiplications of a job that predicts a data set, estimated"
+    )
+    prediction_bytes: int = Field(default=2**30, ge=1, description="stored predictions of one job")
 
 
 def check_training_budget(spec: TrainingJobSpec, budget: Budget) -> None:
@@ -51,8 +58,7 @@ def check_training_budget(spec: TrainingJobSpec, budget: Budget) -> None:
         steps = spec.solver.fixed_steps(0.0, architecture.end_time)
         steps = spec.regularisation.most_steps(max(steps, ceiling or 0))
         evaluations = spec.solver.facts.evaluations(steps) + spec.regularisation.extra_evaluations(spec.solver, steps)
-    # How many steps an adaptive solver takes is not known beforehand; a usual number is assumed.
-    typical = _adaptive_evaluations(spec.solver, 100, state_size) if spec.solver.adaptive else evaluations
+    typical = _adaptive_evaluations(spec.solver, _USUAL_STEPS, state_size) if spec.solver.adaptive else evaluations
     forward = evaluation_operations(architecture, shape) * typical * spec.training.batch_size
     _refuse_above("parameters", parameter_count(architecture, shape, classes), budget.parameters, "a smaller model")
     _refuse_above("numbers in the state", state_size, budget.state_size, "a smaller stem or data set")
@@ -105,6 +111,39 @@ def check_sweep_budget(
     """Raise ``BudgetExceeded`` when one of the sweep's solves is larger than ``budget`` allows."""
     for solver in spec.solvers:
         check_solve_budget(solver, end_time, budget.evaluations_per_solve, state_size, each=each)
+
+
+def check_prediction_budget(
+    spec: PredictJobSpec, trained: TrainingJobSpec, solver: SolverSpec, samples: int, budget: Budget, *, each: int = 1
+) -> None:
+    """Raise ``BudgetExceeded`` when predicting ``samples`` samples is more work or storage than ``budget`` allows.
+
+    Args:
+        spec: the job.
+        trained: the training job of the model version.
+        solver: what the job predicts with; ``check_solve_budget`` has checked one solve.
+        samples: how many the job predicts.
+        budget: the limits.
+        each: how often one evaluation of a modified field calls the trained field.
+    """
+    architecture, shape = trained.architecture, trained.dataset.input_shape
+    state_size = math.prod(model_state_shape(architecture, shape))
+    if solver.adaptive:
+        evaluations = _adaptive_evaluations(solver, min(solver.max_steps or _USUAL_STEPS, _USUAL_STEPS), state_size)
+    else:
+        evaluations = solve_evaluations(solver, architecture.end_time, state_size)
+    _refuse_above(
+        "multiplications in all predictions",
+        evaluation_operations(architecture, shape) * each * evaluations * samples,
+        budget.prediction_operations,
+        "fewer samples, fewer steps or looser tolerances",
+    )
+    _refuse_above(
+        "bytes of stored predictions",
+        samples * prediction_bytes(trained.dataset.classes, logits=spec.logits),
+        budget.prediction_bytes,
+        "fewer samples, or leave the logits out" if spec.logits else "fewer samples",
+    )
 
 
 def check_solve_budget(solver: SolverSpec, end_time: float, limit: int, state_size: int = 0, *, each: int = 1) -> None:

@@ -13,6 +13,8 @@ from pydantic import Field, model_validator
 from ode_core.specs.names import NAME_PATTERN
 from ode_core.specs.spec import Spec
 
+Split = Literal["train", "test"]
+
 
 class LabelledData(Spec):
     """What a data set of ours tells of itself without being loaded, beside the ``input_shape`` of one input.
@@ -44,7 +46,12 @@ class DigitsSpec(LabelledData):
     @property
     def train_samples(self) -> int:
         """Size of the training split."""
-        return 1797 - math.ceil(1797 * self.test_fraction)
+        return 1797 - self.test_samples
+
+    @property
+    def test_samples(self) -> int:
+        """Size of the test split."""
+        return math.ceil(1797 * self.test_fraction)
 
 
 class ConcentricSpheresSpec(LabelledData):
@@ -116,6 +123,11 @@ class XorSpec(LabelledData):
         """Size of the training split."""
         return 4
 
+    @property
+    def test_samples(self) -> int:
+        """Size of the test split."""
+        return 4
+
 
 class MnistSpec(LabelledData):
     """MNIST, 28x28 grey values 0 to 255, read from the four published ``idx`` files."""
@@ -137,6 +149,11 @@ class MnistSpec(LabelledData):
         """Size of the training split, at most: files may hold less."""
         return self.train_limit
 
+    @property
+    def test_samples(self) -> int:
+        """Size of the test split, at most: files may hold less."""
+        return self.test_limit
+
 
 class Cifar10Spec(LabelledData):
     """CIFAR-10, 3x32x32 colour values 0 to 255, read from the published binary files."""
@@ -157,6 +174,11 @@ class Cifar10Spec(LabelledData):
     def train_samples(self) -> int:
         """Size of the training split, at most: files may hold less."""
         return self.train_limit
+
+    @property
+    def test_samples(self) -> int:
+        """Size of the test split, at most: files may hold less."""
+        return self.test_limit
 
 
 class UploadedFacts(Spec):
@@ -211,6 +233,11 @@ class UploadedSpec(Spec):
     def train_samples(self) -> int | None:
         """Size of the training split; None until the facts are filled in."""
         return None if self.facts is None else self.facts.train_samples
+
+    @property
+    def test_samples(self) -> int | None:
+        """Size of the test split; None until the facts are filled in."""
+        return None if self.facts is None else self.facts.test_samples
 
     @property
     def _known(self) -> UploadedFacts:

@@ -1,9 +1,10 @@
-"""Evaluation of a stored model: a sweep over test solvers, an audit, a portrait."""
+"""Evaluation of a stored model: a sweep over test solvers, an audit, a portrait, the predictions of a data set."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ode_core.specs.dataset import DatasetSpec, Split
 from ode_core.specs.solver import SolverSpec
 from ode_core.specs.spec import Spec
 from ode_core.specs.training import ModelName
@@ -57,4 +58,23 @@ class PortraitJobSpec(Spec):
     grid: Annotated[int, Field(ge=5, le=81)] = Field(default=41, description="cells along each edge of a plane")
 
 
-EvaluationJobSpec = Annotated[SweepJobSpec | AuditJobSpec | PortraitJobSpec, Field(discriminator="kind")]
+class PredictJobSpec(Spec):
+    """Predict a whole data set with one model version; every sample's prediction is stored."""
+
+    kind: Literal["predict"] = "predict"
+    model: ModelName
+    version: Version | None = Field(default=None, description="null: the latest when the job is accepted")
+    solver: SolverSpec | None = Field(
+        default=None, description="null: what the version was trained with, or of a repair what it is served with"
+    )
+    dataset: DatasetSpec | None = Field(
+        default=None, description="null: the one the version was trained on; another must have inputs of the same shape"
+    )
+    split: Split = "test"
+    samples: Samples | None = Field(default=None, description="the first so many; null: the whole split")
+    logits: bool = Field(default=False, description="store the logits, too, in float32")
+
+
+EvaluationJobSpec = Annotated[
+    SweepJobSpec | AuditJobSpec | PortraitJobSpec | PredictJobSpec, Field(discriminator="kind")
+]

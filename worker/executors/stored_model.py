@@ -30,8 +30,8 @@ class Parent:
 
 
 @dataclass(frozen=True)
-class StoredModel:
-    """A model version, loaded, with the test split it is judged on.
+class LoadedVersion:
+    """A model version, loaded.
 
     Attributes:
         version: the version's row.
@@ -39,17 +39,26 @@ class StoredModel:
         solver: what it was trained with at the end; of a repair, what it is served with.
         model: on its device.
         parent: of a repair, the model without the modified field and the version it is; None for others.
-        inputs: ``(samples, *sample_shape)``, on the CPU: batches move as they are needed.
-        labels: ``(samples,)``, on the CPU.
     """
 
     version: ModelVersion
     spec: TrainingJobSpec
     solver: SolverSpec
     model: Classifier
+    parent: Parent | None
+
+
+@dataclass(frozen=True)
+class StoredModel(LoadedVersion):
+    """A model version, loaded, with the test split it is judged on.
+
+    Attributes:
+        inputs: ``(samples, *sample_shape)``, on the CPU: batches move as they are needed.
+        labels: ``(samples,)``, on the CPU.
+    """
+
     inputs: Tensor
     labels: Tensor
-    parent: Parent | None = None
 
 
 def load_stored_model(running: RunningJob, samples: int | None) -> StoredModel:
@@ -58,6 +67,17 @@ def load_stored_model(running: RunningJob, samples: int | None) -> StoredModel:
     Raises:
         ModelUnavailable: the version does not exist.
         DatasetUnavailable: its data set cannot be read.
+    """
+    loaded = load_version(running)
+    dataset = load_job_data(running, loaded.spec.dataset)
+    return StoredModel(**vars(loaded), inputs=dataset.test_inputs[:samples], labels=dataset.test_labels[:samples])
+
+
+def load_version(running: RunningJob) -> LoadedVersion:
+    """Load the model version of an evaluation job.
+
+    Raises:
+        ModelUnavailable: the version does not exist.
     """
     job = running.job
     version = _require_version(running, job.model, job.model_version)
@@ -69,16 +89,7 @@ def load_stored_model(running: RunningJob, samples: int | None) -> StoredModel:
     if version.modified_field is not None:
         parent = Parent(_require_version(running, version.parent_model, version.parent_version), model)
         model = with_modified_field(model, ModifiedFieldSpec.model_validate(version.modified_field))
-    dataset = load_job_data(running, spec.dataset)
-    return StoredModel(
-        version=version,
-        spec=spec,
-        solver=SolverSpec.model_validate(version.solver),
-        model=model,
-        inputs=dataset.test_inputs[:samples],
-        labels=dataset.test_labels[:samples],
-        parent=parent,
-    )
+    return LoadedVersion(version, spec, SolverSpec.model_validate(version.solver), model, parent)
 
 
 def read_start_weights(running: RunningJob, start: StartFrom) -> bytes:

@@ -1,0 +1,60 @@
+"""Accepts jobs that predict whole data sets: everything a worker needs is written into the spec."""
+
+import math
+
+from api.budget_problems import within_budget
+from api.identifiers import find_version
+from api.problems import Problem
+from api.uploaded_datasets import filled_in, require_dataset
+from ode_core.specs import (
+    DatasetSpec,
+    ModifiedFieldSpec,
+    PredictionImpossible,
+    PredictJobSpec,
+    SolverSpec,
+    TrainingJobSpec,
+    check_prediction_budget,
+    check_solve_budget,
+    evaluations_in_field,
+    model_state_shape,
+    samples_to_predict,
+)
+from store.jobs import Job
+from store.settings import Settings
+from store.unit_of_work import Transaction
+
+
+def submit_prediction(tx: Transaction, settings: Settings, spec: PredictJobSpec) -> Job:
+    """Store the job with its version, solver and data set named.
+
+    Raises:
+        Problem: there is no such version or data set, they do not fit, or the job is more than the budget allows.
+    """
+    version = find_version(tx, spec.model, spec.version)
+    trained = TrainingJobSpec.model_validate(version.training_spec)
+    field = None if version.modified_field is None else ModifiedFieldSpec.model_validate(version.modified_field)
+    solver = spec.solver or SolverSpec.model_validate(version.solver)
+    dataset = trained.dataset if spec.dataset is None else filled_in(tx, spec.dataset, "dataset")
+    samples = _samples(spec, trained, dataset)
+    require_dataset(dataset, settings)
+    budget, each = settings.budget, evaluations_in_field(field)
+    state_size = math.prod(model_state_shape(trained.architecture, trained.dataset.input_shape))
+    with within_budget("solver"):
+        check_solve_budget(solver, trained.architecture.end_time, budget.evaluations_per_solve, state_size, each=each)
+    with within_budget("samples"):
+        check_prediction_budget(spec, trained, solver, samples, budget, each=each)
+    document = spec.model_dump(mode="json") | {
+        "version": version.version,
+        "solver": solver.document(),
+        "dataset": dataset.model_dump(mode="json"),
+    }
+    return tx.jobs.submit(spec.kind, document, model=spec.model, model_version=version.version, total=samples)
+
+
+def _samples(spec: PredictJobSpec, trained: TrainingJobSpec, dataset: DatasetSpec) -> int:
+    try:
+        return samples_to_predict(spec, trained, dataset)
+    except PredictionImpossible as error:
+        raise Problem(
+            422, "prediction_impossible", str(error), errors=[{"path": error.part, "message": str(error)}]
+        ) from error
