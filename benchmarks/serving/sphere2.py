@@ -10,7 +10,16 @@ from benchmarks.serving.workload import Workload
 from ode_core.datasets.load import load_dataset
 from ode_core.models.classifier import Classifier
 from ode_core.models.weights import load_classifier, weights_to_bytes
-from ode_core.specs import PRESETS, ConcentricSpheresSpec, SolverSpec, TrainingJobSpec, TrainingSpec
+from ode_core.specs import (
+    PRESETS,
+    ClassifierSpec,
+    ConcentricSpheresSpec,
+    MlpField,
+    SolverSpec,
+    ThreeMinimaSpec,
+    TrainingJobSpec,
+    TrainingSpec,
+)
 from ode_core.training.run import TrainingRun
 
 ITERATIONS = 100
@@ -44,16 +53,38 @@ class ServedModel:
 
 
 def train_sphere2(seed: int = 0, iterations: int = ITERATIONS) -> ServedModel:
-    """Train for so many iterations; the same numbers each time on one machine."""
-    spec = TrainingJobSpec(
-        name="sphere2",
-        dataset=ConcentricSpheresSpec(dimension=2),
-        model=PRESETS["sphere2"],
-        solver=SOLVER,
-        training=TrainingSpec(iterations=iterations, batch_size=128, learning_rate=1e-3, seed=seed),
+    """Train Sphere2 for so many iterations; the same numbers each time on one machine."""
+    return _train(
+        TrainingJobSpec(
+            name="sphere2",
+            dataset=ConcentricSpheresSpec(dimension=2),
+            model=PRESETS["sphere2"],
+            solver=SOLVER,
+            training=_training(seed, iterations),
+        )
     )
+
+
+def train_three_minima(seed: int, iterations: int) -> ServedModel:
+    """Train a small perceptron as a field, with an adaptive solver: another model for a soak."""
+    return _train(
+        TrainingJobSpec(
+            name="minima",
+            dataset=ThreeMinimaSpec(train_samples=500, test_samples=100),
+            model=ClassifierSpec(field=MlpField(hidden=(16, 16))),
+            solver=SolverSpec(method="bosh3", rtol=1e-4, atol=1e-4),
+            training=_training(seed, iterations),
+        )
+    )
+
+
+def _training(seed: int, iterations: int) -> TrainingSpec:
+    return TrainingSpec(iterations=iterations, batch_size=128, learning_rate=1e-3, seed=seed)
+
+
+def _train(spec: TrainingJobSpec) -> ServedModel:
     run = TrainingRun(spec, load_dataset(spec.dataset, None), torch.device("cpu"))
-    for _ in range(iterations):
+    for _ in range(spec.training.iterations):
         run.advance()
     return ServedModel(spec, weights_to_bytes(run.model))
 
