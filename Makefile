@@ -3,12 +3,16 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PEERS  := .venv-peers
+SERVING_PEERS := .venv-serving
+MLSERVER := .venv-mlserver
+# How long `make soak` goes on.
+SOAK_MINUTES ?= 10
 # Processes of `make test`: each takes about 1 GB of memory, and a database of its own where one Redis server is shared.
 TEST_PROCESSES ?= 2
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo serve test test-slow check format bench bench-solvers bench-audit work-precision clean
+.PHONY: help setup setup-dev demo serve test test-slow check format bench bench-solvers bench-audit bench-serving soak work-precision clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -64,6 +68,22 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt
 bench-solvers: setup-dev $(PEERS)/.installed ## compare the solvers with torchdiffeq, torchode and diffrax (about 10 minutes)
 	$(BIN)/python -m benchmarks.solver_tables --peers $(PEERS)
 
+$(SERVING_PEERS)/.installed: benchmarks/serving/peers/requirements.txt
+	$(PYTHON) -m venv $(SERVING_PEERS)
+	$(SERVING_PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+$(MLSERVER)/.installed: benchmarks/serving/peers/requirements-mlserver.txt
+	$(PYTHON) -m venv $(MLSERVER)
+	$(MLSERVER)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+bench-serving: setup-dev $(SERVING_PEERS)/.installed $(MLSERVER)/.installed ## compare the server with FastAPI, LitServe, BentoML and MLServer (about 10 minutes)
+	$(BIN)/python -m benchmarks.serving.compare --peers $(SERVING_PEERS) --mlserver $(MLSERVER)
+
+soak: setup-dev ## load a server with all sorts of requests for SOAK_MINUTES (10) and watch errors, memory and latencies
+	$(BIN)/python -m benchmarks.serving.soak --minutes $(SOAK_MINUTES)
+
 bench-audit: setup-dev ## time the parts of an audit as multiples of a sweep (digits take longest)
 	$(BIN)/python -m benchmarks.audit_cost
 
@@ -71,4 +91,4 @@ work-precision: setup-dev ## measure error against time for every method and dra
 	$(BIN)/python -m benchmarks.work_precision
 
 clean: ## remove the virtual environments and build leftovers
-	rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) $(SERVING_PEERS) $(MLSERVER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""The server under load, beside others that serve the same model."""
