@@ -174,7 +174,12 @@ class Client:
         return cast(Job, self._submit("/v1/training-jobs", spec, idempotency_key))
 
     def submit_evaluation(self, spec: Spec, *, idempotency_key: str | None = None) -> Job:
-        """Submit a sweep, an audit or a portrait: its spec (``SweepJobSpec`` and so on) or a mapping with ``kind``."""
+        """Submit a sweep, an audit, a portrait or an export.
+
+        Args:
+            spec: a ``SweepJobSpec`` and so on, or the same as a mapping with ``kind``.
+            idempotency_key: makes a repetition by the caller safe; those by the client always are.
+        """
         return cast(Job, self._submit("/v1/evaluation-jobs", spec, idempotency_key))
 
     def job(self, job_id: str) -> Job:
@@ -274,11 +279,18 @@ class Client:
         """
         job_id = job if isinstance(job, str) else job["id"]
         response = self._request("GET", f"/v1/jobs/{quote(job_id)}/report", params={"download": True}, repeatable=True)
-        if to is None:
-            to = Path(response.headers["content-disposition"].partition('filename="')[2].rstrip('"')).name
-        path = Path(to)
-        path.write_bytes(response.content)
-        return path
+        return _saved(response, to)
+
+    def artifact(self, job: str | Job, to: Path | str | None = None) -> Path:
+        """Write the file that an export made and return its path.
+
+        Args:
+            job: the export, or its id.
+            to: the file; by default the current folder and the name that the server gives it.
+        """
+        job_id = job if isinstance(job, str) else job["id"]
+        response = self._request("GET", f"/v1/jobs/{quote(job_id)}/artifact", repeatable=True)
+        return _saved(response, to)
 
     def study_chart(self, study_id: str, name: str, *, format: ChartFormat = "png", **options: Any) -> bytes:
         """Return a chart of a study as a file; see ``chart``."""
@@ -571,6 +583,14 @@ class Client:
                     raise _problem(response)
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _saved(response: httpx.Response, to: Path | str | None) -> Path:
+    if to is None:
+        to = Path(response.headers["content-disposition"].partition('filename="')[2].rstrip('"')).name
+    path = Path(to)
+    path.write_bytes(response.content)
+    return path
 
 
 def _json(spec: Spec) -> Any:

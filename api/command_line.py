@@ -173,6 +173,32 @@ def paper_command(
         _fail(str(error))
 
 
+@app.command("export")
+def export_command(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    version: Annotated[int | None, typer.Option(min=1, help="Of the model.  [default: the latest]")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="The solver's method.  [default: the solver of the training]")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Its equal steps.")] = None,
+    file_format: Annotated[str, typer.Option("--format", help="onnx, or torch for a program (.pt2).")] = "onnx",
+    output: Annotated[Path | None, typer.Option(help="The file.  [default: named after model and solver]")] = None,
+    url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
+) -> None:
+    """Save a model of a running server as ONNX or torch program.
+
+    The solver is part of the file, which runs without this package. The server compares the file's
+    answers with its own first.
+    """
+    # The client loads httpx, which nothing else here uses.
+    from api.export_command import ExportNotMade, ExportRequest, save_export  # noqa: PLC0415
+
+    try:
+        save_export(ExportRequest(model, version, method, steps, file_format, output), url.rstrip("/"), typer.echo)
+    except ExportNotMade as error:
+        _fail(str(error))
+
+
 @app.command("version")
 def version_command() -> None:
     """Show the version."""

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ode_core.datasets.files import DatasetUnavailable
-from ode_core.specs import AuditBatchTooLarge, BudgetExceeded, PortraitImpossible
+from ode_core.specs import AuditBatchTooLarge, BudgetExceeded, ExportImpossible, PortraitImpossible
 
 
 class ModelUnavailable(Exception):
@@ -41,6 +41,10 @@ def describe_failure(error: Exception) -> dict[str, Any]:
         return _described("invalid_spec", f"adaptation: {error}")
     if isinstance(error, PortraitImpossible):
         return _described("portrait_impossible", str(error))
+    if isinstance(error, ExportImpossible):
+        return _described("export_impossible", str(error))
+    if type(error).__name__ in ("ExportFailed", "ExportUnavailable"):
+        return _described("export_failed", str(error))
     if isinstance(error, BudgetExceeded):
         return _described("budget_exceeded", str(error))
     if isinstance(error, ValidationError):

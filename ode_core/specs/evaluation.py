@@ -1,4 +1,4 @@
-"""Evaluation of a stored model: a sweep over test solvers, an audit, a portrait."""
+"""What is done with a stored model: a sweep over test solvers, an audit, a portrait, an export."""
 
 from typing import Annotated, Literal
 
@@ -10,6 +10,7 @@ from ode_core.specs.training import ModelName
 
 Version = Annotated[int, Field(ge=1)]
 Samples = Annotated[int, Field(ge=1, le=1_000_000)]
+ExportFormat = Literal["onnx", "torch"]
 
 
 class SweepJobSpec(Spec):
@@ -57,4 +58,22 @@ class PortraitJobSpec(Spec):
     grid: Annotated[int, Field(ge=5, le=81)] = Field(default=41, description="cells along each edge of a plane")
 
 
-EvaluationJobSpec = Annotated[SweepJobSpec | AuditJobSpec | PortraitJobSpec, Field(discriminator="kind")]
+class ExportJobSpec(Spec):
+    """Write one model version with a solver on a fixed grid as a file that runs without this package."""
+
+    kind: Literal["export"] = "export"
+    model: ModelName
+    version: Version | None = Field(default=None, description="null: the latest when the job is accepted")
+    solver: SolverSpec | None = Field(
+        default=None,
+        description="an explicit method with equal steps; null: what the version was trained with, or of a repair rk4 "
+        "with as many steps",
+    )
+    format: ExportFormat = Field(
+        default="onnx", description="onnx: a model for ONNX runtimes; torch: a program for torch.export.load (.pt2)"
+    )
+
+
+EvaluationJobSpec = Annotated[
+    SweepJobSpec | AuditJobSpec | PortraitJobSpec | ExportJobSpec, Field(discriminator="kind")
+]

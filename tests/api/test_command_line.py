@@ -51,7 +51,7 @@ def assert_refused(ended: Ended, pattern: str) -> None:
     assert re.fullmatch(rf"odeness: [^\n]*{pattern}[^\n]*\n", ended.errors), ended.errors
 
 
-@pytest.mark.parametrize("command", ["serve", "api", "worker", "migrate", "demo"])
+@pytest.mark.parametrize("command", ["serve", "api", "worker", "migrate", "demo", "export"])
 def test_help_explains_each_command(run: Run, command: str) -> None:
     assert command in run("--help").output
 

@@ -24,6 +24,7 @@ EXPECTED = {
     "GET /v1/jobs/{job_id}",
     "GET /v1/jobs/{job_id}/result",
     "GET /v1/jobs/{job_id}/report",
+    "GET /v1/jobs/{job_id}/artifact",
     "GET /v1/jobs/{job_id}/metrics",
     "GET /v1/jobs/{job_id}/events",
     "GET /v1/jobs/{job_id}/charts",
@@ -196,6 +197,7 @@ STUDY = {
 }
 SEARCH = STUDY | {"train": None, "adaptations": [None], "search": {"lowest": 1, "highest": 8, "threshold": 0.1}}
 PORTRAIT = {"kind": "portrait", "model": "spheres", "solver": {"method": "euler", "steps": 2}, "grid": 9}
+EXPORT = {"kind": "export", "model": "spheres", "solver": {"method": "rk4", "steps": 2}, "format": "torch"}
 PREDICT = {"inputs": [[[[0, 1.5, 5, 13, 9, 1, 0, 0]] * 8]], "solver": {"method": "dopri5", "rtol": 1e-3, "atol": 1e-3}}
 
 
@@ -215,7 +217,9 @@ def check(response: httpx.Response, document: dict[str, Any], operation: str) ->
 @given(
     request=st.one_of(
         st.tuples(st.just("POST /v1/training-jobs"), nearly(TRAINING) | nearly(UPLOADED)),
-        st.tuples(st.just("POST /v1/evaluation-jobs"), nearly(SWEEP) | nearly(AUDIT) | nearly(PORTRAIT)),
+        st.tuples(
+            st.just("POST /v1/evaluation-jobs"), nearly(SWEEP) | nearly(AUDIT) | nearly(PORTRAIT) | nearly(EXPORT)
+        ),
         st.tuples(st.just("POST /v1/studies"), nearly(STUDY) | nearly(SEARCH)),
         st.tuples(st.just("POST /v1/models/{name}/predict"), nearly(PREDICT)),
     )
@@ -287,7 +291,7 @@ def test_answers_fit_the_declared_statuses(served: Served, described: Described)
                 of_study = name == "GET /v1/studies/{study_id}/charts/{chart}"
                 url = url.replace("{chart}", "accuracy" if of_study else "training")
                 response = client.get(url.replace("{name}", "tiny").replace("{version}", "1"))
-                # Of a study that has not tested a model yet there is nothing to draw; a training has no report.
-                status = 404 if name.endswith("/report") else 422 if of_study else 200
+                # Of a study that has not tested a model yet nothing is drawn; a training has no report and no file.
+                status = 404 if name.endswith(("/report", "/artifact")) else 422 if of_study else 200
                 assert response.status_code == status, response.text
                 check(response, described.document, name)

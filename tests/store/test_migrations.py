@@ -145,6 +145,7 @@ def test_going_down_removes_jobs_of_kinds_that_were_not_there_with_all_their_row
     store = Store.connect(empty_url)
     kept = leave_a_job(store, "training")
     leave_a_job(store, "portrait")
+    leave_a_job(store, "export")
     leave_a_job(store, "study_run")
     store.close()
 
@@ -152,7 +153,7 @@ def test_going_down_removes_jobs_of_kinds_that_were_not_there_with_all_their_row
         with engine.connect() as connection:
             return {table: set(connection.execute(text(f"SELECT job_id FROM {table}")).scalars()) for table in OF_JOBS}
 
-    assert all(len(jobs) == 3 for jobs in owners().values())
+    assert all(len(jobs) == 4 for jobs in owners().values())
 
     migrate(empty_url, "0001")
 
