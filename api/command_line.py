@@ -1,5 +1,6 @@
 """The command ``odeness``."""
 
+import json
 import os
 import sys
 from importlib.metadata import version as installed_version
@@ -197,6 +198,17 @@ def export_command(
         save_export(ExportRequest(model, version, method, steps, file_format, output), url.rstrip("/"), typer.echo)
     except ExportNotMade as error:
         _fail(str(error))
+
+
+@app.command("openapi")
+def openapi_command() -> None:
+    """Print the OpenAPI document of the HTTP API.
+
+    It is what a server has at /openapi.json, for generators of clients.
+    """
+    from api.app import create_app  # noqa: PLC0415  # loads all routes, which nothing else here uses
+
+    typer.echo(json.dumps(create_app(_settings()).openapi(), indent=2, ensure_ascii=False))
 
 
 @app.command("version")
