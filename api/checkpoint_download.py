@@ -23,7 +23,7 @@ def download(store: Store, blob: BlobInfo, filename: str, request: Headers) -> R
         "ETag": tag,
         "Accept-Ranges": "bytes",
         "Content-Disposition": f'attachment; filename="{filename}"',
-        "Cache-Control": "private, max-age=31536000, immutable",  # a version never changes
+        "Cache-Control": "private, max-age=31536000, immutable",  # what is stored never changes
     }
     if names(request.get("if-none-match"), tag):
         return Response(status_code=304, headers=headers)

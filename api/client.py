@@ -176,7 +176,7 @@ class Client:
         return cast(Job, self._submit("/v1/training-jobs", spec, idempotency_key))
 
     def submit_evaluation(self, spec: Spec, *, idempotency_key: str | None = None) -> Job:
-        """Submit a sweep, an audit, a portrait or the prediction of a data set.
+        """Submit a sweep, an audit, a portrait, the prediction of a data set or an export.
 
         Args:
             spec: ``SweepJobSpec`` and so on, or the same as a mapping with ``kind``.
@@ -316,9 +316,18 @@ class Client:
         """
         job_id = job if isinstance(job, str) else job["id"]
         response = self._request("GET", f"/v1/jobs/{quote(job_id)}/report", params={"download": True}, repeatable=True)
-        path = _offered_name(response) if to is None else Path(to)
-        path.write_bytes(response.content)
-        return path
+        return _saved(response, to)
+
+    def artifact(self, job: str | Job, to: Path | str | None = None) -> Path:
+        """Write the file that an export made and return its path.
+
+        Args:
+            job: the export, or its id.
+            to: the file; by default the current folder and the name that the server gives it.
+        """
+        job_id = job if isinstance(job, str) else job["id"]
+        response = self._request("GET", f"/v1/jobs/{quote(job_id)}/artifact", repeatable=True)
+        return _saved(response, to)
 
     def study_chart(self, study_id: str, name: str, *, format: ChartFormat = "png", **options: Any) -> bytes:
         """Return a chart of a study as a file; see ``chart``."""
@@ -666,6 +675,12 @@ class Client:
 
 def _if_given(**query: Any) -> dict[str, Any]:
     return {name: value for name, value in query.items() if value is not None}
+
+
+def _saved(response: httpx.Response, to: Path | str | None) -> Path:
+    path = _offered_name(response) if to is None else Path(to)
+    path.write_bytes(response.content)
+    return path
 
 
 def _json(spec: Spec) -> Any:

@@ -22,7 +22,7 @@ class Job(TypedDict):
     """A job, as ``GET /v1/jobs/{id}`` describes it."""
 
     id: str
-    kind: Literal["training", "sweep", "audit", "portrait", "study_run", "predict"]
+    kind: Literal["training", "sweep", "audit", "portrait", "study_run", "predict", "export"]
     name: str | None
     status: Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
     progress: Progress

@@ -1,5 +1,6 @@
 """The command ``odeness``."""
 
+import json
 import os
 import sys
 from importlib.metadata import version as installed_version
@@ -171,6 +172,43 @@ def paper_command(
         run_preset(found, options, url=url.rstrip("/"), output=output, again=again, console=console)
     except (UnknownPreset, PaperFailed) as error:
         _fail(str(error))
+
+
+@app.command("export")
+def export_command(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    version: Annotated[int | None, typer.Option(min=1, help="Of the model.  [default: the latest]")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="The solver's method.  [default: the solver of the training]")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Its equal steps.")] = None,
+    file_format: Annotated[str, typer.Option("--format", help="onnx, or torch for a program (.pt2).")] = "onnx",
+    output: Annotated[Path | None, typer.Option(help="The file.  [default: named after model and solver]")] = None,
+    url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
+) -> None:
+    """Save a model of a running server as ONNX or torch program.
+
+    The solver is part of the file, which runs without this package. The server compares the file's
+    answers with its own first.
+    """
+    # The client loads httpx, which nothing else here uses.
+    from api.export_command import ExportNotMade, ExportRequest, save_export  # noqa: PLC0415
+
+    try:
+        save_export(ExportRequest(model, version, method, steps, file_format, output), url.rstrip("/"), typer.echo)
+    except ExportNotMade as error:
+        _fail(str(error))
+
+
+@app.command("openapi")
+def openapi_command() -> None:
+    """Print the OpenAPI document of the HTTP API.
+
+    It is what a server has at /openapi.json, for generators of clients.
+    """
+    from api.app import create_app  # noqa: PLC0415  # loads all routes, which nothing else here uses
+
+    typer.echo(json.dumps(create_app(_settings()).openapi(), indent=2, ensure_ascii=False))
 
 
 @app.command("version")

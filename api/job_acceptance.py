@@ -14,6 +14,8 @@ from api.services import Services
 from api.uploaded_datasets import fill_in_dataset, fill_in_study_dataset, require_dataset
 from ode_core.specs import (
     AuditJobSpec,
+    ExportImpossible,
+    ExportJobSpec,
     ModifiedFieldSpec,
     PortraitImpossible,
     PortraitJobSpec,
@@ -30,6 +32,7 @@ from ode_core.specs import (
     check_study_budget,
     check_training_budget,
     evaluations_in_field,
+    export_solver,
     model_state_shape,
     portrait_solvers,
     steps_of_portrait,
@@ -38,7 +41,7 @@ from store.jobs import Job
 from store.settings import Settings
 from store.unit_of_work import Transaction
 
-JobSpec = TrainingJobSpec | SweepJobSpec | AuditJobSpec | PortraitJobSpec | PredictJobSpec
+JobSpec = TrainingJobSpec | SweepJobSpec | AuditJobSpec | PortraitJobSpec | PredictJobSpec | ExportJobSpec
 
 
 def accept_job(services: Services, spec: JobSpec, idempotency_key: str | None) -> Answer:
@@ -122,7 +125,9 @@ def _resolve_start(tx: Transaction, spec: TrainingJobSpec, start: StartFrom, pat
     return StartFrom(model=version.model, version=version.version)
 
 
-def _submit_evaluation(tx: Transaction, settings: Settings, spec: SweepJobSpec | AuditJobSpec | PortraitJobSpec) -> Job:
+def _submit_evaluation(
+    tx: Transaction, settings: Settings, spec: SweepJobSpec | AuditJobSpec | PortraitJobSpec | ExportJobSpec
+) -> Job:
     version = find_version(tx, spec.model, spec.version)
     trained = TrainingJobSpec.model_validate(version.training_spec)
     require_dataset(trained.dataset, settings)
@@ -141,6 +146,8 @@ def _submit_evaluation(tx: Transaction, settings: Settings, spec: SweepJobSpec |
         own = SolverSpec.model_validate(version.solver)
         solver = own if field is None else steps_of_portrait(field, trained.architecture.end_time)
         document |= _portrait_solvers(spec, trained, solver, settings, evaluations_in_field(field))
+    if isinstance(spec, ExportJobSpec):
+        document["solver"] = _export_solver(spec, trained, SolverSpec.model_validate(version.solver), field, settings)
     return tx.jobs.submit(spec.kind, document, model=spec.model, model_version=version.version, total=total)
 
 
@@ -157,3 +164,22 @@ def _portrait_solvers(
         with within_budget(part):
             check_portrait_budget(spec, part, one, trained.architecture.end_time, settings.budget, each=each)
     return {part: one.document() for part, one in solvers.items()}
+
+
+def _export_solver(
+    spec: ExportJobSpec,
+    trained: TrainingJobSpec,
+    solver: SolverSpec,
+    field: ModifiedFieldSpec | None,
+    settings: Settings,
+) -> dict[str, Any]:
+    try:
+        chosen = export_solver(spec, trained, solver, field)
+    except ExportImpossible as error:
+        raise Problem(
+            422, "export_impossible", str(error), errors=[{"path": error.part, "message": str(error)}]
+        ) from error
+    limit = settings.budget.evaluations_per_solve
+    with within_budget("solver"):
+        check_solve_budget(chosen, trained.architecture.end_time, limit, each=evaluations_in_field(field))
+    return chosen.document()

@@ -11,7 +11,7 @@ from store.errors import BlobCorrupt, NotFound
 from store.fence import hold_fence
 from store.ids import new_id
 from store.scope import Scope
-from store.tables import blob, blob_chunk, checkpoint, dataset_version, job, model_version
+from store.tables import artifact, blob, blob_chunk, checkpoint, dataset_version, job, model_version
 
 CHUNK_BYTES = 1 << 20
 # A blob that no job writes and nothing refers to is left alone so long: its writer may be about to.
@@ -143,6 +143,7 @@ class Blobs:
                 ~exists().where(checkpoint.c.blob_id == blob.c.id),
                 ~exists().where(model_version.c.blob_id == blob.c.id),
                 ~exists().where(dataset_version.c.blob_id == blob.c.id),
+                ~exists().where(artifact.c.blob_id == blob.c.id),
                 or_(
                     and_(blob.c.job_id.is_not(None), ~writer_lives),
                     and_(blob.c.job_id.is_(None), blob.c.created_at <= self._scope.now() - GRACE),

@@ -12,7 +12,7 @@ from store.pagination import KeysetOrder, Page
 from store.scope import Scope
 from store.tables import job
 
-JobKind = Literal["training", "sweep", "audit", "portrait", "study_run", "predict"]
+JobKind = Literal["training", "sweep", "audit", "portrait", "study_run", "predict", "export"]
 JobStatus = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
 STATUSES: tuple[JobStatus, ...] = get_args(JobStatus)
 TERMINAL: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})

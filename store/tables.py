@@ -91,7 +91,9 @@ job = Table(
     Column("study_cell", Integer),
     PrimaryKeyConstraint("id"),
     UniqueConstraint("study_id", "study_cell"),
-    CheckConstraint("kind IN ('training', 'sweep', 'audit', 'portrait', 'study_run', 'predict')", name="kind"),
+    CheckConstraint(
+        "kind IN ('training', 'sweep', 'audit', 'portrait', 'study_run', 'predict', 'export')", name="kind"
+    ),
     CheckConstraint("status IN ('queued', 'running', 'cancelling', 'succeeded', 'failed', 'cancelled')", name="status"),
     CheckConstraint(
         "(status IN ('running', 'cancelling')) = (lease_expires_at IS NOT NULL)", name="lease_while_running"
@@ -229,6 +231,19 @@ checkpoint = Table(
     UniqueConstraint("job_id", "step"),
     UniqueConstraint("blob_id"),
     CheckConstraint("step >= 0", name="step"),
+)
+
+# The file that a job made.
+artifact = Table(
+    "artifact",
+    metadata,
+    Column("job_id", ID, nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("blob_id", ID, ForeignKey("blob.id"), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("job_id"),
+    ForeignKeyConstraint(["job_id"], ["job.id"], ondelete="CASCADE"),
+    UniqueConstraint("blob_id"),
 )
 
 model = Table(

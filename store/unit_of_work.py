@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from store.aliases import Aliases
+from store.artifacts import Artifacts
 from store.blobs import CHUNK_BYTES, Blobs, sha256
 from store.checkpoints import Checkpoints, StoredCheckpoint
 from store.datasets import Datasets
@@ -41,6 +42,7 @@ class Transaction:
         self.metrics = Metrics(scope)
         self.blobs = Blobs(scope)
         self.checkpoints = Checkpoints(scope)
+        self.artifacts = Artifacts(scope)
         self.models = Models(scope)
         self.aliases = Aliases(scope)
         self.datasets = Datasets(scope)

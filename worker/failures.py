@@ -5,7 +5,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from ode_core.datasets.files import DatasetUnavailable
-from ode_core.specs import AuditBatchTooLarge, BudgetExceeded, PortraitImpossible, PredictionImpossible
+from ode_core.specs import (
+    AuditBatchTooLarge,
+    BudgetExceeded,
+    ExportImpossible,
+    PortraitImpossible,
+    PredictionImpossible,
+)
 
 
 class ModelUnavailable(Exception):
@@ -43,6 +49,10 @@ def describe_failure(error: Exception) -> dict[str, Any]:
         return _described("portrait_impossible", str(error))
     if isinstance(error, PredictionImpossible):
         return _described("prediction_impossible", str(error))
+    if isinstance(error, ExportImpossible):
+        return _described("export_impossible", str(error))
+    if type(error).__name__ in ("ExportFailed", "ExportUnavailable"):
+        return _described("export_failed", str(error))
     if isinstance(error, BudgetExceeded):
         return _described("budget_exceeded", str(error))
     if isinstance(error, ValidationError):

@@ -8,6 +8,7 @@ from store.settings import Settings
 from store.unit_of_work import Store
 from worker.drain import DrainMark
 from worker.executors.audit import run_audit
+from worker.executors.export import run_export
 from worker.executors.portrait import run_portrait
 from worker.executors.prediction import run_prediction
 from worker.executors.study_run import run_of_study
@@ -21,6 +22,7 @@ EXECUTORS: dict[str, Executor] = {
     "sweep": run_sweep,
     "audit": run_audit,
     "portrait": run_portrait,
+    "export": run_export,
     "study_run": run_of_study,
     "predict": run_prediction,
 }

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from api.checkpoint_download import download
 from api.event_stream import event_stream
 from api.finished_jobs import RETRY_AFTER_SECONDS, result_of
 from api.idempotency_key import IdempotencyKey
@@ -14,10 +15,11 @@ from api.identifiers import JobId, find_job
 from api.job_acceptance import JobSpec, accept_job
 from api.json_answers import json_response
 from api.openapi import POSTED, accepted_response, described, problem_responses
-from api.problems import invalid
+from api.problems import Problem, invalid
 from api.query_parameters import After, Limit, NameFilter, StudyFilter, refuse_unknown_query
 from api.schemas.answer import ListOf
 from api.schemas.audit import AuditResult
+from api.schemas.export import ExportResult
 from api.schemas.jobs import EventAnswer, JobAnswer, JobResult, MetricSeriesList
 from api.schemas.stored_predictions import PredictResult
 from api.services import Services, ServicesOfApp, StoreOfApp
@@ -63,7 +65,7 @@ async def create_training_job(
     status_code=202,
     response_model=JobAnswer,
     responses=_ACCEPTED | problem_responses(404, 409, *POSTED),
-    summary="Sweep a model over test solvers, audit it, make its portrait, or predict a data set",
+    summary="Sweep a model over test solvers, audit it, make its portrait, predict a data set, or export it",
 )
 async def create_evaluation_job(
     request: Request,
@@ -72,7 +74,7 @@ async def create_evaluation_job(
     idempotency_key: IdempotencyKey = None,
     prefer: Prefer = None,
 ) -> Response:
-    """Test a stored model version; without a version, the latest at this moment."""
+    """Test or export a stored model version; without a version, the latest at this moment."""
     return await _accept(request, services, spec, idempotency_key, prefer)
 
 
@@ -126,7 +128,7 @@ def get_job(store: StoreOfApp, job_id: JobId, response: Response) -> JobAnswer:
 
 @router.get(
     "/jobs/{job_id}/result",
-    response_model=AuditResult | PredictResult | JobResult,
+    response_model=AuditResult | PredictResult | ExportResult | JobResult,
     responses=problem_responses(404, 409),
     summary="What a finished job found",
 )
@@ -135,6 +137,31 @@ def get_job_result(store: StoreOfApp, job_id: JobId) -> Response:
     with store.reading() as tx:
         job = find_job(tx, job_id)
     return json_response(result_of(job))
+
+
+@router.get(
+    "/jobs/{job_id}/artifact",
+    response_class=Response,
+    responses=described(200, "The file: an ONNX model, or a torch program (.pt2)", "application/octet-stream")
+    | described(206, "The range asked for", "application/octet-stream")
+    | described(304, "Unchanged: the ETag is one of those in If-None-Match")
+    | problem_responses(404, 409, 416),
+    summary="Download the file an export made",
+)
+def get_job_artifact(request: Request, store: StoreOfApp, job_id: JobId) -> Response:
+    """Download the file, whole or in part: the ETag is its SHA-256; 409 until the job has succeeded."""
+    with store.reading() as tx:
+        job = find_job(tx, job_id)
+        if job.kind != "export":
+            raise Problem(
+                404, "artifact_not_found", f"a {job.kind} job makes no file: exports do; submit an export of the model"
+            )
+        result_of(job)
+        artifact = tx.artifacts.of_job(job_id)
+        blob = None if artifact is None else tx.blobs.info(artifact.blob_id)
+    if artifact is None or blob is None:
+        raise Problem(500, "artifact_missing", "the file is not in the database: submit the export again")
+    return download(store, blob, artifact.name, request.headers)
 
 
 @router.get(

@@ -37,6 +37,7 @@ class JobLinks(Answer):
     charts: str
     report: str | None = Field(description="of an audit: its result as a page for people")
     predictions: str | None = Field(description="of a data set's prediction: every sample's")
+    artifact: str | None = Field(description="of an export: its file, once the job has succeeded")
     cancel: str
     model: str | None = Field(description="the model trained or tested")
     study: str | None = Field(description="the study it is part of")
@@ -90,6 +91,7 @@ class JobAnswer(Answer):
                 charts=f"{own}/charts",
                 report=f"{own}/report" if job.kind == "audit" else None,
                 predictions=f"{own}/predictions" if job.kind == "predict" else None,
+                artifact=f"{own}/artifact" if job.kind == "export" else None,
                 cancel=f"{own}/cancel",
                 model=None if job.model is None else f"/v1/models/{job.model}",
                 study=None if job.study_id is None else f"/v1/studies/{job.study_id}",
@@ -108,7 +110,8 @@ class JobResult(Answer):
     """What a job found; the fields depend on its kind.
 
     Training: `model`, `version`, the final `solver`, `accuracy` on the test split and more. Sweep:
-    `results`, a row for each solver. Audit: an `AuditResult`. Prediction of a data set: a `PredictResult`. Portrait:
+    `results`, a row for each solver. Audit: an `AuditResult`. Prediction of a data set: a `PredictResult`. Export: an
+    `ExportResult`. Portrait:
     `views`, `reference` and more, which the charts are drawn from. Run of a study: `runs`, one for each seed with its
     `version`, and `failed_seeds`; `version` is the last of them.
     """

@@ -30,7 +30,16 @@ from ode_core.specs.dataset import (
     UploadedSpec,
     XorSpec,
 )
-from ode_core.specs.evaluation import AuditJobSpec, EvaluationJobSpec, PortraitJobSpec, PredictJobSpec, SweepJobSpec
+from ode_core.specs.evaluation import (
+    AuditJobSpec,
+    EvaluationJobSpec,
+    ExportFormat,
+    ExportJobSpec,
+    PortraitJobSpec,
+    PredictJobSpec,
+    SweepJobSpec,
+)
+from ode_core.specs.export import ExportImpossible, export_solver
 from ode_core.specs.gradient import GRADIENTS, GradientFacts, GradientMode, check_gradient
 from ode_core.specs.methods import METHODS, MethodFacts, MethodName
 from ode_core.specs.model import (
@@ -108,6 +117,9 @@ __all__ = [
     "DatasetSpec",
     "DigitsSpec",
     "EvaluationJobSpec",
+    "ExportFormat",
+    "ExportImpossible",
+    "ExportJobSpec",
     "FieldSpec",
     "GradientFacts",
     "GradientMode",
@@ -164,6 +176,7 @@ __all__ = [
     "evaluation_operations",
     "evaluations_in_field",
     "expand_preset",
+    "export_solver",
     "is_stackable",
     "model_input_shape",
     "model_state_shape",

@@ -1,4 +1,4 @@
-"""Evaluation of a stored model: a sweep over test solvers, an audit, a portrait, the predictions of a data set."""
+"""What is done with a stored model: sweep over test solvers, audit, portrait, predictions of a data set, export."""
 
 from typing import Annotated, Literal
 
@@ -11,6 +11,7 @@ from ode_core.specs.training import ModelName
 
 Version = Annotated[int, Field(ge=1)]
 Samples = Annotated[int, Field(ge=1, le=1_000_000)]
+ExportFormat = Literal["onnx", "torch"]
 
 
 class SweepJobSpec(Spec):
@@ -75,6 +76,22 @@ class PredictJobSpec(Spec):
     logits: bool = Field(default=False, description="store the logits, too, in float32")
 
 
+class ExportJobSpec(Spec):
+    """Write one model version with a solver on a fixed grid as a file that runs without this package."""
+
+    kind: Literal["export"] = "export"
+    model: ModelName
+    version: Version | None = Field(default=None, description="null: the latest when the job is accepted")
+    solver: SolverSpec | None = Field(
+        default=None,
+        description="an explicit method with equal steps; null: what the version was trained with, or of a repair rk4 "
+        "with as many steps",
+    )
+    format: ExportFormat = Field(
+        default="onnx", description="onnx: a model for ONNX runtimes; torch: a program for torch.export.load (.pt2)"
+    )
+
+
 EvaluationJobSpec = Annotated[
-    SweepJobSpec | AuditJobSpec | PortraitJobSpec | PredictJobSpec, Field(discriminator="kind")
+    SweepJobSpec | AuditJobSpec | PortraitJobSpec | PredictJobSpec | ExportJobSpec, Field(discriminator="kind")
 ]

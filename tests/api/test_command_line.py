@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -51,7 +52,7 @@ def assert_refused(ended: Ended, pattern: str) -> None:
     assert re.fullmatch(rf"odeness: [^\n]*{pattern}[^\n]*\n", ended.errors), ended.errors
 
 
-@pytest.mark.parametrize("command", ["serve", "api", "worker", "migrate", "demo"])
+@pytest.mark.parametrize("command", ["serve", "api", "worker", "migrate", "demo", "export", "openapi"])
 def test_help_explains_each_command(run: Run, command: str) -> None:
     assert command in run("--help").output
 
@@ -63,6 +64,14 @@ def test_help_explains_each_command(run: Run, command: str) -> None:
 
 def test_version_is_shown(run: Run) -> None:
     assert run("version").output == f"odeness {version('odeness')}\n"
+
+
+def test_the_openapi_document_is_printed_without_a_server(run: Run) -> None:
+    document = json.loads(run("openapi").output)
+
+    assert document["openapi"].startswith("3.1")
+    assert "/v1/models/{name}/predict" in document["paths"]
+    assert not list(Path.cwd().iterdir())
 
 
 def test_the_command_starts_without_torch_and_altair(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ EXPECTED = {
     "GET /v1/jobs/{job_id}/result",
     "GET /v1/jobs/{job_id}/report",
     "GET /v1/jobs/{job_id}/predictions",
+    "GET /v1/jobs/{job_id}/artifact",
     "GET /v1/jobs/{job_id}/metrics",
     "GET /v1/jobs/{job_id}/events",
     "GET /v1/jobs/{job_id}/charts",
@@ -223,6 +224,7 @@ SEARCH = STUDY | {"train": None, "adaptations": [None], "search": {"lowest": 1, 
 PORTRAIT = {"kind": "portrait", "model": "spheres", "solver": {"method": "euler", "steps": 2}, "grid": 9}
 MOVE_ALIAS = {"version": 1, "expected_version": 1}
 DATA_SET = {"kind": "predict", "model": "spheres", "dataset": {"kind": "xor"}, "split": "train", "samples": 3}
+EXPORT = {"kind": "export", "model": "spheres", "solver": {"method": "rk4", "steps": 2}, "format": "torch"}
 PREDICT = {"inputs": [[[[0, 1.5, 5, 13, 9, 1, 0, 0]] * 8]], "solver": {"method": "dopri5", "rtol": 1e-3, "atol": 1e-3}}
 
 
@@ -243,7 +245,8 @@ def check(response: httpx.Response, document: dict[str, Any], operation: str) ->
     request=st.one_of(
         st.tuples(st.just("POST /v1/training-jobs"), nearly(TRAINING) | nearly(UPLOADED)),
         st.tuples(
-            st.just("POST /v1/evaluation-jobs"), nearly(SWEEP) | nearly(AUDIT) | nearly(PORTRAIT) | nearly(DATA_SET)
+            st.just("POST /v1/evaluation-jobs"),
+            nearly(SWEEP) | nearly(AUDIT) | nearly(PORTRAIT) | nearly(DATA_SET) | nearly(EXPORT),
         ),
         st.tuples(st.just("POST /v1/studies"), nearly(STUDY) | nearly(SEARCH)),
         st.tuples(st.just("POST /v1/models/{name}/predict"), nearly(PREDICT)),
@@ -324,7 +327,7 @@ def test_answers_fit_the_declared_statuses(served: Served, described: Described)
                 url = url.replace("{chart}", "accuracy" if of_study else "training").replace("{alias}", "production")
                 response = client.get(url.replace("{name}", "tiny").replace("{version}", "1"))
                 # Of a study that has not tested a model yet there is nothing to draw; a training has no report and
-                # no predictions.
-                status = 404 if name.endswith(("/report", "/predictions")) else 422 if of_study else 200
+                # no predictions or file.
+                status = 404 if name.endswith(("/report", "/predictions", "/artifact")) else 422 if of_study else 200
                 assert response.status_code == status, response.text
                 check(response, described.document, name)

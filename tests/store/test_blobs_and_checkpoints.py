@@ -220,3 +220,29 @@ def test_what_a_crashed_attempt_left_is_removed_and_nothing_else(store: Store, r
     latest = store.latest_checkpoint(running[0])
     assert latest is not None
     assert latest.data == b"checkpoint"
+
+
+def test_the_file_a_job_made_is_nobodys_orphan(store: Store, running: Running, clock: Clock) -> None:
+    blob_id = store.save_blob(b"a model", job_id=running[0], attempt=running[1])
+    with store.transaction() as tx:
+        tx.artifacts.add(*running, "model.onnx", blob_id)
+        tx.jobs.succeed(*running, {})
+    clock.forward(3601)
+
+    with store.transaction() as tx:
+        assert tx.blobs.remove_orphans() == 0
+        found = tx.artifacts.of_job(running[0])
+    assert found is not None
+    assert (found.name, store.read_blob(found.blob_id)) == ("model.onnx", b"a model")
+
+
+def test_a_stale_attempt_adds_no_file(store: Store, running: Running) -> None:
+    blob_id = store.save_blob(b"a model", job_id=running[0], attempt=running[1])
+    with store.transaction() as tx:
+        tx.jobs.release(*running)
+
+    with pytest.raises(LeaseLost), store.transaction() as tx:
+        tx.artifacts.add(*running, "model.onnx", blob_id)
+
+    with store.reading() as tx:
+        assert tx.artifacts.of_job(running[0]) is None

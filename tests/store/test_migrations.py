@@ -145,6 +145,7 @@ def test_going_down_removes_jobs_of_kinds_that_were_not_there_with_all_their_row
     store = Store.connect(empty_url)
     kept = leave_a_job(store, "training")
     leave_a_job(store, "portrait")
+    leave_a_job(store, "export")
     leave_a_job(store, "study_run")
     leave_a_job(store, "predict")
     store.close()
