@@ -95,7 +95,7 @@ class Inference:
                 spec.architecture.end_time,
                 budget.inference_evaluations,
                 state_size,
-                each=evaluations_in_field(field),
+                each=evaluations_in_field(field, state_size),
             )
         inputs = check_inputs(
             request,
