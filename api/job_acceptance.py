@@ -132,22 +132,25 @@ def _submit_evaluation(
     trained = TrainingJobSpec.model_validate(version.training_spec)
     require_dataset(trained.dataset, settings)
     field = None if version.modified_field is None else ModifiedFieldSpec.model_validate(version.modified_field)
+    state_size = math.prod(model_state_shape(trained.architecture, trained.dataset.input_shape))
+    each = evaluations_in_field(field, state_size)
     document = spec.model_dump(mode="json") | {"version": version.version}
     total = 0
     if isinstance(spec, SweepJobSpec):
         end_time, limit = trained.architecture.end_time, settings.budget.evaluations_per_solve
-        state_size = math.prod(model_state_shape(trained.architecture, trained.dataset.input_shape))
         for position, solver in enumerate(spec.solvers):
             with within_budget(f"solvers.{position}"):
-                check_solve_budget(solver, end_time, limit, state_size, each=evaluations_in_field(field))
+                check_solve_budget(solver, end_time, limit, state_size, each=each)
         document["solvers"] = [solver.document() for solver in spec.solvers]
         total = len(spec.solvers)
     if isinstance(spec, PortraitJobSpec):
         own = SolverSpec.model_validate(version.solver)
         solver = own if field is None else steps_of_portrait(field, trained.architecture.end_time)
-        document |= _portrait_solvers(spec, trained, solver, settings, evaluations_in_field(field))
+        document |= _portrait_solvers(spec, trained, solver, settings, each)
     if isinstance(spec, ExportJobSpec):
-        document["solver"] = _export_solver(spec, trained, SolverSpec.model_validate(version.solver), field, settings)
+        document["solver"] = _export_solver(
+            spec, trained, SolverSpec.model_validate(version.solver), field, settings, each
+        )
     return tx.jobs.submit(spec.kind, document, model=spec.model, model_version=version.version, total=total)
 
 
@@ -172,6 +175,7 @@ def _export_solver(
     solver: SolverSpec,
     field: ModifiedFieldSpec | None,
     settings: Settings,
+    each: int,
 ) -> dict[str, Any]:
     try:
         chosen = export_solver(spec, trained, solver, field)
@@ -181,5 +185,5 @@ def _export_solver(
         ) from error
     limit = settings.budget.evaluations_per_solve
     with within_budget("solver"):
-        check_solve_budget(chosen, trained.architecture.end_time, limit, each=evaluations_in_field(field))
+        check_solve_budget(chosen, trained.architecture.end_time, limit, each=each)
     return chosen.document()

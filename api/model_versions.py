@@ -1,6 +1,7 @@
 """Model versions that no job makes: repairs of others, and weights that were uploaded."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ode_core.specs import (
     TrainingJobSpec,
     check_model_budget,
     check_repair,
+    model_state_shape,
 )
 from ode_core.specs.solver import Precision
 from ode_core.specs.spec import first_reason
@@ -67,11 +69,13 @@ def store_repair(services: Services, name: str, repair: RepairSpec, key: str | N
         parent = find_version(tx, name, repair.from_version)
         _check_parent(parent, repair)
         field = repair.modified_field
+        trained = TrainingJobSpec.model_validate(parent.training_spec)
+        state_size = math.prod(model_state_shape(trained.architecture, trained.dataset.input_shape))
         version = tx.models.register_repair(
             parent,
             modified_field=field.model_dump(mode="json", exclude_none=True),
             solver=REPAIRED_SOLVER.document(),
-            metadata={"modified_field": field.label, "evaluations_in_field": field.evaluations},
+            metadata={"modified_field": field.label, "evaluations_in_field": field.evaluations(state_size)},
         )
         return _made(version)
 

@@ -37,8 +37,8 @@ def submit_prediction(tx: Transaction, settings: Settings, spec: PredictJobSpec)
     dataset = trained.dataset if spec.dataset is None else filled_in(tx, spec.dataset, "dataset")
     samples = _samples(spec, trained, dataset)
     require_dataset(dataset, settings)
-    budget, each = settings.budget, evaluations_in_field(field)
     state_size = math.prod(model_state_shape(trained.architecture, trained.dataset.input_shape))
+    budget, each = settings.budget, evaluations_in_field(field, state_size)
     with within_budget("solver"):
         check_solve_budget(solver, trained.architecture.end_time, budget.evaluations_per_solve, state_size, each=each)
     with within_budget("samples"):

@@ -64,7 +64,7 @@ class ServedVersion:
     @cached_property
     def evaluations_in_field(self) -> int:
         """How often the trained field is called in one evaluation of what is solved."""
-        return evaluations_in_field(self.modified_field)
+        return evaluations_in_field(self.modified_field, self.state_size)
 
 
 class Catalogue:

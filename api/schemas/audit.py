@@ -239,6 +239,9 @@ class ModifiedFieldTrial(Answer):
     )
     unsettled: int = Field(description="samples whose prediction did not settle")
     evaluations: float = Field(description="of the modified field for one sample, on average")
+    evaluations_in_field: int = Field(
+        description="of the trained field in one of the modified field; with an implicit method a usual number"
+    )
 
 
 class RequestToSend(Answer):

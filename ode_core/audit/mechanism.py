@@ -1,6 +1,6 @@
 """Why a model depends on its solver: crossing steps or the sum of small errors, when along the way, in which samples.
 
-For every explicit Runge-Kutta method: on its grid, and with tolerances on the accepted steps of each sample, frozen.
+For every Runge-Kutta method: on its grid, and with tolerances on the accepted steps of each sample, frozen.
 All in float64, so the predictions are those of the steps and not of round-off.
 """
 
@@ -23,7 +23,7 @@ from ode_core.audit.step_grid import StepGrid, fixed_grid, frozen_grid, numerica
 from ode_core.audit.step_spectrum import SpectrumMethod, StepSpectrum, step_spectrum
 from ode_core.models.audited_model import AuditedModel
 from ode_core.models.predictions import NO_LABEL
-from ode_core.solvers.step_map import step_map
+from ode_core.solvers.step_map import KNOWN_FAMILIES, step_map
 from ode_core.specs.solver import SolverSpec
 
 OnPart = Callable[[str], None]
@@ -131,8 +131,8 @@ def obstacle(train_solver: SolverSpec) -> str | None:
     """Return why the steps of a solver cannot be taken apart, or None."""
     if train_solver.runs_on != "odeness":
         return f"{train_solver.label} makes its steps elsewhere: only steps of our own can be taken apart"
-    if train_solver.facts.family != "explicit":
-        return f"only the steps of explicit Runge-Kutta methods can be taken apart, not those of {train_solver.method}"
+    if train_solver.facts.family not in KNOWN_FAMILIES:
+        return f"only the steps of Runge-Kutta methods can be taken apart, not those of {train_solver.method}"
     return None
 
 
@@ -168,7 +168,7 @@ def find_mechanism(
         max_evaluations: bound on the evaluations of the field for one sample in one flow, or None.
 
     Raises:
-        ValueError: the training solver does not make explicit Runge-Kutta steps, or no sample's solve succeeds.
+        ValueError: the training solver does not make Runge-Kutta steps of our own, or no sample's solve succeeds.
     """
     report = on_part or (lambda name: None)
     exact = copy.deepcopy(model).double()

@@ -182,7 +182,7 @@ def _modified_field(tried: Sequence[Rescue], no_rescue: str | None, version: Sta
             True,
             f"Under a converged solver {best.spec.label} gives the trained prediction for {best.agreement:.1%} of the "
             f"samples{_won_back(best)}. The trained model is a flow, of this field. An evaluation of it takes "
-            f"{best.spec.evaluations} of the trained field's, a converged solve {best.cost:,.0f} of them.",
+            f"{best.evaluations_in_field} of the trained field's, a converged solve {best.cost:,.0f} of them.",
             modified_field=best.spec,
             request=None
             if version is None

@@ -39,6 +39,7 @@ class Rescue:
             trial's solutions converged.
         unsettled: samples whose prediction did not settle under the converged solver.
         evaluations: evaluations of the modified field for one sample, on average.
+        evaluations_in_field: evaluations of the trained field in each; with an implicit method a usual number.
     """
 
     spec: ModifiedFieldSpec
@@ -50,6 +51,7 @@ class Rescue:
     offered: bool
     unsettled: int
     evaluations: float
+    evaluations_in_field: int
 
     @property
     def enough_changed(self) -> bool:
@@ -59,7 +61,7 @@ class Rescue:
     @property
     def cost(self) -> float:
         """Evaluations of the trained field in one converged solve, on average."""
-        return self.evaluations * self.spec.evaluations
+        return self.evaluations * self.evaluations_in_field
 
     def to_json(self) -> dict[str, Any]:
         """Return the rescue as JSON values."""
@@ -97,7 +99,7 @@ def rescue(
         repaired,
         inputs,
         last_tolerance=last_tolerance,
-        max_evaluations=None if max_evaluations is None else max_evaluations * spec.evaluations,
+        max_evaluations=None if max_evaluations is None else max_evaluations * repaired.evaluations_in_field,
     )
     accuracy, before, after = (one.accuracy(labels) for one in (found.predictions, reference, trained))
     lost = round((after - before) * len(labels))
@@ -114,5 +116,6 @@ def rescue(
         changed=changed,
         offered=changed >= FEWEST_SAMPLES and given_back and found.unsettled <= 0.01 * len(labels),
         unsettled=found.unsettled,
-        evaluations=found.predictions.mean_evaluations / spec.evaluations,
+        evaluations=found.predictions.mean_evaluations / repaired.evaluations_in_field,
+        evaluations_in_field=repaired.evaluations_in_field,
     )

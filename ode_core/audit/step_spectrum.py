@@ -189,9 +189,10 @@ def _dense(psi: StepMap, z: Tensor, step: TimeStep) -> LeftSpectrum:
 
 
 def _arnoldi(psi: StepMap, z: Tensor, step: TimeStep, directions: int) -> LeftSpectrum:
+    product = psi.products(z, step)
+
     def multiply(v: Tensor, samples: Tensor) -> Tensor:
-        own = TimeStep(*(values[samples] for values in step))
-        return per_sample(psi.product(z[samples], own, v.reshape(-1, *z.shape[1:])))
+        return per_sample(product(v.reshape(-1, *z.shape[1:]), samples))
 
     # The same direction for every sample, and whoever else is in the batch.
     generator = torch.Generator().manual_seed(0)

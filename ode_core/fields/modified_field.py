@@ -10,7 +10,8 @@ The logarithm of the step gives the same for every method from the states ``z, P
     h f~ = log Psi = sum_j (-1)^(j+1)/j (Psi - 1)^j,
 
 where a power means repeated differences of these states: it is the derivative at ``z`` of the polynomial through them.
-Both are series about the identity and useful for ``h f'`` up to about 1.
+Both are series about the identity and useful for ``h f'`` up to about 1. The numbers of an implicit method's steps are
+those of its stages solved to round-off; a sample whose stages have no solution has NaN for a field.
 
 Where the field depends on the time, ``(t, z)`` is the state and ``(1, f)`` its field, whose first component every
 method solves exactly: derivatives become total ones, and repeated steps go on in time. So the field is called up to
@@ -29,7 +30,6 @@ from torch import Tensor, nn
 from torch.func import jvp
 
 from ode_core.fields.model_field import ModelField
-from ode_core.solvers.explicit_methods import TABLEAUS
 from ode_core.solvers.solution import Field
 from ode_core.solvers.step_map import StepMap, TimeStep, step_map
 from ode_core.specs.modified_field import ModifiedFieldSpec
@@ -96,7 +96,7 @@ def iterated_steps(psi: StepMap, t: Tensor, z: Tensor, h: float, terms: int) -> 
 
 def with_local_error(psi: StepMap, t: Tensor, z: Tensor, h: float, substeps: int) -> Tensor:
     """Return ``f + (Psi_h - phi_h)/h``, the flow by steps of rk4; to ``O(h^(p+1))`` for order ``p``."""
-    exact, fine = z, StepMap(psi.field, TABLEAUS["rk4"])
+    exact, fine = z, step_map(psi.field, "rk4")
     for number in range(substeps):
         exact = fine(exact, _step(t + number * h / substeps, h / substeps))
     return psi.field(t, z) + (psi(z, _step(t, h)) - exact) / h

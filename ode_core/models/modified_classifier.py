@@ -1,6 +1,7 @@
 """A classifier repaired by the modified field: accurate solvers give what its coarse training solver gave."""
 
 import copy
+import math
 from typing import TypeVar
 
 from ode_core.fields.modified_field import ModifiedField
@@ -18,5 +19,5 @@ def with_modified_field(model: Model, spec: ModifiedFieldSpec) -> Model:
     repaired = copy.deepcopy(model)
     # What an audit only reads may be exchanged: a model calls its field, and nothing else.
     repaired.field = ModifiedField(repaired.field, spec, model.end_time)  # type: ignore[misc]
-    repaired.evaluations_in_field = spec.evaluations  # type: ignore[misc]
+    repaired.evaluations_in_field = spec.evaluations(math.prod(model.state_shape))  # type: ignore[misc]
     return repaired

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from ode_core.solvers.adaptive_step import Attempt, Limits, Plan, Walk
 from ode_core.solvers.implicit_tableaus import DiagonallyImplicitTableau
-from ode_core.solvers.newton import SHORT, StageSolver, attach_gradient, round_off
+from ode_core.solvers.newton import SHORT, StageSolver, round_off
 from ode_core.solvers.solution import Field, broadcast_to_state
+from ode_core.solvers.stage_derivative import attach_derivative
 from ode_core.solvers.step_control import error_ratio
 from ode_core.solvers.step_polynomial import combine
 
@@ -75,7 +76,7 @@ class ImplicitStep:
         for i in range(1, len(self._rows)):
             t, base = self._stage(i, slopes, walk, plan, direction)
             k = torch.where(standing, walk.slope.detach(), attempt.slopes[i].detach())
-            slopes.append(attach_gradient(field, t, base, scale, k))
+            slopes.append(attach_derivative(field, t, base, scale, k))
         z_new = base + broadcast_to_state(scale, base) * slopes[-1]
         return attempt._replace(slopes=tuple(slopes), z_new=z_new)
 

@@ -5,6 +5,7 @@ batch, and ``n`` of them, with the unit vectors of the state, are the dense Jaco
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -24,11 +25,11 @@ _NUMBERS_AT_ONCE = 2**20
 FORCING = 0.01
 
 
-# The backward pass needs all digits of a gradient at once, for which restarts are useless where a system is stiff: a
-# diffusion on 128 points stagnates with 30 directions, and is solved with as many as it has points.
-_DIRECTIONS_BACKWARDS = 200
+# A derivative needs all its digits at once, for which restarts are useless where a system is stiff: a diffusion on 128
+# points stagnates with 30 directions, and is solved with as many as it has points.
+_DIRECTIONS_TO_ROUND_OFF = 200
 
-# Roundings that a gradient may be off, relative to what comes in.
+# Roundings that a derivative may be off, relative to what comes in.
 _ROUNDINGS = 1e3
 
 
@@ -127,6 +128,10 @@ class DenseLinearisation:
         nothing = torch.zeros_like(which)
         return Solved(self._solve(right, adjoint=False), None, nothing.long(), nothing)
 
+    def solve_plain(self, right: Tensor) -> Tensor:
+        """Return the solutions alone."""
+        return self._solve(right, adjoint=False)
+
     def solve_transposed(self, right: Tensor) -> Tensor:
         """Return the solutions with the transposed matrices."""
         return self._solve(right, adjoint=True)
@@ -182,27 +187,51 @@ def solve_transposed(field: Field, t: Tensor, z: Tensor, scale: Tensor, right: T
     if right.numel() == 0:
         return right
     if math.prod(z.shape[1:]) <= DENSE_JACOBIAN:
-        system = DenseLinearisation(field, z)
-        system.use_scale(scale)
-        system.renew(t, z, torch.ones_like(scale, dtype=torch.bool))
-        return system.solve_transposed(right)
+        return _dense_at(field, t, z, scale).solve_transposed(right)
     pull_back = vjp(lambda state: field(t, state), z)[1]
-    s = broadcast_to_state(scale, z)
-
-    def multiply(v: Tensor) -> Tensor:
-        v = v.reshape(z.shape)
-        return per_sample(v - s * pull_back(v)[0])
-
-    eps = torch.finfo(z.dtype).eps
-    # A gradient that is not a number from the start has no solution, and shows as what it is.
-    finite = finite_samples(right)
-    # A few roundings are what the sum of many products can be good for.
-    result = gmres(multiply, per_sample(right), tolerance=10 * eps, wanted=finite, directions=_DIRECTIONS_BACKWARDS)
-    failed = finite & ~(result.residual <= _ROUNDINGS * eps)
+    solution, failed = _to_round_off(lambda v: pull_back(v)[0], scale, right)
     if bool(failed.any()):
         raise SolveFailed(
             f"the linear system of an implicit step's gradient was not solved for {int(failed.sum())} of "
             f"{failed.shape[0]} samples: use more steps or tighter tolerances, compute in float64, "
             f"or take an explicit method"
         )
-    return torch.where(broadcast_to_state(finite, z), result.solution.reshape(z.shape), torch.nan)
+    return solution
+
+
+@torch.no_grad()
+def solve_tangent(field: Field, t: Tensor, z: Tensor, scale: Tensor, right: Tensor) -> Tensor:
+    """Solve ``(I - s J) x = right`` with the Jacobians at ``(t, z)``; ``right`` and the result are like ``z``.
+
+    NaN for samples where GMRES does not reach round-off: a tangent is looked at sample by sample.
+    """
+    if right.numel() == 0:
+        return right
+    if math.prod(z.shape[1:]) <= DENSE_JACOBIAN:
+        return _dense_at(field, t, z, scale).solve_plain(right)
+    solution, failed = _to_round_off(lambda v: _jacobian_product(field, t, z, v), scale, right)
+    return torch.where(broadcast_to_state(failed, z), torch.nan, solution)
+
+
+def _dense_at(field: Field, t: Tensor, z: Tensor, scale: Tensor) -> DenseLinearisation:
+    system = DenseLinearisation(field, z)
+    system.use_scale(scale)
+    system.renew(t, z, torch.ones_like(scale, dtype=torch.bool))
+    return system
+
+
+def _to_round_off(product: Callable[[Tensor], Tensor], scale: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Solve ``x - s product(x) = right`` by GMRES; return ``x`` and, ``(batch,)``, whose is not solved."""
+    s = broadcast_to_state(scale, right)
+
+    def multiply(v: Tensor) -> Tensor:
+        v = v.reshape(right.shape)
+        return per_sample(v - s * product(v))
+
+    eps = torch.finfo(right.dtype).eps
+    # A right side that is not a number from the start has no solution, and shows as what it is.
+    finite = finite_samples(right)
+    # A few roundings are what the sum of many products can be good for.
+    result = gmres(multiply, per_sample(right), tolerance=10 * eps, wanted=finite, directions=_DIRECTIONS_TO_ROUND_OFF)
+    solution = torch.where(broadcast_to_state(finite, right), result.solution.reshape(right.shape), torch.nan)
+    return solution, finite & ~(result.residual <= _ROUNDINGS * eps)

@@ -1,4 +1,4 @@
-"""The stages of implicit methods by Newton's iteration, each sample by itself, and their exact gradient.
+"""The stages of implicit methods by Newton's iteration, each sample by itself.
 
 A stage is a slope ``k`` with ``k = f(t, base + s k)``, where ``base`` holds what the stages before contribute and
 ``s`` is the signed step times the diagonal element of the tableau.
@@ -10,14 +10,13 @@ it); Kelley, Solving Nonlinear Equations with Newton's Method, 2003, chapter 3 (
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ode_core.solvers.linearisation import FORCING, linearisation, solve_transposed
+from ode_core.solvers.linearisation import FORCING, linearisation
 from ode_core.solvers.solution import Field, broadcast_to_state, finite_samples, per_sample
+from ode_core.solvers.stage_derivative import attach_derivative
 from ode_core.solvers.step_control import sample_rms
 
 # Updates this many times what is asked for that no longer shrink are round-off: a stiff field's Jacobian magnifies
@@ -120,7 +119,7 @@ class StageSolver:
         if not (self.differentiable and torch.is_grad_enabled()):
             return k
         self.evaluations = self.evaluations + self._affordable(wanted & ~self.failed, 1)
-        return attach_gradient(self.field, t, base, scale, k)
+        return attach_derivative(self.field, t, base, scale, k)
 
     @torch.no_grad()
     def solve(self, t: Tensor, base: Tensor, scale: Tensor, guess: Tensor, wanted: Tensor, allowed: Allowed) -> Tensor:
@@ -234,36 +233,3 @@ def _converged(rate: Tensor, size: Tensor, own: Tensor) -> Tensor:
     """
     contracting = (rate < 1) & (rate * size <= 1 - rate)
     return torch.where(torch.isnan(rate), own & (size <= 1), contracting)
-
-
-def attach_gradient(field: Field, t: Tensor, base: Tensor, scale: Tensor, k: Tensor) -> Tensor:
-    """Return the solution ``k`` of a stage with its gradient by ``base`` and the field's parameters.
-
-    One evaluation of the field. Its derivative is that of the equation, whatever iteration solved it: from
-    ``k = f(t, base + s k)`` follows ``(I - s J) dk = J dbase + df``, of which the right side is what autograd finds
-    for ``f(t, base + s k)`` with ``k`` held fixed, and backwards the system is solved transposed.
-
-    Args:
-        field: the vector field.
-        t: time of the stage.
-        base: ``(batch, *state)``, with its graph.
-        scale: ``(batch,)``.
-        k: ``(batch, *state)``, without a graph.
-    """
-    z = base + broadcast_to_state(scale, base) * k
-    stage: Callable[..., Tensor] = _Stage.apply
-    return stage(field(t, z), k, lambda g: solve_transposed(field, t, z.detach(), scale, g))
-
-
-class _Stage(torch.autograd.Function):
-    """``k`` forwards; backwards the transposed system between its gradient and that of the field's value."""
-
-    @staticmethod
-    def forward(ctx: Any, slope: Tensor, k: Tensor, transposed: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.transposed = transposed
-        return k.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.transposed(gradient), None, None

@@ -1,6 +1,9 @@
 """What can be exported: a model version with equal steps of an explicit method; known before anything is computed."""
 
+import math
+
 from ode_core.specs.evaluation import ExportJobSpec
+from ode_core.specs.model import model_state_shape
 from ode_core.specs.modified_field import ModifiedFieldSpec
 from ode_core.specs.repair import evaluations_in_field, steps_of_portrait
 from ode_core.specs.solver import SolverSpec
@@ -41,9 +44,10 @@ def export_solver(
     own = solver if modified_field is None else steps_of_portrait(modified_field, trained.architecture.end_time)
     chosen = spec.solver or own
     _require_equal_explicit_steps(chosen)
+    state_size = math.prod(model_state_shape(trained.architecture, trained.dataset.input_shape))
     if modified_field is not None:
-        _require_exportable_field(spec, modified_field)
-    in_step = chosen.facts.evaluations(1) * evaluations_in_field(modified_field)
+        _require_exportable_field(spec, modified_field, state_size)
+    in_step = chosen.facts.evaluations(1) * evaluations_in_field(modified_field, state_size)
     if in_step > MOST_EVALUATIONS_IN_STEP:
         raise ExportImpossible(
             "solver",
@@ -85,17 +89,24 @@ def _require_equal_explicit_steps(solver: SolverSpec) -> None:
 _FAMILIES = {"implicit": "implicit", "multistep": "a multistep method", "reversible": "a leapfrog"}
 
 
-def _require_exportable_field(spec: ExportJobSpec, field: ModifiedFieldSpec) -> None:
+def _require_exportable_field(spec: ExportJobSpec, field: ModifiedFieldSpec, state_size: int) -> None:
+    if field.solver.facts.family == "implicit":
+        raise ExportImpossible(
+            "model",
+            f"{spec.model} is repaired with {field.label}, whose steps are solved by Newton's iteration, which has no "
+            f"export: export the version that was repaired, or serve this one here",
+        )
     if field.kind == "series":
         raise ExportImpossible(
             "model",
             f"{spec.model} is repaired with {field.label}, whose derivatives in forward mode cannot be exported: make "
             f'the repair with {{"kind": "iterates"}}, which takes none',
         )
-    if field.evaluations > MOST_EVALUATIONS_IN_STEP:
+    evaluations = field.evaluations(state_size)
+    if evaluations > MOST_EVALUATIONS_IN_STEP:
         raise ExportImpossible(
             "model",
-            f"{spec.model} is repaired with {field.label}, which evaluates the field {field.evaluations} times, and an "
+            f"{spec.model} is repaired with {field.label}, which evaluates the field {evaluations} times, and an "
             f"export has at most {MOST_EVALUATIONS_IN_STEP} in a step: make the repair with "
             f'{{"kind": "iterates"}}',
         )

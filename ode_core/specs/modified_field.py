@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ode_core.specs.methods import DENSE_JACOBIAN, NEWTON_EVALUATIONS
 from ode_core.specs.solver import SolverSpec
 from ode_core.specs.spec import Spec
 
@@ -14,12 +15,12 @@ class ModifiedFieldSpec(Spec):
     """``{"solver": {"method": "euler", "steps": 16}, "kind": "series", "terms": 3}``.
 
     ``series``: the first terms in powers of the step, from derivatives of the field; for Euler's method. ``iterates``:
-    as many terms from differences of repeated steps, for every explicit method and without derivatives.
-    ``local_error``: the field plus the local error of a step over its length, for every explicit method; as good as
+    as many terms from differences of repeated steps, for every Runge-Kutta method and without derivatives.
+    ``local_error``: the field plus the local error of a step over its length, for every Runge-Kutta method; as good as
     the first term that the method's order leaves.
     """
 
-    solver: SolverSpec = Field(description="what the exact flow is to reproduce: an explicit method with equal steps")
+    solver: SolverSpec = Field(description="what the exact flow is to reproduce: a Runge-Kutta method with equal steps")
     kind: ModifiedFieldKind = "series"
     terms: Annotated[int, Field(ge=1, le=8)] | None = Field(
         default=None, description="series: 2 or 3 (default 3), the field itself counted; iterates: 1 to 8 (default 4)"
@@ -29,16 +30,16 @@ class ModifiedFieldSpec(Spec):
     )
 
     @model_validator(mode="after")
-    def _solver_makes_equal_explicit_steps(self) -> Self:
+    def _solver_makes_equal_steps(self) -> Self:
         solver = self.solver
         if solver.adaptive or solver.grid == "truncate":
             raise ValueError(
                 "a modified field belongs to one step size: give a solver with equal steps. What was trained with "
                 "tolerances is kept by its solver alone"
             )
-        if solver.facts.family != "explicit" or solver.runs_on != "odeness":
+        if solver.facts.family not in ("explicit", "implicit") or solver.runs_on != "odeness":
             raise ValueError(
-                f"{solver.label} does not make explicit Runge-Kutta steps: there is no modified field for it"
+                f"{solver.label} does not make Runge-Kutta steps of our own: there is no modified field for it"
             )
         if self.kind == "series" and solver.method != "euler":
             raise ValueError(f"the series is known for euler: for {solver.method} take kind iterates or local_error")
@@ -64,13 +65,19 @@ class ModifiedFieldSpec(Spec):
         """The steps of rk4 that stand for the exact flow."""
         return self.substeps or 16
 
-    @property
-    def evaluations(self) -> int:
-        """How often one evaluation calls the model's field; in a series up to three of them with derivatives."""
+    def evaluations(self, state_size: int = 0) -> int:
+        """Return how often one evaluation calls the model's field; in a series up to three of them with derivatives.
+
+        With an implicit method it is a usual number: each step iterates anew. Its Jacobians, for a state of
+        ``state_size`` numbers, or the products with one, are among them only where that is given.
+        """
         if self.kind == "series":
             return 2 if self.used_terms == 2 else 4
-        stages = self.solver.facts.stages
-        return self.used_terms * stages if self.kind == "iterates" else 1 + stages + 4 * self.used_substeps
+        facts = self.solver.facts
+        step = facts.stages
+        if facts.family == "implicit":
+            step = facts.stages * NEWTON_EVALUATIONS + min(state_size, DENSE_JACOBIAN)
+        return self.used_terms * step if self.kind == "iterates" else 1 + step + 4 * self.used_substeps
 
     @property
     def label(self) -> str:

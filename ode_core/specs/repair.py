@@ -44,9 +44,14 @@ def steps_of_portrait(field: ModifiedFieldSpec, end_time: float) -> SolverSpec:
     return SolverSpec(method="rk4", steps=field.solver.fixed_steps(0.0, end_time))
 
 
-def evaluations_in_field(modified_field: ModifiedFieldSpec | None) -> int:
-    """Return how often a model calls its trained field in one evaluation of what it solves."""
-    return 1 if modified_field is None else modified_field.evaluations
+def evaluations_in_field(modified_field: ModifiedFieldSpec | None, state_size: int) -> int:
+    """Return how often a model calls its trained field in one evaluation of what it solves.
+
+    Args:
+        modified_field: in the field's place, or None.
+        state_size: numbers in a state.
+    """
+    return 1 if modified_field is None else modified_field.evaluations(state_size)
 
 
 def affordable_evaluations(max_evaluations: int | None, each: int) -> int | None:

@@ -72,6 +72,25 @@ def test_accurate_solvers_give_of_a_repair_what_the_training_solver_gives_of_its
     assert (repaired - trained).abs().max() < 0.02 * lost
 
 
+def test_a_repair_of_an_implicit_method_is_stored_served_and_budgeted(served: Served) -> None:
+    trapezoid = {"method": "trapezoid", "steps": 16}
+    smooth = {"kind": "classifier", "field": {"kind": "conv1d", "channels": 4, "activation": "tanh"}}
+    train(served.store, EULER_MODEL | {"model": smooth, "solver": trapezoid})
+    field = {"solver": trapezoid, "kind": "iterates", "terms": 6}
+    rk4 = {"method": "rk4", "steps": 32}
+    with served.client() as client:
+        made = client.post("/v1/models/spheres/versions", json={"from_version": 1, "modified_field": field})
+        assert made.status_code == 201, made.text
+        trained, field_itself = logits(client, 1), logits(client, 1, method="dopri8", rtol=1e-6, atol=1e-6)
+        for solver in ({}, rk4, {"method": "kvaerno3", "rtol": 1e-5, "atol": 1e-5}):
+            assert (logits(client, 2, **solver) - trained).abs().max() < 0.1 * (trained - field_itself).abs().max()
+        body = {"inputs": [[POINTS[0]]], "solver": rk4}
+        answer = client.post("/v1/models/spheres/versions/2/predict", json=body).json()
+    # Usual numbers: six steps of two stages of three evaluations, and a Jacobian of the two numbers of the state.
+    assert made.json()["metadata"]["evaluations_in_field"] == 6 * (2 * 3 + 2)
+    assert answer["nfe"] == 32 * 4 * 6 * (2 * 3 + 2)
+
+
 def test_the_evaluations_of_a_repair_are_those_of_the_trained_field(served: Served) -> None:
     version = train(served.store, EULER_MODEL)
     spec = TrainingJobSpec.model_validate(version.training_spec)

@@ -51,6 +51,9 @@ EULER, RK4, DOPRI5 = (
 )
 
 
+SMOOTH = ClassifierSpec(field=Conv1dField(channels=8, activation="tanh"))
+
+
 @pytest.fixture
 def draining() -> threading.Event:
     return threading.Event()
@@ -289,8 +292,10 @@ def test_a_discrete_model_is_looked_into_where_that_is_left_to_the_verdict(
         {"solver": SolverSpec(method="heun_euler", rtol=0.3, atol=0.3)},
         {"solver": SolverSpec(method="dopri5", rtol=1e-3, atol=1e-3), "gradient": "adjoint"},
         {"solver": SolverSpec(method="rk4", steps=2), "gradient": "adjoint"},
+        {"solver": SolverSpec(method="implicit_midpoint", steps=2), "model": SMOOTH},
+        {"solver": SolverSpec(method="kvaerno3", rtol=0.1, atol=0.1), "model": SMOOTH},
     ],
-    ids=["tolerances", "dopri5-adjoint", "steps-adjoint"],
+    ids=["tolerances", "dopri5-adjoint", "steps-adjoint", "implicit-steps", "implicit-tolerances"],
 )
 def test_models_trained_with_tolerances_or_the_adjoint_are_taken_apart_on_their_own_steps(
     run: Any, submit: Any, accept: Any, job: ReadJob, training: dict[str, Any]
@@ -298,9 +303,8 @@ def test_models_trained_with_tolerances_or_the_adjoint_are_taken_apart_on_their_
     spec = TrainingJobSpec(
         name="spheres",
         dataset=ConcentricSpheresSpec(train_samples=80, test_samples=SAMPLES),
-        model=ClassifierSpec(field=Conv1dField(channels=8)),
         training=TrainingSpec(iterations=20, batch_size=16, learning_rate=0.03),
-        **training,
+        **({"model": ClassifierSpec(field=Conv1dField(channels=8))} | training),
     )
     assert run(submit(spec)) is Outcome.SUCCEEDED
 

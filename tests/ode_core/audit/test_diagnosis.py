@@ -77,8 +77,8 @@ def test_findings_are_json_without_nan_and_name_the_samples_they_are_of() -> Non
 @pytest.mark.parametrize(
     ("solver", "words"),
     [
-        (SolverSpec(method="implicit_midpoint", steps=1), "explicit"),
-        (SolverSpec(method="asynchronous_leapfrog", steps=1), "explicit"),
+        (SolverSpec(method="asynchronous_leapfrog", steps=1), "only the steps of Runge-Kutta methods"),
+        (SolverSpec(method="implicit_adams", steps=2), "elsewhere"),
         (SolverSpec(method="euler", steps=1, backend="torchdiffeq"), "elsewhere"),
     ],
 )
@@ -86,6 +86,25 @@ def test_steps_that_cannot_be_taken_apart_have_the_reason(solver: SolverSpec, wo
     _, found = diagnosed(rotation(1.0), solver, samples=20)
     assert found.mechanism is None
     assert words in str(found.reason)
+
+
+def test_a_model_trained_by_an_implicit_method_is_repaired_by_its_modified_field() -> None:
+    # A step turns by 2 atan(3/8) and not by 3/4.
+    report, found = diagnosed(rotation(6.0), SolverSpec(method="implicit_midpoint", steps=8), samples=200)
+    assert report.verdict == "discrete"
+    assert found.mechanism is not None
+    assert found.to_json()["mechanism"]["cause"] == "accumulation"
+    assert [trial.spec.kind for trial in found.rescues] == ["local_error", "iterates"]
+    assert [trial.offered for trial in found.rescues] == [False, True]
+    assert found.rescues[1].agreement >= 0.99
+
+
+def test_a_modified_field_of_an_implicit_method_that_is_too_dear_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ode_core.audit.diagnosis.TRIAL_MULTIPLICATIONS", 1.0)
+    _, found = diagnosed(rotation(3.0), SolverSpec(method="implicit_midpoint", steps=2), samples=100)
+    assert found.mechanism is not None
+    assert found.rescues == []
+    assert found.no_rescue == "it would take too long"
 
 
 def test_larger_models_are_looked_into_with_fewer_samples_and_the_largest_not_at_all() -> None:

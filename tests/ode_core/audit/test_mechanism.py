@@ -10,6 +10,7 @@ from ode_core.audit.mechanism import Mechanism, find_mechanism
 from ode_core.audit.reference import Reference, converged_reference
 from ode_core.audit.rescue import rescue
 from ode_core.models.classifier import Classifier
+from ode_core.models.modified_classifier import with_modified_field
 from ode_core.models.predictions import Predictions, predict
 from ode_core.specs import SolverSpec
 from ode_core.specs.modified_field import ModifiedFieldSpec
@@ -97,11 +98,94 @@ def test_nothing_to_rescue_has_no_score() -> None:
     assert not found.offered
 
 
-def test_a_solver_whose_steps_are_no_explicit_maps_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("solver", "crosses"),
+    [
+        # R(x) = (1 + x/2) / (1 - x/2) is negative for x < -2; kvaerno3's at -30.
+        (SolverSpec(method="implicit_midpoint", steps=1), True),
+        (SolverSpec(method="trapezoid", steps=3), True),
+        (SolverSpec(method="trapezoid", steps=2), False),  # an even number of changes of the sign
+        (SolverSpec(method="kvaerno3", steps=1), True),
+    ],
+    ids=lambda value: value.label if isinstance(value, SolverSpec) else str(value),
+)
+def test_a_stiff_field_under_long_implicit_steps_crosses(solver: SolverSpec, crosses: bool) -> None:
+    found, _, _ = analysed(classifier_around(LinearField([[-30.0, 0.0], [0.0, 0.0]])), solver)
+    assert found.spectrum.flagged.all()
+    assert found.spectrum.certified.all()
+    assert found.transport is not None
+    assert float(found.transport.residual().max()) < 1e-13
+    if crosses:
+        assert found.split.reference.flip_rate == 1
+        assert found.split.by_flips.crossing == 1
+        assert found.split.by_flips.accumulation == 0
+    else:
+        assert found.split.reference.flip_rate == 0
+
+
+def test_a_rotation_by_the_implicit_midpoint_rule_accumulates_what_the_angles_differ_by() -> None:
+    found, _, _ = analysed(rotation(3.0), SolverSpec(method="implicit_midpoint", steps=2))
+    assert found.spectrum.flagged_share == found.spectrum.undecided_share == 0
+    missing = 3.0 - 4 * math.atan(3.0 / 4)  # a step turns by 2 atan(h/2)
+    assert found.split.reference.flip_rate == pytest.approx(missing / math.pi, abs=2 / SAMPLES)
+    assert found.split.by_flips.accumulation == 1
+    assert found.transport is not None
+    assert found.transport.converged.all()
+    assert float(found.transport.residual().max()) < 1e-13
+
+
+def test_an_implicit_model_trained_with_tolerances_is_analysed_on_its_own_steps() -> None:
+    found, trained, reference = analysed(rotation(6.0), SolverSpec(method="kvaerno3", rtol=0.5, atol=0.5))
+    flips = float(trained.flips(reference.predictions).double().mean())
+    assert flips > 0.05
+    assert found.split.reference.flip_rate == pytest.approx(flips, abs=2 / SAMPLES)
+    assert found.spectrum.flagged_share == 0
+
+
+def test_a_repair_of_an_implicit_method_is_taken_apart_through_the_steps_within_its_field() -> None:
+    spec = ModifiedFieldSpec(solver=SolverSpec(method="implicit_midpoint", steps=8), kind="iterates", terms=2)
+    model, inputs = with_modified_field(rotation(3.0), spec), circle(40)
+    labels = torch.zeros(40, dtype=torch.int64)
+    found = find_mechanism(model, inputs, labels, SolverSpec(method="midpoint", steps=1), labels, stretches=1)
+    # 1 + x + x^2/2 of the modified field x = (P - 1)/h - (P - 1)^2/(2 h), where P turns by 2 atan(3 h/2).
+    turn = complex(math.cos(2 * math.atan(3 / 16)), math.sin(2 * math.atan(3 / 16)))
+    x = 8 * ((turn - 1) - (turn - 1) ** 2 / 2)
+    factor = 1 + x + x**2 / 2
+    end = torch.view_as_complex(found.states[-1]) / torch.view_as_complex(found.states[0])
+    torch.testing.assert_close(end, torch.full_like(end, factor), rtol=1e-6, atol=1e-6)
+    assert found.spectrum.undecided_share == found.spectrum.flagged_share == 0
+    assert found.transport is not None
+    assert found.transport.converged.all()
+
+
+class NoStage(nn.Module):
+    """``x' = x^2 + 1``: one step of the implicit midpoint rule over [0, 1] has no solution from ``x > 0``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(()))
+
+    def for_states(self, state_shape: tuple[int, ...]) -> "NoStage":
+        return self
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        return torch.cat([z[:, :1] ** 2 + self.one, 0 * z[:, 1:]], dim=1)
+
+
+def test_samples_whose_implicit_step_has_no_solution_are_left_out() -> None:
+    model, labels = classifier_around(NoStage()), torch.zeros(40, dtype=torch.int64)
+    inputs = torch.stack([torch.linspace(-3, 2, 40), torch.zeros(40)], dim=1)
+    solver = SolverSpec(method="implicit_midpoint", steps=1)
+    found = find_mechanism(model, inputs, labels, solver, labels, stretches=0)
+    assert found.samples.tolist() == torch.nonzero(inputs[:, 0] <= 0).flatten().tolist()
+    assert torch.isfinite(found.states).all()
+
+
+def test_a_solver_whose_steps_are_no_maps_of_the_state_is_refused() -> None:
     model, inputs = rotation(1.0), circle(8)
     labels = torch.zeros(8, dtype=torch.int64)
-    for method in ("implicit_midpoint", "asynchronous_leapfrog"):
-        with pytest.raises(ValueError, match="must be one of euler"):
+    for method in ("explicit_adams", "implicit_adams", "asynchronous_leapfrog"):
+        with pytest.raises(ValueError, match=f"{method} is not a map of the state alone: .*one of euler"):
             find_mechanism(model, inputs, labels, SolverSpec(method=method, steps=4), labels)
 
 

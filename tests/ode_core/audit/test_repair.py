@@ -41,6 +41,7 @@ TRIAL = Rescue(
     offered=True,
     unsettled=0,
     evaluations=200.0,
+    evaluations_in_field=4,
 )
 FAILED = replace(TRIAL, score=0.3, offered=False, agreement=0.7)
 

@@ -25,6 +25,8 @@ def starts() -> Tensor:
         SolverSpec(method="heun", steps=9),
         SolverSpec(method="euler", step_size=0.3),
         SolverSpec(method="rk4", step_size=0.3, grid="truncate"),
+        SolverSpec(method="implicit_midpoint", steps=9),
+        SolverSpec(method="kvaerno3", step_size=0.3),
     ],
 )
 def test_a_fixed_grids_path_ends_where_the_solve_does(solver: SolverSpec) -> None:
@@ -45,6 +47,19 @@ def test_an_adaptive_solve_frozen_is_a_grid_for_each_sample_that_gives_its_solut
     torch.testing.assert_close(grid.lengths.sum(dim=0), torch.ones(12, dtype=torch.float64))
     torch.testing.assert_close(path[-1], solution.final, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(solution.final, solve(swirl, starts(), solver).final, rtol=0, atol=0)
+
+
+def test_the_accepted_steps_of_an_implicit_method_give_its_solution_up_to_newtons_share_of_the_tolerance() -> None:
+    solver = SolverSpec(method="kvaerno3", rtol=1e-3, atol=1e-3)
+    grid, solution = frozen_grid(swirl, starts(), solver, 1.0)
+    end = numerical_path(step_map(swirl, "kvaerno3"), grid, starts())[-1]
+    exact = solve(swirl, starts(), SolverSpec(method="dopri8", rtol=1e-12, atol=1e-12), compilation="never").final
+
+    assert torch.equal(grid.taken.sum(dim=0), solution.accepted)
+    assert len(set(solution.accepted.tolist())) > 1
+    own, whole = (end - solution.final).abs().max(), (exact - solution.final).abs().max()
+    # Each step's stages are solved to a hundredth of what its error may be.
+    assert own < 0.1 * whole
 
 
 def test_a_sample_that_fails_keeps_its_steps_up_to_there() -> None:

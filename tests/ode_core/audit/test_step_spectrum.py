@@ -2,13 +2,17 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import expm
+from scipy.linalg import solve as solve_exactly
 from torch import Tensor, nn
 
 from ode_core.audit.arnoldi import left_end
 from ode_core.audit.step_grid import fixed_grid, numerical_path
 from ode_core.audit.step_spectrum import left_spectrum, step_spectrum
+from ode_core.solvers import linearisation
+from ode_core.solvers import step_map as step_maps
 from ode_core.solvers.explicit_methods import TABLEAUS
-from ode_core.solvers.step_map import StepMap, step_map
+from ode_core.solvers.implicit_tableaus import IMPLICIT_TABLEAUS
+from ode_core.solvers.step_map import step_map
 from ode_core.specs import SolverSpec
 
 
@@ -138,7 +142,7 @@ def test_full_jacobians_and_arnoldi_agree_on_a_network(method: str) -> None:
     network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 16)).double()
     for parameter in network.parameters():
         parameter.data *= 5
-    psi = StepMap(lambda t, z: network(z), TABLEAUS[method])  # type: ignore[index]
+    psi = step_map(lambda t, z: network(z), method)  # type: ignore[arg-type]
     grid = fixed_grid(SolverSpec(method="euler", steps=3), 40, 1.0)
     states = numerical_path(psi, grid, torch.randn(40, 16, dtype=torch.float64))
 
@@ -157,7 +161,7 @@ def test_full_jacobians_and_arnoldi_agree_on_images_wherever_arnoldi_decides() -
     ).double()
     for parameter in network.parameters():
         parameter.data *= 2.5
-    psi = StepMap(lambda t, z: network(z), TABLEAUS["euler"])
+    psi = step_map(lambda t, z: network(z), "euler")
     grid = fixed_grid(SolverSpec(method="euler", steps=2), 12, 1.0)
     states = numerical_path(psi, grid, torch.rand(12, 1, 8, 8, dtype=torch.float64))
 
@@ -191,3 +195,67 @@ def test_arnoldi_that_did_not_converge_says_that_it_does_not_know() -> None:
     assert not found.negative.any()
     assert not found.decided.any()
     assert (found.products == 20).all()
+
+
+IMPLICIT_CASES = {  # h lambda, and R of the implicit midpoint and the trapezoidal rule there: (1 + x/2) / (1 - x/2)
+    "left of -2": (diagonal(-3.0, 0.5, -0.2), True, True),
+    "two of them": (diagonal(-3.0, -2.5, -0.2), True, False),
+    "right of -2": (diagonal(-1.9, 0.5, -0.2), False, False),
+    "a complex pair left of -2": (torch.block_diag(pair(-5.0, 1.0), diagonal(0.5)), False, False),
+    "beyond the pole at 2": (diagonal(3.0, 0.5, -0.2), True, True),
+}
+
+
+@pytest.mark.parametrize("kind", ["dense", "arnoldi"])
+@pytest.mark.parametrize("method", ["implicit_midpoint", "trapezoid"])
+@pytest.mark.parametrize("name", IMPLICIT_CASES)
+def test_implicit_steps_are_flagged_where_their_rational_function_is_negative(
+    name: str, method: str, kind: str
+) -> None:
+    matrix, flagged, certified = IMPLICIT_CASES[name]
+    own = similar(matrix)
+    found = spectrum_of_one_step(own, method, kind)
+    exact = np.linalg.eigvals(solve_exactly(np.eye(3) - own.numpy() / 2, np.eye(3) + own.numpy() / 2))
+    real = exact.real[np.abs(exact.imag) < 1e-12]
+    assert found.decided.all()
+    assert (found.flagged == flagged).all()
+    assert bool((real < 0).any()) == flagged
+    if flagged:
+        np.testing.assert_allclose(found.least_real.numpy(), real.min(), rtol=1e-8)
+    if kind == "dense":
+        assert (found.certified == certified).all()
+
+
+@pytest.mark.parametrize("value", [-30.0, -4.5, -2.0, -0.5, 1.0])
+def test_kvaerno3_is_flagged_where_its_stability_function_is_negative(value: float) -> None:
+    above, below = (
+        np.polynomial.Polynomial([float(c) for c in row]) for row in IMPLICIT_TABLEAUS["kvaerno3"].stability_function
+    )
+    factor = above(value) / below(value)
+    found = spectrum_of_one_step(similar(diagonal(value, 0.2, -0.1)), "kvaerno3")
+    assert (found.flagged == (factor < 0)).all()
+    assert (found.certified == (factor < 0)).all()
+
+
+@pytest.mark.parametrize("by_products", [False, True])
+def test_full_jacobians_and_arnoldi_agree_on_an_implicit_step_of_a_network(
+    by_products: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(12, 48), nn.Tanh(), nn.Linear(48, 12)).double()
+    for parameter in network.parameters():
+        parameter.data *= 2
+    # It contracts, so that a step's equation has one solution, whoever solves it.
+    psi = step_map(lambda t, z: network(z) - 3.6 * z, "implicit_midpoint")
+    grid = fixed_grid(SolverSpec(method="implicit_midpoint", steps=2), 30, 1.0)
+    states = numerical_path(psi, grid, torch.randn(30, 12, dtype=torch.float64))
+
+    dense = step_spectrum(psi, grid, states)
+    if by_products:
+        for module in (linearisation, step_maps):
+            monkeypatch.setattr(module, "DENSE_JACOBIAN", 0)
+    arnoldi = step_spectrum(psi, grid, states, method="arnoldi")
+
+    assert arnoldi.undecided_share < 0.1
+    assert 0.05 < dense.flagged_share < 0.95
+    assert torch.equal(dense.flagged, arnoldi.flagged)

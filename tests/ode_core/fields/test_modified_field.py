@@ -12,6 +12,7 @@ from ode_core.fields.modified_field import ModifiedFlow, euler_three_terms, eule
 from ode_core.models.classifier import build_classifier
 from ode_core.models.modified_classifier import with_modified_field
 from ode_core.solvers.explicit_methods import TABLEAUS
+from ode_core.solvers.implicit_tableaus import IMPLICIT_TABLEAUS
 from ode_core.solvers.solve import solve
 from ode_core.specs import ClassifierSpec, ConcentricSpheresSpec, Conv1dField, MethodName, SolverSpec
 from ode_core.specs.modified_field import ModifiedFieldSpec
@@ -43,6 +44,12 @@ def matrix_of(field) -> np.ndarray:  # type: ignore[no-untyped-def,type-arg]
 
 def log_of_step(method: MethodName, h: float) -> np.ndarray:  # type: ignore[type-arg]
     """Return ``log(R(h A)) / h`` by SciPy."""
+    if method in IMPLICIT_TABLEAUS:
+        above, below = (
+            sum(float(c) * np.linalg.matrix_power(h * MATRIX.numpy(), k) for k, c in enumerate(row))
+            for row in IMPLICIT_TABLEAUS[method].stability_function
+        )
+        return np.asarray(logm(np.linalg.solve(below, above))).real / h
     step, power = np.zeros((3, 3)), np.eye(3)
     for coefficient in TABLEAUS[method].stability_polynomial:
         step, power = step + float(coefficient) * power, power @ (h * MATRIX.numpy())
@@ -64,6 +71,11 @@ def slope(errors: list[float], sizes: list[float]) -> float:
         ("midpoint", "iterates", {"terms": 4}, 4),
         ("midpoint", "local_error", {}, 3),
         ("heun3", "local_error", {}, 4),
+        ("implicit_midpoint", "iterates", {"terms": 4}, 4),
+        ("implicit_midpoint", "local_error", {}, 3),
+        ("trapezoid", "iterates", {"terms": 5}, 5),
+        ("kvaerno3", "iterates", {"terms": 4}, 4),
+        ("kvaerno3", "local_error", {}, 4),
     ],
 )
 def test_the_modified_field_of_a_linear_step_is_its_logarithm_to_the_stated_order(
@@ -95,6 +107,8 @@ def test_the_series_of_a_linear_euler_step_are_the_first_terms_of_the_logarithm(
         ("euler", "local_error", {}, 2),
         ("midpoint", "iterates", {"terms": 4}, 4),
         ("midpoint", "local_error", {}, 3),
+        ("implicit_midpoint", "local_error", {}, 3),
+        ("trapezoid", "iterates", {"terms": 5}, 5),
     ],
 )
 def test_the_exact_flow_of_the_modified_field_follows_the_coarse_solver(  # type: ignore[no-untyped-def]
@@ -184,7 +198,8 @@ def test_two_terms_of_the_scalar_equation_are_those_by_hand() -> None:
     [
         ({"solver": {"method": "dopri5", "rtol": 1e-3, "atol": 1e-3}}, "one step size"),
         ({"solver": {"method": "euler", "step_size": 0.3, "grid": "truncate"}}, "equal steps"),
-        ({"solver": {"method": "implicit_midpoint", "steps": 4}}, "explicit"),
+        ({"solver": {"method": "asynchronous_leapfrog", "steps": 4}}, "Runge-Kutta"),
+        ({"solver": {"method": "implicit_midpoint", "steps": 4}}, "kind iterates or local_error"),
         ({"solver": {"method": "rk4", "steps": 4}}, "kind iterates"),
         ({"solver": {"method": "euler", "steps": 4}, "terms": 5}, "2 or 3 terms"),
         ({"solver": {"method": "euler", "steps": 4}, "kind": "local_error", "terms": 2}, "no terms"),
@@ -218,4 +233,13 @@ def test_a_spec_knows_how_often_its_field_calls_the_models(
 
     flow = modified(method, kind, 0.1, counted, **settings)
     flow(torch.zeros((), dtype=torch.float64), torch.ones(1, 3, dtype=torch.float64))
-    assert calls[0] == flow.spec.evaluations
+    assert calls[0] == flow.spec.evaluations()
+
+
+def test_with_an_implicit_method_that_number_is_a_usual_one_with_the_jacobians_of_each_step() -> None:
+    iterates = ModifiedFieldSpec(solver=SolverSpec(method="kvaerno3", steps=4), kind="iterates", terms=2)
+    assert iterates.evaluations() == 2 * 4 * 3
+    assert iterates.evaluations(5) == 2 * (4 * 3 + 5)
+    assert iterates.evaluations(10_000) == 2 * (4 * 3 + 256)
+    local = ModifiedFieldSpec(solver=SolverSpec(method="trapezoid", steps=4), kind="local_error", substeps=2)
+    assert local.evaluations(5) == 1 + 2 * 3 + 5 + 4 * 2

@@ -6,9 +6,10 @@ from ode_core.fields.vector_fields import build_field
 from ode_core.solvers import linearisation
 from ode_core.solvers.implicit_tableaus import IMPLICIT_TABLEAUS
 from ode_core.solvers.linearisation import dense_jacobian, solve_transposed
-from ode_core.solvers.newton import LONG, StageSolver, attach_gradient, round_off
+from ode_core.solvers.newton import LONG, StageSolver, round_off
 from ode_core.solvers.solution import SolveFailed
 from ode_core.solvers.solve import solve
+from ode_core.solvers.stage_derivative import attach_derivative
 from ode_core.solvers.status import SolveStatus
 from ode_core.specs import METHODS, Conv1dField, MlpField, SolverSpec
 from tests.ode_core.solvers.problems import bernoulli, coupled
@@ -94,7 +95,7 @@ def test_the_gradient_does_not_depend_on_how_the_stage_was_solved():
     newton = StageSolver(lambda t, z: -z, base, LONG, None)
     k = newton.solve(t, base.detach(), s, torch.zeros_like(base), torch.tensor([True, True]), round_off)
     assert torch.allclose(k, exact, rtol=1e-15, atol=0)
-    (gradient,) = torch.autograd.grad(attach_gradient(lambda t, z: -z, t, base, s, exact).sum(), base)
+    (gradient,) = torch.autograd.grad(attach_derivative(lambda t, z: -z, t, base, s, exact).sum(), base)
     # dk/dbase = J / (1 - s J) with J = -1.
     assert torch.allclose(gradient, torch.full_like(base, -1 / 1.3), rtol=1e-15, atol=0)
 

@@ -1,13 +1,20 @@
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import jvp
 
+from ode_core.solvers import linearisation
+from ode_core.solvers import step_map as step_maps
 from ode_core.solvers.explicit_methods import TABLEAUS
+from ode_core.solvers.implicit_tableaus import IMPLICIT_TABLEAUS
 from ode_core.solvers.solve import solve
 from ode_core.solvers.step_map import TimeStep, step_map
 from ode_core.specs import METHODS, MethodName, SolverSpec
 
 EXPLICIT = [name for name, facts in METHODS.items() if facts.family == "explicit"]
+IMPLICIT = [name for name, facts in METHODS.items() if facts.family == "implicit"]
+MATRIX = torch.tensor([[-1.0, 4.0], [-2.0, 0.5]], dtype=torch.float64)
 
 
 def pendulum(t: Tensor, z: Tensor) -> Tensor:
@@ -24,7 +31,7 @@ def number(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("method", EXPLICIT)
+@pytest.mark.parametrize("method", [*EXPLICIT, *IMPLICIT])
 def test_steps_one_after_another_are_the_solve(method: MethodName) -> None:
     psi, z = step_map(pendulum, method), states()
     for k in range(7):
@@ -33,7 +40,7 @@ def test_steps_one_after_another_are_the_solve(method: MethodName) -> None:
     torch.testing.assert_close(z, solved.final, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("method", ["euler", "heun3", "dopri8"])
+@pytest.mark.parametrize("method", ["euler", "heun3", "dopri8", *IMPLICIT])
 def test_each_sample_may_have_a_step_of_its_own(method: MethodName) -> None:
     psi, z = step_map(pendulum, method), states(3)
     start, length = torch.tensor([[0.0], [0.5], [0.9]]).double(), torch.tensor([[0.2], [-0.4], [0.0]]).double()
@@ -44,7 +51,7 @@ def test_each_sample_may_have_a_step_of_its_own(method: MethodName) -> None:
     assert torch.equal(together[2], z[2])
 
 
-@pytest.mark.parametrize("method", EXPLICIT)
+@pytest.mark.parametrize("method", [*EXPLICIT, *IMPLICIT])
 def test_the_derivative_is_that_of_the_step(method: MethodName) -> None:
     psi, z = step_map(pendulum, method), states(4)
     step = TimeStep(number(0.3), number(0.25), number(0.55))
@@ -56,13 +63,12 @@ def test_the_derivative_is_that_of_the_step(method: MethodName) -> None:
 
 
 def test_the_derivative_of_a_linear_step_is_the_stability_polynomial_of_its_matrix() -> None:
-    matrix = torch.tensor([[-1.0, 4.0], [-2.0, 0.5]], dtype=torch.float64)
     step = TimeStep(number(0.0), number(0.7), number(0.7))
     for method in EXPLICIT:
-        jacobian = step_map(lambda t, z: z @ matrix.T, method).jacobian(states(2), step)
+        jacobian = step_map(lambda t, z: z @ MATRIX.T, method).jacobian(states(2), step)
         expected, power = torch.zeros(2, 2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
         for coefficient in TABLEAUS[method].stability_polynomial:
-            expected, power = expected + float(coefficient) * power, power @ (0.7 * matrix)
+            expected, power = expected + float(coefficient) * power, power @ (0.7 * MATRIX)
         torch.testing.assert_close(jacobian, expected.expand(2, 2, 2), rtol=1e-12, atol=1e-12)
 
 
@@ -80,6 +86,61 @@ def test_a_step_never_calls_the_field_outside_of_itself() -> None:
     assert min(seen) >= 0.2
 
 
-def test_methods_whose_step_is_not_an_explicit_map_are_refused_with_those_that_are() -> None:
+def test_methods_whose_step_is_not_a_map_of_the_state_are_refused_with_those_that_are() -> None:
     with pytest.raises(ValueError, match=r"asynchronous_leapfrog.*one of euler"):
         step_map(nn.Identity(), "asynchronous_leapfrog")
+
+
+def implicit_step(method: MethodName, matrix: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    """Return ``D`` of a linear step from all stages at once: ``I + (b (x) A)(I - a (x) A)^-1 (1 (x) I)``."""
+    tableau, n = IMPLICIT_TABLEAUS[method], len(matrix)
+    a = np.array([[*map(float, row)] + [0.0] * (tableau.stages - len(row)) for row in tableau.a])
+    b, ones = np.array([[*map(float, tableau.b)]]), np.ones((tableau.stages, 1))
+    system = np.eye(tableau.stages * n) - np.kron(a, matrix)
+    return np.asarray(np.eye(n) + np.kron(b, matrix) @ np.linalg.solve(system, np.kron(ones, np.eye(n))))
+
+
+@pytest.mark.parametrize("products_only", [False, True])
+@pytest.mark.parametrize("method", IMPLICIT)
+def test_the_derivative_of_a_linear_implicit_step_is_its_rational_function(
+    method: MethodName, products_only: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if products_only:
+        for module in (linearisation, step_maps):
+            monkeypatch.setattr(module, "DENSE_JACOBIAN", 0)
+    step, z, v = TimeStep(number(0.0), number(0.7), number(0.7)), states(3), states(6)[3:]
+    psi = step_map(lambda t, z: z @ MATRIX.T, method)
+    expected = v @ torch.from_numpy(implicit_step(method, 0.7 * MATRIX.numpy())).T
+    torch.testing.assert_close(psi.product(z, step, v), expected, rtol=1e-12, atol=1e-12)
+    several = psi.products(z, step)(v[1:], torch.tensor([1, 2]))
+    torch.testing.assert_close(several, expected[1:], rtol=1e-12, atol=1e-12)
+
+
+def test_a_derivative_goes_through_an_implicit_step_within_a_field() -> None:
+    # What the modified field of an implicit method is: there autograd and tangents pass through inner steps.
+    step = TimeStep(number(0.3), number(0.25), number(0.55))
+    inner = step_map(pendulum, "kvaerno3")
+    outer = step_map(lambda t, z: (inner(z, step) - z) / 0.25, "trapezoid")
+    z, v, e = states(4), states(8)[4:], 1e-5
+    with torch.no_grad():
+        expected = (outer(z + e * v, step) - outer(z - e * v, step)) / (2 * e)
+        tangent = outer.product(z, step, v)
+        torch.testing.assert_close(tangent, expected, rtol=1e-7, atol=1e-8)
+        torch.testing.assert_close(torch.einsum("bij,bj->bi", outer.jacobian(z, step), v), tangent)
+
+
+def test_a_sample_whose_stage_has_no_solution_has_no_number_and_leaves_the_others_alone() -> None:
+    # k = (z + k/2)^2 + 1 with h = 1 has no real solution for z > 0.
+    def field(t: Tensor, z: Tensor) -> Tensor:
+        return z**2 + 1
+
+    psi, step = step_map(field, "implicit_midpoint"), TimeStep(number(0.0), number(1.0), number(1.0))
+    z = torch.tensor([[-3.0], [1.0]], dtype=torch.float64)
+    after, (_, tangent) = psi(z, step), jvp(lambda state: psi(state, step), (z,), (torch.ones_like(z),))
+    slope = float(after[0, 0] + 3)
+    assert slope == pytest.approx((-3 + slope / 2) ** 2 + 1, rel=1e-13)
+    assert after[1].isnan()
+    assert tangent[1].isnan()
+    assert torch.isfinite(tangent[0])
+    assert torch.equal(after[:1], psi(z[:1], step))
+    assert psi.jacobian(z, step)[1].isnan()
