@@ -1,9 +1,11 @@
 """The composition root of the API: ``create_app`` makes everything; nothing happens at import."""
 
+import asyncio
 import functools
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import ModuleType
 
 import anyio
 from fastapi import FastAPI
@@ -20,6 +22,7 @@ from api.body_limit import BodyLimit
 from api.dataset_upload import AT_ONCE
 from api.doorbell import create_doorbell, create_sender
 from api.inference.service import Inference
+from api.inference.warm_up import WarmUp
 from api.inference_protocol.statistics import InferenceStatistics
 from api.openapi import DescribedApp
 from api.prediction_path import PredictionPath
@@ -58,20 +61,15 @@ log = logging.getLogger(__name__)
 POLLING_THREADS = 4
 
 # In the order of the description.
-_ROUTES = (
-    jobs,
-    reports,
-    charts,
-    studies,
-    models,
-    predictions,
-    solver_choice,
-    results,
-    solvers,
-    datasets,
-    health,
-    pages,
-)
+_CONTROL = (jobs, job_predictions, reports, charts, studies, models, aliases)
+_INFERENCE = (predictions, inference_protocol, model_repository)
+_CATALOGUES = (solver_choice, results, solvers, datasets)
+_ALWAYS = (health, pages)
+_ROUTES: dict[str, tuple[ModuleType, ...]] = {
+    "all": (*_CONTROL, *_INFERENCE, *_CATALOGUES, *_ALWAYS),
+    "control": (*_CONTROL, *_CATALOGUES, *_ALWAYS),
+    "inference": (*_INFERENCE, *_ALWAYS),
+}
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -95,7 +93,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             Middleware(RequestGuard, metrics=metrics),
             Middleware(Authentication, api_key=None if key is None else key.get_secret_value()),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes),
-            Middleware(PredictionPath),
+            *([] if settings.role == "control" else [Middleware(PredictionPath)]),
         ],
         exception_handlers={
             HTTPException: answer_problem,
@@ -105,24 +103,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             PoolTimeout: _answer_database_error,
         },
     )
-    for module in (
-        jobs,
-        job_predictions,
-        reports,
-        charts,
-        studies,
-        models,
-        aliases,
-        predictions,
-        solver_choice,
-        results,
-        solvers,
-        datasets,
-        inference_protocol,
-        model_repository,
-        health,
-        pages,
-    ):
+    for module in _ROUTES[settings.role]:
         app.include_router(module.router)
     return app
 
@@ -136,6 +117,7 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: RequestMetrics) -
         doorbell = create_doorbell(sender, store)
         inference = Inference(store, settings, metrics)
         reconciler = ReconcilerThread(lambda: reconcile(store, settings, doorbell.ring_now), settings.reconcile_seconds)
+        warm_up = WarmUp(_names(settings.warm_models), store, inference)
         metrics.watch_jobs(store)
         app.state.services = Services(
             settings,
@@ -145,21 +127,33 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: RequestMetrics) -
             inference,
             metrics,
             InferenceStatistics(),
+            warm_up,
             polling=anyio.CapacityLimiter(POLLING_THREADS),
             uploads=anyio.CapacityLimiter(AT_ONCE),
         )
-        inference.start()
-        doorbell.start()
-        reconciler.start()
+        warming = None
+        if settings.role != "control":
+            inference.start()
+            warming = asyncio.create_task(warm_up.run())
+        if settings.role != "inference":
+            doorbell.start()
+            reconciler.start()
         try:
             yield
         finally:
-            await anyio.to_thread.run_sync(reconciler.stop)
-            await anyio.to_thread.run_sync(doorbell.close)
-            await anyio.to_thread.run_sync(inference.close)
+            if settings.role != "inference":
+                await anyio.to_thread.run_sync(reconciler.stop)
+                await anyio.to_thread.run_sync(doorbell.close)
+            if warming is not None:
+                warming.cancel()
+                await anyio.to_thread.run_sync(inference.close)
             sender.close()
     finally:
         store.close()
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
 async def _answer_invalid_cursor(request: Request, error: Exception) -> Response:

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from api.doorbell import Doorbell
 from api.inference.service import Inference
+from api.inference.warm_up import WarmUp
 from api.inference_protocol.statistics import InferenceStatistics
 from api.request_metrics import RequestMetrics
 from store.settings import Settings
@@ -32,6 +33,7 @@ class Services:
     inference: Inference
     metrics: RequestMetrics
     statistics: InferenceStatistics
+    warm_up: WarmUp
     polling: anyio.CapacityLimiter
     uploads: anyio.CapacityLimiter
 

@@ -58,6 +58,15 @@ class Settings(BaseSettings):
     max_upload_bytes: Annotated[int, Field(ge=1024)] = Field(
         default=128 * 1024 * 1024, description="of an uploaded data set, as a file and again unpacked"
     )
+    role: Literal["all", "control", "inference"] = Field(
+        default="all",
+        description="of an API process: control takes jobs and never loads torch, inference only predicts",
+    )
+    warm_models: str = Field(
+        default="",
+        pattern=r"^$|^ *[A-Za-z0-9._@-]+ *(, *[A-Za-z0-9._@-]+ *)*$",
+        description="loaded before the server is ready: name, name@version or name@alias, with commas between them",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     device: Literal["auto", "cpu", "cuda"] = Field(

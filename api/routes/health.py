@@ -30,7 +30,7 @@ async def healthz() -> Alive:
 
 @router.get("/readyz", responses=problem_responses(open_to_all=True), summary="Ready to serve")
 def readyz(services: ServicesOfApp) -> Ready:
-    """Answer whether the database can be used; a broker that is away only delays work."""
+    """Answer whether the database can be used and the models asked for are loaded; a broker away only delays work."""
     try:
         require_head(services.store.engine)
     except SchemaNotAtHead as error:
@@ -38,6 +38,10 @@ def readyz(services: ServicesOfApp) -> Ready:
     except SQLAlchemyError as error:
         log.warning("not ready: %s", type(error).__name__)
         raise Problem(503, "database_unavailable", "the database does not answer: is it running?") from error
+    if services.settings.role != "control":
+        services.warm_up.require_done()
+    if services.settings.role == "inference":
+        return Ready(status="ready", database="ok", broker="unused")
     try:
         check_broker(services.sender)
     except Exception as error:  # whatever the broker's client raises

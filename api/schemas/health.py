@@ -13,8 +13,8 @@ class Alive(Answer):
 
 
 class Ready(Answer):
-    """The server can do its work; with the broker away, work starts later."""
+    """The server can do its work; with the broker away, work starts later, and who only predicts needs none."""
 
     status: Literal["ready"]
     database: Literal["ok"]
-    broker: Literal["ok", "degraded"]
+    broker: Literal["ok", "degraded", "unused"]

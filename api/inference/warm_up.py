@@ -1,0 +1,64 @@
+"""Models that have to be in memory before the server says that it is ready. Without torch."""
+
+import asyncio
+import logging
+
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.identifiers import find_version
+from api.inference.served_version import ServedVersion
+from api.inference.service import Inference
+from api.problems import Problem
+from store.unit_of_work import Store
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 2.0
+
+
+class WarmUp:
+    """Loads models and solves with each once, and tries again until all are there.
+
+    Args:
+        names: ``name`` for the latest version, ``name@3`` or ``name@alias``.
+        store: where they are.
+        inference: what is to have them in memory.
+    """
+
+    def __init__(self, names: tuple[str, ...], store: Store, inference: Inference) -> None:
+        self._store = store
+        self._inference = inference
+        self._missing = dict.fromkeys(names, "it is being loaded")
+
+    def require_done(self) -> None:
+        """Raise a 503 problem while a model is missing."""
+        if not self._missing:
+            return
+        which = "; ".join(f"{name}: {reason}" for name, reason in self._missing.items())
+        raise Problem(503, "models_not_loaded", f"models of ODENESS_WARM_MODELS are not loaded yet: {which}")
+
+    async def run(self) -> None:
+        """Load them all, however long it takes."""
+        while self._missing:
+            for name in list(self._missing):
+                try:
+                    await self._load(name)
+                except (Problem, SQLAlchemyError) as error:
+                    reason = str(error.detail) if isinstance(error, Problem) else "the database does not answer"
+                    log.warning("%s is not loaded: %s", name, reason)
+                    self._missing[name] = reason
+                else:
+                    del self._missing[name]
+            if self._missing:
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _load(self, name: str) -> None:
+        served = await run_in_threadpool(self._find, name)
+        await self._inference.warm([served])
+        log.info("%s is loaded: version %d", name, served.version.version)
+
+    def _find(self, name: str) -> ServedVersion:
+        model, _, reference = name.partition("@")
+        with self._store.reading() as tx:
+            return self._inference.served(find_version(tx, model, reference or None))

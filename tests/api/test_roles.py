@@ -1,0 +1,56 @@
+"""Processes that only take jobs, processes that only predict, and models loaded before a server is ready."""
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from api.inference import warm_up
+from store.settings import Settings, SettingsInvalid
+from tests.api.conftest import SPHERES_JOB, assert_problem, serve, train
+from tests.conftest import wait_until
+
+BODY = {"inputs": [[[0.1, 0.12]]]}
+
+
+def test_an_inference_process_predicts_and_takes_no_jobs(make_settings: Callable[..., Settings]) -> None:
+    with serve(make_settings(role="inference")) as served, served.client() as client:
+        train(served.store, SPHERES_JOB)
+        assert client.get("/readyz").json()["broker"] == "unused"
+        assert client.post("/v1/models/spheres/predict", json=BODY).status_code == 200
+        assert client.get("/v2/models/spheres/ready").status_code == 200
+        assert_problem(client.post("/v1/training-jobs", json=SPHERES_JOB), 404, "route_not_found")
+        assert "/v1/training-jobs" not in client.get("/openapi.json").json()["paths"]
+
+
+def test_a_control_process_takes_jobs_and_predicts_nothing(make_settings: Callable[..., Settings]) -> None:
+    with serve(make_settings(role="control")) as served, served.client() as client:
+        train(served.store, SPHERES_JOB)
+        assert client.post("/v1/training-jobs", json=SPHERES_JOB).status_code == 202
+        assert client.get("/v1/models/spheres").status_code == 200
+        assert_problem(client.post("/v1/models/spheres/predict", json=BODY), 404, "route_not_found")
+        assert client.get("/v2/models/spheres").status_code == 404
+
+
+def test_a_server_is_ready_when_the_models_it_is_to_have_are_loaded(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_up, "RETRY_SECONDS", 0.05)
+    with serve(make_settings(warm_models="spheres, spheres@live")) as served, served.client() as client:
+        wait_until(lambda: "there is no model spheres" in client.get("/readyz").text, "the first try")
+        train(served.store, SPHERES_JOB)
+        wait_until(lambda: "no alias live" in client.get("/readyz").text, "the second try")
+        problem = assert_problem(client.get("/readyz"), 503, "models_not_loaded")
+        assert "spheres@live" in problem["detail"]
+        assert client.put("/v1/models/spheres/aliases/live", json={"version": 1}).status_code == 201
+
+        def ready() -> bool:
+            response: httpx.Response = client.get("/readyz")
+            return response.status_code == 200
+
+        wait_until(ready, "all are loaded")
+
+
+def test_wrong_names_of_models_are_refused_at_the_start() -> None:
+    with pytest.raises(SettingsInvalid, match="ODENESS_WARM_MODELS"):
+        Settings.load(warm_models="a model")
