@@ -25,7 +25,20 @@ from api.problems import Problem, answer_problem, invalid, problem_response
 from api.reconciler_thread import ReconcilerThread
 from api.request_guard import RequestGuard
 from api.request_metrics import RequestMetrics
-from api.routes import charts, datasets, health, jobs, models, pages, reports, results, solver_choice, solvers, studies
+from api.routes import (
+    charts,
+    datasets,
+    health,
+    jobs,
+    models,
+    pages,
+    predictions,
+    reports,
+    results,
+    solver_choice,
+    solvers,
+    studies,
+)
 from api.services import Services
 from api.validation_messages import answer_invalid_request
 from store.errors import InvalidCursor
@@ -37,6 +50,22 @@ from store.unit_of_work import Store
 log = logging.getLogger(__name__)
 
 POLLING_THREADS = 4
+
+# In the order of the description.
+_ROUTES = (
+    jobs,
+    reports,
+    charts,
+    studies,
+    models,
+    predictions,
+    solver_choice,
+    results,
+    solvers,
+    datasets,
+    health,
+    pages,
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -69,7 +98,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             PoolTimeout: _answer_database_error,
         },
     )
-    for module in (jobs, reports, charts, studies, models, solver_choice, results, solvers, datasets, health, pages):
+    for module in (
+        jobs,
+        reports,
+        charts,
+        studies,
+        models,
+        predictions,
+        solver_choice,
+        results,
+        solvers,
+        datasets,
+        health,
+        pages,
+    ):
         app.include_router(module.router)
     return app
 
@@ -94,6 +136,7 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: RequestMetrics) -
             polling=anyio.CapacityLimiter(POLLING_THREADS),
             uploads=anyio.CapacityLimiter(AT_ONCE),
         )
+        inference.start()
         doorbell.start()
         reconciler.start()
         try:

@@ -68,12 +68,14 @@ class Suggestion:
     """A repair option with the request that takes it.
 
     Attributes:
+        anchor: of the request in the page.
         title: in a few words.
         offered: whether it can be taken.
         sentence: what it does, or why it cannot be taken.
         request: a command for a shell, None where there is nothing to send.
     """
 
+    anchor: str
     title: str
     offered: bool
     sentence: str
@@ -185,6 +187,7 @@ def suggestions(audit: Audit, server: str, *, protected: bool) -> list[Suggestio
     options = [] if audit["repair"] is None else audit["repair"]["options"]
     return [
         Suggestion(
+            f"request-{option['kind']}",
             _OPTIONS[option["kind"]],
             option["offered"],
             option["sentence"],

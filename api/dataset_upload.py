@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import orjson
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from api.idempotency_problems import conflicting_key
+from api.idempotent_requests import Answer, Made, answer_once
 from api.problems import Problem, invalid
 from api.schemas.catalogue import UploadedVersion
 from api.services import Services
 from ode_core.specs import UploadedFacts
-from store.errors import IdempotencyConflict
+from store.unit_of_work import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -55,17 +54,7 @@ class UploadOptions:
     split_seed: int | None
 
 
-@dataclass(frozen=True)
-class Uploaded:
-    """The body of the answer, and whether it is an earlier request's."""
-
-    body: dict[str, Any]
-    replayed: bool
-
-
-async def take_in(
-    request: Request, services: Services, options: UploadOptions, idempotency_key: str | None
-) -> Uploaded:
+async def take_in(request: Request, services: Services, options: UploadOptions, idempotency_key: str | None) -> Answer:
     """Store the body of a request as the next version of a data set.
 
     Raises:
@@ -136,32 +125,22 @@ def _write(file: Any, digest: Any, data: bytearray) -> None:
 
 def _store(
     services: Services, source: Path, checksum: str, options: UploadOptions, idempotency_key: str | None
-) -> Uploaded:
+) -> Answer:
     target = source.with_name("arrays")
     read = _read_in_own_process(source, target, options, services.settings.max_upload_bytes)
     facts = UploadedFacts.model_validate(read["facts"] | {"input_scale": options.input_scale})
     described = {"bytes": source.stat().st_size, "sha256": checksum, **read["how"]}
     blob_id = services.store.save_file(target)
-    fingerprint = _fingerprint(options, checksum)
-    try:
+
+    def make(tx: Transaction) -> Made:
+        version = tx.datasets.register_version(options.name, facts, source=described, blob_id=blob_id)
+        return Made(UploadedVersion.of(version).model_dump(mode="json"))
+
+    answer = answer_once(services, ["upload", asdict(options), checksum], idempotency_key, status=201, make=make)
+    if answer.replayed:
         with services.store.transaction() as tx:
-            if idempotency_key is not None:
-                stored = tx.idempotency.begin(idempotency_key, fingerprint)
-                if stored is not None:
-                    tx.blobs.remove([blob_id])
-                    return Uploaded(stored.body, replayed=True)
-            version = tx.datasets.register_version(options.name, facts, source=described, blob_id=blob_id)
-            body = UploadedVersion.of(version).model_dump(mode="json")
-            if idempotency_key is not None:
-                tx.idempotency.finish(idempotency_key, fingerprint, status=201, body=body)
-    except IdempotencyConflict as conflict:
-        raise conflicting_key(conflict) from conflict
-    return Uploaded(body, replayed=False)
-
-
-def _fingerprint(options: UploadOptions, checksum: str) -> str:
-    content = orjson.dumps(["upload", asdict(options), checksum], option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(content).hexdigest()
+            tx.blobs.remove([blob_id])
+    return answer
 
 
 def _read_in_own_process(source: Path, target: Path, options: UploadOptions, limit: int) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from store.unit_of_work import Transaction
 JobId = Annotated[str, Path(description="id of a job")]
 StudyId = Annotated[str, Path(description="id of a study")]
 ModelName = Annotated[str, Path(description="name of a model")]
+VersionReference = int | str | None
+"""A version's number, an alias, or None for the latest."""
 Version = Annotated[int, Path(ge=1, le=2**31 - 1, description="version of a model")]
 
 
@@ -35,19 +37,25 @@ def find_study(tx: Transaction, study_id: str) -> Study:
     return study
 
 
-def find_version(tx: Transaction, model: str, version: int | None) -> ModelVersion:
-    """Return the model's version, the latest for None; a 404 problem if there is none."""
+def find_version(tx: Transaction, model: str, reference: VersionReference) -> ModelVersion:
+    """Return the version that a number or an alias means, the latest for None; a 404 problem if there is none."""
     known = re.fullmatch(NAME_PATTERN, model) is not None
-    found = tx.models.version(model, version) if known else None
+    found = tx.models.resolve(model, reference) if known else None
     if found is not None:
         return found
-    if version is not None and known and tx.models.get(model) is not None:
+    if reference is None or not known or tx.models.get(model) is None:
+        raise model_not_found(model)
+    if isinstance(reference, int) or reference.isdecimal():
         raise Problem(
             404,
             "model_version_not_found",
-            f"model {model} has no version {version}: GET /v1/models/{model} lists its versions",
+            f"model {model} has no version {str(reference)[:20]}: GET /v1/models/{model} lists its versions",
         )
-    raise model_not_found(model)
+    raise Problem(
+        404,
+        "alias_not_found",
+        f"model {model} has no alias {reference[:100]}: GET /v1/models/{model}/aliases lists them",
+    )
 
 
 def model_not_found(model: str) -> Problem:

@@ -1,15 +1,10 @@
 """Accepts jobs and studies: checks what can be checked before any work, stores them, rings for the workers."""
 
-import hashlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from api.budget_problems import within_budget
-from api.idempotency_problems import conflicting_key
+from api.idempotent_requests import Answer, Made, answer_once
 from api.identifiers import find_version
 from api.problems import Problem, invalid
 from api.schemas.jobs import JobAnswer
@@ -37,7 +32,6 @@ from ode_core.specs import (
     portrait_solvers,
     steps_of_portrait,
 )
-from store.errors import IdempotencyConflict
 from store.jobs import Job
 from store.settings import Settings
 from store.unit_of_work import Transaction
@@ -45,86 +39,41 @@ from store.unit_of_work import Transaction
 JobSpec = TrainingJobSpec | SweepJobSpec | AuditJobSpec | PortraitJobSpec
 
 
-@dataclass(frozen=True)
-class Accepted:
-    """What was accepted: its id, the body of the answer, and whether it is an earlier request's."""
-
-    id: str
-    body: dict[str, Any]
-    replayed: bool
-
-
-@dataclass(frozen=True)
-class Stored:
-    """What a request's transaction stored: its id, the body of the answer, and the jobs to ring for."""
-
-    id: str
-    body: dict[str, Any]
-    job_ids: list[str]
-
-
-def accept_job(services: Services, spec: JobSpec, idempotency_key: str | None) -> Accepted:
+def accept_job(services: Services, spec: JobSpec, idempotency_key: str | None) -> Answer:
     """Store a job for ``spec`` and ring for the workers; with an idempotency key, once.
 
     Raises:
         Problem: the job cannot be accepted.
     """
 
-    def store(tx: Transaction) -> Stored:
+    def submit(tx: Transaction) -> Made:
         job = _submit(tx, services.settings, spec)
-        return Stored(job.id, JobAnswer.of(job).model_dump(mode="json"), [job.id])
+        return Made(JobAnswer.of(job).model_dump(mode="json"), job.id, [job.id])
 
-    return _accept(services, spec, idempotency_key, store)
+    return answer_once(services, _request(spec), idempotency_key, status=202, make=submit)
 
 
-def accept_study(services: Services, spec: StudySpec, idempotency_key: str | None) -> Accepted:
+def accept_study(services: Services, spec: StudySpec, idempotency_key: str | None) -> Answer:
     """Store a study with its first jobs and ring for the workers; with an idempotency key, once.
 
     Raises:
         Problem: the study cannot be accepted.
     """
 
-    def store(tx: Transaction) -> Stored:
+    def submit(tx: Transaction) -> Made:
         filled = _with_resolved_start(tx, fill_in_study_dataset(tx, spec))
         with within_budget():
             check_study_budget(filled, services.settings.budget)
         require_dataset(filled.base.dataset, services.settings)
         study, jobs = tx.studies.submit(filled)
         answer = StudyAnswer.of(study, tx.studies.jobs(study.id))
-        return Stored(study.id, answer.model_dump(mode="json"), [job.id for job in jobs])
+        return Made(answer.model_dump(mode="json"), study.id, [job.id for job in jobs])
 
-    return _accept(services, spec, idempotency_key, store)
-
-
-def _accept(services: Services, spec: Spec, key: str | None, store: Callable[[Transaction], Stored]) -> Accepted:
-    """Store what a request asks for and ring for its jobs.
-
-    With an idempotency key a repeated request gets the first one's answer. The key, the jobs and the
-    answer are written in one transaction: a refused request leaves no trace, and of two at the same
-    time one waits for the other.
-    """
-    fingerprint = _fingerprint(spec)
-    try:
-        with services.store.transaction() as tx:
-            if key is not None:
-                earlier = tx.idempotency.begin(key, fingerprint)
-                if earlier is not None:
-                    assert earlier.job_id is not None
-                    return Accepted(earlier.job_id, earlier.body, replayed=True)
-            stored = store(tx)
-            if key is not None:
-                tx.idempotency.finish(key, fingerprint, status=202, body=stored.body, job_id=stored.id)
-    except IdempotencyConflict as conflict:
-        raise conflicting_key(conflict) from conflict
-    for job_id in stored.job_ids:
-        services.doorbell.ring(job_id)
-    return Accepted(stored.id, stored.body, replayed=False)
+    return answer_once(services, _request(spec), idempotency_key, status=202, make=submit)
 
 
-def _fingerprint(spec: Spec) -> str:
-    kind = type(spec).__name__
-    content = orjson.dumps([kind, spec.model_dump(mode="json")], option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(content).hexdigest()
+def _request(spec: Spec) -> list[Any]:
+    return [type(spec).__name__, spec.model_dump(mode="json")]
 
 
 def _submit(tx: Transaction, settings: Settings, spec: JobSpec) -> Job:

@@ -1,19 +1,16 @@
 """Model versions that no job makes: repairs of others, and weights that were uploaded."""
 
-import hashlib
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from pydantic import ValidationError
 
 from api.budget_problems import within_budget
-from api.idempotency_problems import conflicting_key
+from api.idempotent_requests import Answer, Made, answer_once
 from api.identifiers import find_version
 from api.problems import invalid
 from api.schemas.models import ModelVersionAnswer
@@ -39,7 +36,6 @@ from ode_core.specs.weights_file import (
     read_header,
     weight_shapes,
 )
-from store.errors import IdempotencyConflict
 from store.models import ModelVersion
 from store.unit_of_work import Transaction
 
@@ -57,41 +53,33 @@ CREATED: dict[int | str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class MadeVersion:
-    """The body of the answer, and whether it is an earlier request's."""
-
-    body: dict[str, Any]
-    replayed: bool
-
-
-def headers_of(made: MadeVersion) -> dict[str, str]:
+def headers_of(answer: Answer) -> dict[str, str]:
     """Return the headers of the answer."""
-    headers = {"Location": str(made.body["links"]["self"])}
-    return headers | {"Idempotency-Replayed": "true"} if made.replayed else headers
+    return {"Location": str(answer.body["links"]["self"])} | answer.headers
 
 
-def store_repair(services: Services, name: str, repair: RepairSpec, key: str | None) -> MadeVersion:
+def store_repair(services: Services, name: str, repair: RepairSpec, key: str | None) -> Answer:
     """Store a version of the model ``name`` with a modified field in the place of another version's field.
 
     Raises:
         Problem: there is no such version, or it has no such modified field.
     """
 
-    def store(tx: Transaction) -> ModelVersion:
+    def make(tx: Transaction) -> Made:
         parent = find_version(tx, name, repair.from_version)
         _check_parent(parent, repair)
         field = repair.modified_field
         trained = TrainingJobSpec.model_validate(parent.training_spec)
         state_size = math.prod(model_state_shape(trained.architecture, trained.dataset.input_shape))
-        return tx.models.register_repair(
+        version = tx.models.register_repair(
             parent,
             modified_field=field.model_dump(mode="json", exclude_none=True),
             solver=REPAIRED_SOLVER.document(),
             metadata={"modified_field": field.label, "evaluations_in_field": field.evaluations(state_size)},
         )
+        return _made(version)
 
-    return store_version(services, ["repair", name, repair.model_dump(mode="json")], key, store)
+    return answer_once(services, ["repair", name, repair.model_dump(mode="json")], key, status=201, make=make)
 
 
 def _check_parent(parent: ModelVersion, repair: RepairSpec) -> None:
@@ -108,27 +96,8 @@ def _check_parent(parent: ModelVersion, repair: RepairSpec) -> None:
         raise invalid("modified_field.solver", str(error)) from error
 
 
-def store_version(
-    services: Services, request: Any, key: str | None, store: Callable[[Transaction], ModelVersion]
-) -> MadeVersion:
-    """Store a version in one transaction; with an idempotency key, once for the same ``request``.
-
-    Raises:
-        Problem: ``store`` refused, or the key belongs to another request.
-    """
-    fingerprint = hashlib.sha256(orjson.dumps(request, option=orjson.OPT_SORT_KEYS)).hexdigest()
-    try:
-        with services.store.transaction() as tx:
-            if key is not None:
-                earlier = tx.idempotency.begin(key, fingerprint)
-                if earlier is not None:
-                    return MadeVersion(earlier.body, replayed=True)
-            body = ModelVersionAnswer.of(store(tx)).model_dump(mode="json")
-            if key is not None:
-                tx.idempotency.finish(key, fingerprint, status=201, body=body)
-    except IdempotencyConflict as conflict:
-        raise conflicting_key(conflict) from conflict
-    return MadeVersion(body, replayed=False)
+def _made(version: ModelVersion) -> Made:
+    return Made(ModelVersionAnswer.of(version).model_dump(mode="json"))
 
 
 @dataclass(frozen=True)
@@ -171,7 +140,7 @@ def declared_training(services: Services, declaration: UploadDeclaration) -> Tra
 
 def store_upload(
     services: Services, source: Path, checksum: str, spec: TrainingJobSpec, precision: Precision | None, key: str | None
-) -> MadeVersion:
+) -> Answer:
     """Store a file of weights as the next version of a model.
 
     Args:
@@ -204,20 +173,21 @@ def store_upload(
         raise invalid("body", first_reason(error)) from error
     blob_id = services.store.save_file(source)
 
-    def store(tx: Transaction) -> ModelVersion:
-        return tx.models.register_upload(
+    def make(tx: Transaction) -> Made:
+        version = tx.models.register_upload(
             spec.name,
             training_spec=spec.document(),
             solver=spec.solver.document(),
             blob_id=blob_id,
             metadata={"bytes": size, "sha256": checksum, "tensors": len(header.places)},
         )
+        return _made(version)
 
-    made = store_version(services, ["weights", document, checksum], key, store)
-    if made.replayed:
+    answer = answer_once(services, ["weights", document, checksum], key, status=201, make=make)
+    if answer.replayed:
         with services.store.transaction() as tx:
             tx.blobs.remove([blob_id])
-    return made
+    return answer
 
 
 def _require_finite(source: Path, header: WeightsHeader) -> None:

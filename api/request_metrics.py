@@ -1,7 +1,8 @@
 """What Prometheus is told: requests, jobs, predictions."""
 
 import logging
-from collections.abc import Iterator
+from collections import Counter as Counted
+from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -37,10 +38,28 @@ class RequestMetrics:
         self._evaluations = Counter(
             "odeness_prediction_evaluations", "Evaluations of vector fields for predictions", registry=self.registry
         )
+        self._batches = Histogram(
+            "odeness_prediction_batch_rows",
+            "Rows of a batch that was computed at once",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+            registry=self.registry,
+        )
         self._model_seconds = Histogram(
             "odeness_prediction_model_seconds",
-            "Seconds a prediction request occupied the model thread",
+            "Seconds a batch of predictions occupied the model thread",
             buckets=_LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self._waits = Histogram(
+            "odeness_prediction_wait_seconds",
+            "Seconds a prediction request waited for the model thread",
+            buckets=_LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self._refusals = Counter(
+            "odeness_predictions_unanswered",
+            "Prediction requests that were not computed to the end, by reason: busy, too_late, abandoned",
+            ("reason",),
             registry=self.registry,
         )
 
@@ -50,12 +69,22 @@ class RequestMetrics:
         self._requests.labels(method, route, str(status or "none")).inc()
         self._latency.labels(method, route).observe(seconds)
 
-    def observe_prediction(self, method: str, statuses: dict[str, int], evaluations: int, seconds: float) -> None:
-        """Count one prediction request: how many samples ended with each status."""
+    def observe_batch(self, method: str, statuses: "Counted[str]", evaluations: int, rows: int, seconds: float) -> None:
+        """Count a batch: how many of its rows ended with each status."""
         for status, samples in statuses.items():
             self._predictions.labels(method, status).inc(samples)
         self._evaluations.inc(evaluations)
+        self._batches.observe(rows)
         self._model_seconds.observe(seconds)
+
+    def observe_waits(self, seconds: Iterable[float]) -> None:
+        """Count how long each request of a batch waited."""
+        for one in seconds:
+            self._waits.observe(one)
+
+    def observe_refusal(self, reason: str) -> None:
+        """Count a prediction request that was not computed to the end."""
+        self._refusals.labels(reason).inc()
 
     def watch_jobs(self, store: Store) -> None:
         """Report the number of jobs in each status, read from the database when asked."""

@@ -17,6 +17,22 @@ class IllegalTransition(StoreError):
     """The job's status does not allow the change asked for."""
 
 
+class AliasMoved(StoreError):
+    """An alias does not point where the caller expected.
+
+    Attributes:
+        version: where it points; None: there is no such alias.
+    """
+
+    def __init__(self, message: str, version: int | None) -> None:
+        super().__init__(message)
+        self.version = version
+
+
+class NothingToRollBack(StoreError):
+    """An alias has pointed at no other version before."""
+
+
 class InvalidCursor(StoreError, ValueError):
     """A pagination cursor is malformed, or belongs to another list or sort order."""
 

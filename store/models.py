@@ -1,19 +1,21 @@
 """Trained models: a name with immutable, numbered versions."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import insert, select
+from sqlalchemy import Select, and_, bindparam, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from ode_core.specs import ALIAS_PATTERN, LATEST
 from store import tables
 from store.blobs import Blobs
 from store.ids import new_id
 from store.pagination import KeysetOrder, Page
 from store.scope import Scope
-from store.tables import model_version
+from store.tables import model_alias, model_version
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,16 @@ class ModelVersion:
             return None
         return self.parent_model, self.parent_version
 
+
+# Made once: they are asked for every batch of predictions.
+_VERSIONS = select(model_version).where(model_version.c.model == bindparam("of_model"))
+_NEWEST = _VERSIONS.order_by(model_version.c.version.desc()).limit(1)
+_NUMBERED = _VERSIONS.where(model_version.c.version == bindparam("number"))
+_ALIASED = _VERSIONS.join(
+    model_alias, and_(model_alias.c.model == model_version.c.model, model_alias.c.version == model_version.c.version)
+).where(model_alias.c.alias == bindparam("of_alias"))
+
+_MAX_VERSION = 2**31 - 1
 
 _BY_NAME = KeysetOrder("name", None, tables.model.c.name)
 
@@ -194,10 +206,28 @@ class Models:
 
     def version(self, name: str, version: int | None = None) -> ModelVersion | None:
         """Return one version, default the latest; None if there is no such."""
-        query = select(model_version).where(model_version.c.model == name)
-        if version is not None:
-            query = query.where(model_version.c.version == version)
-        return self._one(query.order_by(model_version.c.version.desc()).limit(1))
+        if version is None:
+            return self._one(_NEWEST, of_model=name)
+        if not 1 <= version <= _MAX_VERSION:  # a database has no such integers
+            return None
+        return self._one(_NUMBERED, of_model=name, number=version)
+
+    def resolve(self, name: str, reference: int | str | None = None) -> ModelVersion | None:
+        """Return the version that a reference means now; None if there is no such.
+
+        Args:
+            name: the model.
+            reference: a version, as a number or its digits; None or ``latest``: the newest; else an alias.
+        """
+        if reference is None or reference == LATEST:
+            return self.version(name)
+        if isinstance(reference, int):
+            return self.version(name, reference)
+        if re.fullmatch("[0-9]{1,10}", reference):
+            return self.version(name, int(reference))
+        if not re.fullmatch(ALIAS_PATTERN, reference):
+            return None
+        return self._one(_ALIASED, of_model=name, of_alias=reference)
 
     def versions_of_job(self, job_id: str) -> Sequence[ModelVersion]:
         """Return the versions a job made: one of a training job, one for each seed of a study's."""
@@ -209,8 +239,8 @@ class Models:
         query = select(model_version).where(model_version.c.model == name).order_by(model_version.c.version.desc())
         return [ModelVersion(**row) for row in self._scope.connection.execute(query).mappings()]
 
-    def _one(self, query: Any) -> ModelVersion | None:
-        row = self._scope.connection.execute(query).mappings().one_or_none()
+    def _one(self, query: Select[Any], **values: Any) -> ModelVersion | None:
+        row = self._scope.connection.execute(query, values).mappings().one_or_none()
         return None if row is None else ModelVersion(**row)
 
     def _next_version(self, name: str) -> int:

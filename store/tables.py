@@ -253,6 +253,46 @@ model_version = Table(
     Index(None, "blob_id"),  # a repair has its parent's
 )
 
+# What an alias pointed at and when: rows are added and never changed, and stay when the alias is removed.
+model_alias_move = Table(
+    "model_alias_move",
+    metadata,
+    Column("model", NAME, ForeignKey("model.name", ondelete="CASCADE"), nullable=False),
+    Column("alias", NAME, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("version", Integer),  # null: the alias was removed
+    Column("back_to", Integer),  # the revision that a rollback from here restores; null: there is none
+    Column("moved_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("model", "alias", "revision"),
+    ForeignKeyConstraint(["model", "version"], ["model_version.model", "model_version.version"]),
+    ForeignKeyConstraint(
+        ["model", "alias", "back_to"],
+        ["model_alias_move.model", "model_alias_move.alias", "model_alias_move.revision"],
+    ),
+    CheckConstraint("revision >= 1", name="revision"),
+    CheckConstraint("kind IN ('move', 'rollback', 'removal')", name="kind"),
+    CheckConstraint("(kind = 'removal') = (version IS NULL)", name="version_unless_removed"),
+    CheckConstraint("back_to IS NULL OR (back_to < revision AND kind <> 'removal')", name="back_to"),
+)
+
+# Where each alias points now; its last move says since when.
+model_alias = Table(
+    "model_alias",
+    metadata,
+    Column("model", NAME, nullable=False),
+    Column("alias", NAME, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("revision", Integer, nullable=False),
+    PrimaryKeyConstraint("model", "alias"),
+    ForeignKeyConstraint(["model", "version"], ["model_version.model", "model_version.version"]),
+    ForeignKeyConstraint(
+        ["model", "alias", "revision"],
+        ["model_alias_move.model", "model_alias_move.alias", "model_alias_move.revision"],
+        ondelete="CASCADE",
+    ),
+)
+
 dataset = Table(
     "dataset",
     metadata,

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
+from store.aliases import Aliases
 from store.blobs import CHUNK_BYTES, Blobs, sha256
 from store.checkpoints import Checkpoints, StoredCheckpoint
 from store.datasets import Datasets
@@ -40,6 +41,7 @@ class Transaction:
         self.blobs = Blobs(scope)
         self.checkpoints = Checkpoints(scope)
         self.models = Models(scope)
+        self.aliases = Aliases(scope)
         self.datasets = Datasets(scope)
         self.results = Results(scope)
         self.solver_choices = SolverChoices(scope)

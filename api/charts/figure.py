@@ -42,7 +42,7 @@ class Figure:
     """
 
     title: str
-    chart: alt.LayerChart | alt.HConcatChart | alt.VConcatChart
+    chart: alt.LayerChart | alt.ConcatChart | alt.HConcatChart | alt.VConcatChart
     canvas: Canvas
     subtitle: str = ""
 

@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import altair as alt
 
 from api.charts.figure import Canvas, Figure, Row
 from api.charts.material import NothingToDraw, XAxis
-from api.charts.theme import INK, SHAPES
+from api.charts.theme import INK, PALETTE, SHAPES
 
 TITLES: dict[XAxis, str] = {"steps": "steps of the test solver", "nfe": "evaluations of the field in a test solve"}
 
-_WIDTH, _HEIGHT = 380, 300
+# More curves than this in one panel, and their bands and points hide one another.
+_MOST_CURVES = 4
+_MOST_PANELS = 60
 
 
 def axis_for(rows: Sequence[Mapping[str, Any]], asked: XAxis | None) -> XAxis:
@@ -29,17 +32,46 @@ def left_out(rows: Sequence[Mapping[str, Any]], x: XAxis) -> str:
     return f"left out: {len(solvers)} test {plural} with tolerances (x=nfe shows all)"
 
 
-def accuracy_of_study(rows: Sequence[Mapping[str, Any]], x: XAxis | None = None) -> Figure:
-    """Draw a panel for each test method and in it a curve for each training configuration.
+@dataclass(frozen=True)
+class _Layout:
+    """What has a panel of its own and what a curve in it: test methods and training configurations, or the reverse."""
 
-    Of several seeds: their mean as a line, one standard deviation around it as a band, each seed as a point. The test
-    solver that a configuration was trained with is ringed.
+    panel: Literal["label", "method"]
+    heading: str
+    curve: Literal["label", "method"]
+    curves: Sequence[str]
+    legend: str
+    columns: int
+    width: int
+    height: int
+
+    @property
+    def banded(self) -> bool:
+        """Whether there are few enough curves in a panel to tell their bands apart."""
+        return len(self.curves) <= _MOST_CURVES
+
+
+@dataclass(frozen=True)
+class _Axes:
+    x: XAxis
+    span: tuple[float, float]
+
+
+def accuracy_of_study(rows: Sequence[Mapping[str, Any]], x: XAxis | None = None) -> Figure:
+    """Draw accuracies by training configuration and test solver.
+
+    Up to four configurations are curves, in a panel for each test method. More of them have a panel each, and in it a
+    curve for each test method.
+
+    Of several seeds: their mean as a line, one standard deviation around it as a band where a panel has few curves,
+    each seed as a point. The test solver that a configuration was trained with is ringed; under step adaptation, where
+    each seed has its own, ticks at the axis say with which they ended.
 
     Args:
         rows: one for each training configuration and test solver, with ``label``, ``train_solver``, ``adaptation``,
             ``test_solver``, ``test_method``, ``test_steps``, ``nfe``, ``accuracy`` (``mean``, ``sd``, ``n``,
-            ``by_seed``) and ``failed_seeds``. Rows without a mean are left out, those without a place on the axis, too,
-            which the subtitle says.
+            ``by_seed``) and ``failed_seeds``, of adapted ones ``final_steps``, too. Rows without a mean are left out,
+            those without a place on the axis, too, which the subtitle says.
         x: what the axis shows; None for steps, or evaluations where some test solvers have no steps.
 
     Raises:
@@ -53,15 +85,20 @@ def accuracy_of_study(rows: Sequence[Mapping[str, Any]], x: XAxis | None = None)
     if not points:
         remedy = "" if x == "nfe" else "; test solvers with tolerances have evaluations only: ask for x=nfe"
         raise NothingToDraw(f"there is no accuracy with {TITLES[x]} to draw{remedy}")
-    canvas = Canvas()
     labels = list(dict.fromkeys(point["label"] for point in points))
-    span = (min(point["x"] for point in points), max(point["x"] for point in points))
-    methods = list(dict.fromkeys(point["method"] for point in points))
-    panels = [
-        _panel(canvas, method, [point for point in points if point["method"] == method], labels, x, span)
-        for method in methods
+    shown = set(labels[:_MOST_PANELS])
+    points = [point for point in points if point["label"] in shown]
+    ends = _ends(tested, shown) if x == "steps" else []
+    places = [row["x"] for row in [*points, *ends]]
+    canvas = Canvas()
+    chart = _panels(canvas, points, ends, _layout(points), _Axes(x, (min(places), max(places))))
+    notes = [
+        "ringed: the solver of the training" if any(point["own"] for point in points) else "",
+        "ticks: the steps each training ended with" if ends else "",
+        left_out(tested, x),
+        f"the first {_MOST_PANELS} of {len(labels):,} configurations" if len(labels) > _MOST_PANELS else "",
     ]
-    return Figure(_title(rows, points), alt.HConcatChart(hconcat=panels, spacing=30), canvas, left_out(tested, x))
+    return Figure(_title(rows, points), chart, canvas, "; ".join(note for note in notes if note))
 
 
 def _title(rows: Sequence[Mapping[str, Any]], points: Sequence[Row]) -> str:
@@ -95,50 +132,109 @@ def _point(row: Mapping[str, Any], x: XAxis) -> Row | None:
     }
 
 
+def _ends(rows: Sequence[Mapping[str, Any]], labels: set[str]) -> list[Row]:
+    """Return the steps with which the adapted trainings ended, each in the panel of its own method."""
+    adapted = {row["label"]: row for row in rows if row["adaptation"] is not None and row["label"] in labels}
+    return [
+        {"label": label, "method": row["train_method"], "x": steps, "seed": seed}
+        for label, row in adapted.items()
+        for seed, steps in row.get("final_steps", {}).get("by_seed", {}).items()
+    ]
+
+
+def _layout(points: Sequence[Row]) -> _Layout:
+    labels = list(dict.fromkeys(point["label"] for point in points))
+    methods = list(dict.fromkeys(point["method"] for point in points))
+    if len(labels) <= _MOST_CURVES:
+        return _Layout("method", "tested with", "label", labels, "trained with", columns=3, width=380, height=300)
+    return _Layout("label", "trained with", "method", methods, "tested with", columns=4, width=230, height=170)
+
+
+def _panels(
+    canvas: Canvas, points: Sequence[Row], ends: Sequence[Row], layout: _Layout, axes: _Axes
+) -> alt.ConcatChart:
+    headings = list(dict.fromkeys(point[layout.panel] for point in points))
+    lowest = len(headings) - layout.columns  # from here on no panel is below
+    panels = [
+        _panel(
+            canvas,
+            heading,
+            [point for point in points if point[layout.panel] == heading],
+            [end for end in ends if end[layout.panel] == heading],
+            layout,
+            _horizontal(axes, titled=number >= lowest),
+            _vertical(titled=number % layout.columns == 0),
+        )
+        for number, heading in enumerate(headings)
+    ]
+    return alt.ConcatChart(concat=panels, columns=layout.columns, spacing=26)
+
+
 def _panel(
-    canvas: Canvas, method: str, points: Sequence[Row], labels: Sequence[str], x: XAxis, span: tuple[float, float]
+    canvas: Canvas,
+    name: str,
+    points: Sequence[Row],
+    ends: Sequence[Row],
+    layout: _Layout,
+    x: alt.X,
+    y: alt.Y,
 ) -> alt.LayerChart:
-    axis = alt.X(
-        "x:Q", scale=_steps_scale(span), axis=alt.Axis(title=TITLES[x], values=_powers(span), format="~s", grid=False)
-    )
-    y = alt.Y(
-        "accuracy:Q",
-        scale=alt.Scale(domain=[0, 1]),
-        axis=alt.Axis(format="%", values=[0, 0.2, 0.4, 0.6, 0.8, 1], title="accuracy on held-out samples"),
-    )
-    colour, shape = _colour(labels), _shape(labels)
-    means = [{key: value for key, value in point.items() if key != "by_seed"} for point in points]
-    seeds = [
-        {"label": point["label"], "x": point["x"], "accuracy": value, "seed": seed}
+    colour, shape = _colour(layout), _shape(layout)
+    data = canvas.draw([{key: value for key, value in point.items() if key != "by_seed"} for point in points], name)
+    about = ["label:N", "method:N", "x:Q", "accuracy:Q", "sd:Q", "n:Q"]
+    # Adaptive solvers have no order along the axis but that of their evaluations, which is a line's, too.
+    layers = [
+        data.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour),
+        data.mark_point(size=layout.height // 5, filled=True, opacity=1).encode(
+            x=x, y=y, color=colour, shape=shape, tooltip=about
+        ),
+    ]
+    seeds = _seeds(points)
+    if seeds:
+        dots = canvas.draw(seeds, "seeds").mark_point(size=10, filled=True, opacity=0.55)
+        layers.insert(0, dots.encode(x=x, y=y, color=colour, tooltip=["label:N", "method:N", "seed:N", "accuracy:Q"]))
+        if layout.banded:
+            low = alt.Y("low:Q", scale=y["scale"], axis=y["axis"])
+            layers.insert(0, data.mark_area(opacity=0.18).encode(x=x, y=low, y2="high:Q", color=colour))
+    own = [point for point in points if point["own"]]
+    if own:
+        where = canvas.draw([{key: point[key] for key in ("label", "method", "x", "accuracy")} for point in own], "own")
+        ring = where.mark_point(size=layout.height * 0.8, filled=False, color=INK, strokeWidth=1.8, opacity=1)
+        layers.append(ring.encode(x=x, y=y))
+    if ends:
+        ticks = canvas.draw(ends, "ends").mark_tick(orient="vertical", size=14, thickness=2, opacity=0.9)
+        tooltip = ["label:N", "seed:N", "x:Q"]
+        layers.append(ticks.encode(x=x, y=alt.value(layout.height - 7), color=colour, tooltip=tooltip))
+    title = alt.TitleParams(f"{layout.heading} {name}", fontSize=14, offset=12, frame="group", limit=layout.width + 20)
+    return alt.LayerChart(layer=layers).properties(width=layout.width, height=layout.height, title=title)
+
+
+def _seeds(points: Sequence[Row]) -> list[Row]:
+    return [
+        {"label": point["label"], "method": point["method"], "x": point["x"], "accuracy": value, "seed": seed}
         for point in points
         if point["n"] > 1
         for seed, value in point["by_seed"].items()
         if value is not None
     ]
-    data = canvas.draw(means, method)
-    # Adaptive solvers have no order along the axis but that of their evaluations, which is a line's, too.
-    layers = [
-        data.mark_line(strokeWidth=2.2).encode(x=axis, y=y, color=colour),
-        data.mark_point(size=60, filled=True, opacity=1).encode(
-            x=axis, y=y, color=colour, shape=shape, tooltip=["label:N", "x:Q", "accuracy:Q", "sd:Q", "n:Q"]
-        ),
-    ]
-    if any(point["n"] > 1 for point in points):
-        band = data.mark_area(opacity=0.18).encode(x=axis, y="low:Q", y2="high:Q", color=colour)
-        dots = canvas.draw(seeds, "seeds").mark_point(size=10, filled=True, opacity=0.55)
-        layers = [band, dots.encode(x=axis, y=y, color=colour, tooltip=["label:N", "seed:N", "accuracy:Q"]), *layers]
-    own = [point for point in means if point["own"]]
-    if own:
-        ring = canvas.draw(own, "own").mark_point(size=260, filled=False, color=INK, strokeWidth=2, opacity=1)
-        layers.append(ring.encode(x=axis, y=y))
-    about = "ringed: the solver of the training" if own else ""  # an empty line keeps the panels level
-    heading = alt.TitleParams(f"tested with {method}", subtitle=[about], fontSize=15, subtitlePadding=4, offset=10)
-    return alt.LayerChart(layer=layers).properties(width=_WIDTH, height=_HEIGHT, title=heading)
 
 
-def _steps_scale(span: tuple[float, float]) -> alt.Scale:
-    low, high = span
-    return alt.Scale(type="log", base=2, domain=[low, max(high, low * 2)], nice=False, padding=14)
+def _horizontal(axes: _Axes, titled: bool) -> alt.X:
+    low, high = axes.span
+    scale = alt.Scale(type="log", base=2, domain=[low, max(high, low * 2)], nice=False, padding=14)
+    title = TITLES[axes.x] if titled else None
+    return alt.X(
+        "x:Q",
+        scale=scale,
+        axis=alt.Axis(title=title, values=_powers(axes.span), format="~s", grid=False, labelSeparation=2),
+    )
+
+
+def _vertical(titled: bool) -> alt.Y:
+    title = "held-out accuracy" if titled else None
+    axis = alt.Axis(format="%", values=[0, 0.2, 0.4, 0.6, 0.8, 1], title=title)
+    # Room for a ring at 100 %: one that sticks out would lift the heading of its panel above those beside it.
+    return alt.Y("accuracy:Q", scale=alt.Scale(domain=[0, 1.06], nice=False), axis=axis)
 
 
 def _powers(span: tuple[float, float]) -> list[int]:
@@ -146,15 +242,17 @@ def _powers(span: tuple[float, float]) -> list[int]:
     return [2**k for k in range(max(low, 0), high + 1) if 2**k <= max(span[1], 2 * span[0])]
 
 
-def _colour(labels: Sequence[str]) -> alt.Color:
-    # The configurations are in an order, from coarse to fine: one scale of light to dark, whatever their number.
-    return alt.Color(
-        "label:N",
-        scale=alt.Scale(domain=list(labels), scheme=alt.SchemeParams(name="viridis", extent=[0.0, 0.88])),
-        legend=alt.Legend(title="trained with", columns=8, labelLimit=240, symbolOpacity=1),
-    )
+def _colour(layout: _Layout) -> alt.Color:
+    curves = list(layout.curves)
+    scale = alt.Scale(domain=curves, range=[PALETTE[number % len(PALETTE)] for number in range(len(curves))])
+    if layout.curve == "label":
+        # The configurations are in an order, from coarse to fine: one scale of light to dark.
+        scale = alt.Scale(domain=curves, scheme=alt.SchemeParams(name="viridis", extent=[0.0, 0.88]))
+    legend = alt.Legend(title=layout.legend, columns=8, labelLimit=240, symbolOpacity=1)
+    return alt.Color(f"{layout.curve}:N", scale=scale, legend=legend)
 
 
-def _shape(labels: Sequence[str]) -> alt.Shape:
-    shapes = [SHAPES[number % len(SHAPES)] for number in range(len(labels))]
-    return alt.Shape("label:N", scale=alt.Scale(domain=list(labels), range=shapes), title="trained with")
+def _shape(layout: _Layout) -> alt.Shape:
+    shapes = [SHAPES[number % len(SHAPES)] for number in range(len(layout.curves))]
+    scale = alt.Scale(domain=list(layout.curves), range=shapes)
+    return alt.Shape(f"{layout.curve}:N", scale=scale, title=layout.legend)

@@ -1,74 +1,76 @@
-"""Loaded models and the computation of predictions; the only place of the API with torch."""
+"""What the model thread computes; with ``loaded_models`` the only place of the API with torch."""
 
-import dataclasses
 import time
-from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import orjson
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from api.inference.service import PredictionTask
+from api.inference.loaded_models import CACHE_BYTES, LoadedModels
+from api.inference.micro_batcher import joined_inputs, too_late
+from api.inference.prediction_call import Certificate, Outcome
+from api.inference.served_version import ServedVersion
+from api.inference.waiting_calls import CheckedCall
 from api.problems import Problem
-from api.request_metrics import RequestMetrics
+from ode_core.audit.finer_solver import error_per_difference, finer_solver
 from ode_core.models.classifier import Classifier, ClassifierOutput
-from ode_core.models.modified_classifier import with_modified_field
-from ode_core.models.weights import WeightsMismatch, load_classifier
 from ode_core.solvers.status import SolveStatus
-from store.errors import BlobCorrupt, NotFound
+from ode_core.specs import SolverSpec
 from store.unit_of_work import Store
 
-CACHE_BYTES = 1024**3
 ROWS_AT_ONCE = 512
 NUMBERS_AT_ONCE = 2**20  # of states; the field's hidden layers take a few hundred times as much memory
 
+_STATUSES = {int(status): status for status in SolveStatus}
+_NO_LABEL = -1
+
 
 class Interrupted(Exception):
-    """A prediction was stopped while the field was evaluated."""
+    """A computation was stopped while the field was evaluated."""
 
 
 class ModelRuntime:
-    """Loads model versions, keeps those used last, and predicts. For one thread.
+    """Computes batches. For one thread.
 
     Args:
         store: the weights' source.
         torch_threads: threads of torch's own; None: one, as a worker on the same machine wants the others.
-        metrics: told about each prediction.
-        cache_bytes: weights kept loaded, at most; the model in use always is.
+        max_evaluations: bound on one input's evaluations of the field.
+        cache_bytes: weights kept loaded, at most.
     """
 
     def __init__(
-        self, store: Store, torch_threads: int | None, metrics: RequestMetrics, *, cache_bytes: int = CACHE_BYTES
+        self, store: Store, torch_threads: int | None, max_evaluations: int, *, cache_bytes: int = CACHE_BYTES
     ) -> None:
-        self._store = store
-        self._metrics = metrics
-        self._cache_bytes = cache_bytes
-        self._loaded: OrderedDict[str, tuple[Classifier, int]] = OrderedDict()
-        self._running: PredictionTask | None = None
-        self._deadline = 0.0
+        self.models = LoadedModels(store, self._before_evaluation, cache_bytes=cache_bytes)
+        self._max_evaluations = max_evaluations
+        self._go_on: Callable[[], bool] | None = None
         torch.set_num_threads(torch_threads or 1)
 
-    @property
-    def loaded_versions(self) -> list[str]:
-        """Ids of the versions in memory, the one used longest ago first."""
-        return list(self._loaded)
+    def rows_at_once(self, served: ServedVersion) -> int:
+        """Return the most rows of one batch."""
+        return max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // served.state_size))
 
-    def predict(self, task: PredictionTask, seconds: float) -> bytes:
-        """Return the answer to a task as JSON.
+    def compute(self, batch: Sequence[CheckedCall], go_on: Callable[[], bool]) -> Outcome:
+        """Return what the rows of a batch give, in their order; ``go_on`` is asked before each evaluation.
 
         Raises:
-            Problem: the weights cannot be read, or the prediction needs more memory or time than there is.
+            Problem: the weights cannot be used, or the computation needs more memory or time than there is.
         """
-        if task.abandoned.is_set():
-            raise _too_long(0)
-        model = self._model(task)
-        self._running, self._deadline = task, time.monotonic() + seconds
-        started = time.perf_counter()
+        first = batch[0]
+        if not go_on():
+            raise too_late(first.ticket.call.seconds)
+        model = self.models.get(first.served)
+        parts = torch.split(torch.from_numpy(joined_inputs(batch)), self.rows_at_once(first.served))
+        self._go_on = go_on
         try:
-            output = self._run(model, task)
+            with torch.inference_mode():
+                return _joined([self._part(model, first, inputs) for inputs in parts])
         except Interrupted:
-            raise _too_long(seconds) from None
+            raise too_late(max(call.ticket.call.seconds for call in batch)) from None
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
                 raise Problem(
@@ -76,117 +78,91 @@ class ModelRuntime:
                 ) from None
             raise
         finally:
-            self._running = None
-        statuses = [SolveStatus(status).text for status in output.solution.status.tolist()]
-        evaluations = int(output.solution.evaluations.sum())
-        self._metrics.observe_prediction(
-            task.solver.method, Counter(statuses), evaluations, time.perf_counter() - started
-        )
-        return orjson.dumps(_answer(task, output))
+            self._go_on = None
 
-    def _run(self, model: Classifier, task: PredictionTask) -> ClassifierOutput:
-        rows = max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // torch.Size(model.state_shape).numel()))
+    def warm(self, served: ServedVersion) -> float:
+        """Load a version and solve once; return the seconds that took."""
+        started = time.perf_counter()
+        model = self.models.get(served)
         with torch.inference_mode():
-            parts = [
-                model.run(inputs, task.solver, max_evaluations=task.max_evaluations)
-                for inputs in torch.split(torch.from_numpy(task.inputs), rows)
-            ]
-        return parts[0] if len(parts) == 1 else _joined(parts)
+            nothing = torch.zeros((1, *served.input_shape), dtype=model.dtype)
+            model.run(nothing, served.own_solver, max_evaluations=self._max_evaluations)
+        return time.perf_counter() - started
 
-    def _model(self, task: PredictionTask) -> Classifier:
-        version = task.version
-        if version.id in self._loaded:
-            self._loaded.move_to_end(version.id)
-            return self._loaded[version.id][0]
-        try:
-            weights = self._store.read_blob(version.blob_id)
-            model = load_classifier(task.spec.architecture, task.spec.dataset, weights)
-            if task.modified_field is not None:
-                model = with_modified_field(model, task.modified_field)
-        except (BlobCorrupt, NotFound, WeightsMismatch) as error:
-            raise Problem(
-                500,
-                "weights_damaged",
-                f"the weights of {version.model} version {version.version} cannot be used: train it again",
-            ) from error
-        model.field.before_evaluation = self._interrupt
-        model.compilation = "never"  # it would keep a request waiting for seconds
-        self._loaded[version.id] = (model, len(weights))
-        while len(self._loaded) > 1 and sum(size for _, size in self._loaded.values()) > self._cache_bytes:
-            self._loaded.popitem(last=False)
-        return model
+    def forget(self, version_id: str) -> bool:
+        """Free a version's memory; return whether it was loaded."""
+        return self.models.forget(version_id)
 
-    def _interrupt(self) -> None:
+    def loaded(self) -> Sequence[str]:
+        """Return the ids of the versions in memory."""
+        return self.models.versions
+
+    def _part(self, model: Classifier, call: CheckedCall, inputs: Tensor) -> Outcome:
+        asked = call.ticket.call
+        times = torch.tensor(asked.times, dtype=torch.float64) if asked.times else None
+        output = model.run(
+            inputs, call.solver, times=times, outputs="interpolate", max_evaluations=self._max_evaluations
+        )
+        outcome = _outcome(output)
+        return outcome if not asked.certify else self._certified(model, call.solver, inputs, outcome)
+
+    def _certified(self, model: Classifier, solver: SolverSpec, inputs: Tensor, outcome: Outcome) -> Outcome:
+        finer = finer_solver(solver, model.end_time)
+        check = _outcome(model.run(inputs, finer, max_evaluations=self._max_evaluations))
+        difference = np.abs(outcome.logits - check.logits).max(axis=1)
+        leading = np.sort(outcome.logits, axis=1)[:, -2:]
+        solved = np.array([status is SolveStatus.SUCCESS for status in check.statuses])
+        certificate = Certificate(
+            solver=finer,
+            labels=np.where(solved, check.labels, _NO_LABEL),
+            logit_error=difference * error_per_difference(solver),
+            margin=leading[:, 1] - leading[:, 0],
+            evaluations=check.evaluations,
+        )
+        return Outcome(**(vars(outcome) | {"certificate": certificate}))
+
+    def _before_evaluation(self) -> None:
         """Stop a solve between two evaluations of the field."""
-        assert self._running is not None
-        if self._running.abandoned.is_set() or time.monotonic() > self._deadline:
+        if self._go_on is not None and not self._go_on():
             raise Interrupted
 
 
-def _joined(parts: list[ClassifierOutput]) -> ClassifierOutput:
-    solutions = [part.solution for part in parts]
-    joined: dict[str, Any] = {
-        name: torch.cat([getattr(solution, name) for solution in solutions])
-        for name in ("final", "status", "evaluations", "accepted", "rejected", "last_step")
-    }
-    return ClassifierOutput(
-        torch.cat([part.logits for part in parts]),
-        dataclasses.replace(solutions[0], times=None, trajectory=None, **joined),
+def _outcome(output: ClassifierOutput) -> Outcome:
+    solution = output.solution
+    logits = output.logits.double()
+    finite = torch.isfinite(logits).all(-1)
+    status = solution.status.masked_fill(solution.succeeded & ~finite, int(SolveStatus.NON_FINITE))
+    trajectory = solution.trajectory
+    return Outcome(
+        labels=logits.argmax(-1).numpy(),
+        probabilities=logits.softmax(-1).numpy(),
+        logits=logits.numpy(),
+        statuses=[_STATUSES[number] for number in status.tolist()],
+        evaluations=solution.evaluations.numpy(),
+        accepted=solution.accepted.numpy(),
+        rejected=solution.rejected.numpy(),
+        trajectory=None if trajectory is None else trajectory.transpose(0, 1).double().numpy(),
     )
 
 
-def _answer(task: PredictionTask, output: ClassifierOutput) -> dict[str, Any]:
-    solution = output.solution
-    logits = output.logits.double()
-    probabilities = logits.softmax(-1).tolist()
-    finite = torch.isfinite(logits).all(-1)
-    status = solution.status.masked_fill(solution.succeeded & ~finite, int(SolveStatus.NON_FINITE))
-    predictions = []
-    for row in zip(
-        logits.argmax(-1).tolist(),
-        probabilities,
-        logits.tolist(),
-        map(SolveStatus, status.tolist()),
-        solution.evaluations.tolist(),
-        solution.accepted.tolist(),
-        solution.rejected.tolist(),
-        strict=True,
-    ):
-        label, shares, values, outcome, evaluations, accepted, rejected = row
-        usable = outcome is SolveStatus.SUCCESS
-        predictions.append(
-            {
-                "label": label if usable else None,
-                "probabilities": shares if usable else None,
-                "logits": values if usable else None,
-                "status": outcome.text,
-                "remedy": None if usable else outcome.remedy,
-                "nfe": evaluations,
-                "accepted": accepted,
-                "rejected": rejected,
-            }
-        )
-    return {
-        "model": task.version.model,
-        "version": task.version.version,
-        "solver": task.solver.document(),
-        "predictions": predictions,
-        "nfe": _mean(solution.evaluations),
-        "accepted": _mean(solution.accepted),
-        "rejected": _mean(solution.rejected),
-        "failures": int((status != SolveStatus.SUCCESS).sum()),
-    }
+def _joined(parts: Sequence[Outcome]) -> Outcome:
+    if len(parts) == 1:
+        return parts[0]
 
+    def together(name: str, of: Sequence[Any] = parts) -> NDArray[Any]:
+        return np.concatenate([getattr(part, name) for part in of])
 
-def _mean(counts: Tensor) -> float:
-    """Return the mean; an integer where it is one."""
-    total, count = int(counts.sum()), counts.numel()
-    return total // count if total % count == 0 else total / count
-
-
-def _too_long(seconds: float) -> Problem:
-    return Problem(
-        422,
-        "budget_exceeded",
-        f"the prediction was stopped after {seconds:g} s: send fewer inputs, or use fewer steps or looser tolerances",
+    first = parts[0].certificate
+    certificates = [part.certificate for part in parts]
+    arrays = ("labels", "logit_error", "margin", "evaluations")
+    return Outcome(
+        statuses=[status for part in parts for status in part.statuses],
+        trajectory=None if parts[0].trajectory is None else together("trajectory"),
+        certificate=None
+        if first is None
+        else Certificate(solver=first.solver, **{name: together(name, certificates) for name in arrays}),
+        **{
+            name: together(name)
+            for name in ("labels", "probabilities", "logits", "evaluations", "accepted", "rejected")
+        },
     )

@@ -110,10 +110,7 @@ async def upload_dataset(
         raise invalid("name", f"{name} is the name of a data set of ours: choose another")
     options = UploadOptions(name, input_scale, label, test_fraction, split_seed)
     uploaded = await take_in(request, services, options, idempotency_key)
-    headers = {"Location": f"/v1/datasets/{name}"}
-    if uploaded.replayed:
-        headers["Idempotency-Replayed"] = "true"
-    return json_response(uploaded.body, 201, headers)
+    return json_response(uploaded.body, 201, {"Location": f"/v1/datasets/{name}"} | uploaded.headers)
 
 
 @router.get("/datasets/{name}", responses=problem_responses(404), summary="Read an uploaded data set and its versions")

@@ -79,14 +79,12 @@ async def _accept(
     request: Request, services: Services, spec: JobSpec, idempotency_key: str | None, prefer: str | None
 ) -> Response:
     accepted = await run_in_threadpool(accept_job, services, spec, idempotency_key)
-    headers = {"Location": f"/v1/jobs/{accepted.id}"}
-    if accepted.replayed:
-        headers["Idempotency-Replayed"] = "true"
-    body = accepted.body
+    body, job_id = accepted.body, str(accepted.body["id"])
+    headers = {"Location": f"/v1/jobs/{job_id}"} | accepted.headers
     seconds = preferred_wait(prefer)
     finished = False
     if seconds:
-        job = await wait_for_job(request, services, accepted.id, seconds)
+        job = await wait_for_job(request, services, job_id, seconds)
         headers["Preference-Applied"] = f"wait={seconds}"
         body, finished = JobAnswer.of(job).model_dump(mode="json"), job.finished
     if not finished:

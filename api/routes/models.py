@@ -1,4 +1,4 @@
-"""Models: list them, read their versions, download weights, predict."""
+"""Models: list them, read their versions, download weights."""
 
 import re
 from typing import Annotated, Any
@@ -11,7 +11,6 @@ from api.checkpoint_download import download
 from api.dataset_upload import received_file
 from api.idempotency_key import IdempotencyKey
 from api.identifiers import ModelName, Version, find_version, model_not_found
-from api.inference.prediction_request import parse_body
 from api.json_answers import json_response
 from api.model_versions import (
     CREATED,
@@ -26,21 +25,12 @@ from api.problems import Problem
 from api.query_parameters import After, Limit, refuse_unknown_query
 from api.schemas.answer import ListOf
 from api.schemas.models import CheckpointAnswer, ModelAnswer, ModelSummary, ModelVersionAnswer, ModelVersionDetail
-from api.schemas.prediction import PredictAnswer
 from api.schemas.solver_choice import SolverChoiceSummary
-from api.services import Services, ServicesOfApp, StoreOfApp
+from api.services import ServicesOfApp, StoreOfApp
 from ode_core.specs import NAME_PATTERN, RepairSpec
 from ode_core.specs.solver import Precision
 
 router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(refuse_unknown_query)])
-
-# Predictions are parsed from the raw body; this is what the description says of it.
-_PREDICT_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/PredictRequest"}}},
-    }
-}
 
 _WEIGHTS_TYPE = "application/octet-stream"
 _WEIGHTS_BODY: dict[str, Any] = {
@@ -167,43 +157,3 @@ def _weights_missing(name: str, version: int) -> Problem:
     return Problem(
         500, "weights_missing", f"the weights of {name} version {version} are not in the database: train it again"
     )
-
-
-@router.post(
-    "/models/{name}/predict",
-    response_model=PredictAnswer,
-    responses=problem_responses(404, *POSTED),
-    openapi_extra=_PREDICT_BODY,
-    summary="Predict with the latest version",
-)
-async def predict(request: Request, services: ServicesOfApp, name: ModelName) -> Response:
-    """Predict with the latest version, with the solver it was trained with or the one given."""
-    return await _predict(request, services, name, None)
-
-
-@router.post(
-    "/models/{name}/versions/{version}/predict",
-    response_model=PredictAnswer,
-    responses=problem_responses(404, *POSTED),
-    openapi_extra=_PREDICT_BODY,
-    summary="Predict with one version",
-)
-async def predict_with_version(
-    request: Request, services: ServicesOfApp, name: ModelName, version: Version
-) -> Response:
-    """Predict with one version, with the solver it was trained with or the one given."""
-    return await _predict(request, services, name, version)
-
-
-async def _predict(request: Request, services: Services, name: str, version: int | None) -> Response:
-    body = await request.body()
-
-    def prepare() -> Any:
-        with services.store.reading() as tx:
-            found = find_version(tx, name, version)
-        parsed = parse_body(body, request.headers.get("content-type"))
-        return services.inference.prepare(found, parsed)
-
-    task = await run_in_threadpool(prepare)
-    content = await services.inference.run(task, request.is_disconnected)
-    return Response(content, media_type="application/json")

@@ -6,12 +6,11 @@ from fastapi import APIRouter, Depends, Query
 
 from api.identifiers import ModelName, Version, find_version
 from api.openapi import problem_responses
-from api.problems import Problem
 from api.query_parameters import refuse_unknown_query
 from api.schemas.solver_choice import SolverChoiceAnswer
 from api.services import StoreOfApp
+from api.solver_choice_problems import not_audited
 from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_EVIDENCE, Evidence
-from store.models import ModelVersion
 
 router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(refuse_unknown_query)])
 
@@ -39,15 +38,3 @@ def choose_solver(
     if stored is None:
         raise not_audited(found)
     return SolverChoiceAnswer.of(found, stored, agreement, evidence)
-
-
-def not_audited(version: ModelVersion) -> Problem:
-    """Return the problem of a version whose solvers no audit has compared."""
-    model, number = version.model, version.version
-    return Problem(
-        409,
-        "not_audited",
-        f"no audit of version {number} of {model} has compared solvers yet: POST "
-        f'{{"kind": "audit", "model": "{model}", "version": {number}}} to /v1/evaluation-jobs, and ask again when that '
-        "job has succeeded",
-    )

@@ -38,10 +38,8 @@ def create_study(spec: StudySpec, services: ServicesOfApp, idempotency_key: Idem
     they can be. With `search` in place of `train`, step counts are tried one after another by bisection.
     """
     accepted = accept_study(services, spec, idempotency_key)
-    headers = {"Location": f"/v1/studies/{accepted.id}", "Retry-After": str(RETRY_AFTER_SECONDS)}
-    if accepted.replayed:
-        headers["Idempotency-Replayed"] = "true"
-    return json_response(accepted.body, 202, headers)
+    headers = {"Location": f"/v1/studies/{accepted.body['id']}", "Retry-After": str(RETRY_AFTER_SECONDS)}
+    return json_response(accepted.body, 202, headers | accepted.headers)
 
 
 @router.get("/studies", responses=problem_responses(), summary="List studies, newest first")

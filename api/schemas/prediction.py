@@ -4,12 +4,14 @@ For the description in OpenAPI only: requests are parsed in ``api.inference.pred
 answers written without pydantic, because they are mostly numbers.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.inference.prediction_call import LONGEST_SECONDS, MOST_TIMES, Otherwise
 from api.schemas.answer import Answer
 from api.schemas.solvers import SolverAnswer
+from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, Evidence
 from ode_core.specs import SolverSpec
 
 
@@ -23,7 +25,55 @@ class PredictRequest(BaseModel):
         description="a list of inputs, each of the version's input_shape, in the data set's own units",
         examples=[[[[0.1, 0.12]]]],
     )
-    solver: SolverSpec | None = Field(default=None, description="null: the solver the version was trained with")
+    solver: SolverSpec | Literal["auto"] | None = Field(
+        default=None,
+        description="null: the solver the version was trained with; auto: the cheapest that an audit found to agree",
+    )
+    agreement: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description=f"for auto: on which share of the audited samples it has to agree; null: {DEFAULT_AGREEMENT:g}",
+    )
+    evidence: Evidence | None = Field(
+        default=None,
+        description="for auto: what has to reach the agreement: the estimate (null), or its 95 % interval's lower end",
+    )
+    otherwise: Otherwise | None = Field(
+        default=None,
+        description="for auto, where no solver is known to agree: refuse (null) with 409, or training_solver",
+    )
+    certify: bool | None = Field(
+        default=None, description="whether to solve again with twice the steps, and say whether each prediction holds"
+    )
+    times: list[float] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MOST_TIMES,
+        description="ascending, within the model's interval: the states then are in each prediction's trajectory",
+    )
+    deadline_seconds: float | None = Field(
+        default=None, gt=0, le=LONGEST_SECONDS, description="how long the answer is of use; null: the longest time"
+    )
+
+
+class PredictionCertificate(Answer):
+    """Whether a prediction depends on its solver, as far as a finer one tells."""
+
+    holds: bool = Field(description="the finer solver says the same, and the margin is above twice logit_error")
+    flips: bool | None = Field(description="whether the finer solver says something else; null: one of them failed")
+    logit_error: float | None = Field(
+        description="largest error of a logit, estimated from the difference to the finer solver's; null: one failed"
+    )
+    margin: float | None = Field(description="by how much the largest logit leads; null when the solve failed")
+
+
+class CertificateSummary(Answer):
+    """What the certificates of a request took."""
+
+    solver: SolverAnswer = Field(description="the finer one: twice the steps, or a tenth of the tolerances")
+    nfe: float = Field(description="mean evaluations of the vector field it took, besides the prediction's own")
+    held: int = Field(description="predictions that hold")
 
 
 class Prediction(Answer):
@@ -39,6 +89,10 @@ class Prediction(Answer):
     nfe: int = Field(description="evaluations of the vector field for this input")
     accepted: int = Field(description="accepted steps")
     rejected: int = Field(description="rejected steps")
+    certificate: PredictionCertificate | None = Field(default=None, description="only where certify was asked for")
+    trajectory: list[Any] | None = Field(
+        default=None, description="only where times were given: the state at each, null where the solve had failed"
+    )
 
 
 class PredictAnswer(Answer):
@@ -47,6 +101,8 @@ class PredictAnswer(Answer):
     model: str
     version: int
     solver: SolverAnswer
+    solver_reason: str | None = Field(default=None, description="only with auto: why that solver")
+    certificate: CertificateSummary | None = Field(default=None, description="only where certify was asked for")
     predictions: list[Prediction]
     nfe: float = Field(description="mean of the inputs' evaluations of the vector field")
     accepted: float = Field(description="mean number of accepted steps")

@@ -160,7 +160,9 @@ def audit(
     verdict = _verdict(trained.flips(reference.predictions), reference.settled, epsilon)
     judge = Judge(verdict, labels, trained, reference)
     series = [list(filter(affordable, one)) for one in serving_series(train_solver, model.end_time)]
-    choice = solvers_to_serve_with(train_solver, rungs, series, judge, solves, solves.seconds_per_sample)
+    choice = solvers_to_serve_with(
+        train_solver, rungs, series, judge, solves, solves.seconds_per_sample, each=model.evaluations_in_field
+    )
     return _report(epsilon, labels, train_solver, trained, reference, paper, half_step, results, verdict, choice, role)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ode_core.audit.audit import ALLOWED_UNSETTLED, AuditReport, audit
 from ode_core.audit.diagnosis import Diagnosis, diagnose, is_to_repair, no_diagnosis, why_left_out
 from ode_core.audit.mechanism import Mechanism
-from ode_core.audit.progress import OnProgress
+from ode_core.audit.progress import OnProgress, changes_only
 from ode_core.audit.repair import RepairOption, options_without_training
 from ode_core.audit.sweep import TestResult
 from ode_core.audit.verdict import Verdict
@@ -157,7 +157,7 @@ def audit_field(
         signature: how the field is called; None goes by the names of its arguments.
         whole: the model as it is used, from inputs to logits: it must give what the parts give under ``solver``.
         max_evaluations: bound on the evaluations of the field for one sample in one solve.
-        on_progress: called with part, parts and a message.
+        on_progress: called with part, parts and a message, each time one of them has changed.
 
     Raises:
         NotAuditable: the model cannot be audited as it is.
@@ -173,6 +173,8 @@ def audit_field(
     if whole is not None:
         with _in_evaluation_mode(whole, field, stem, head):  # a whole that is a function is made of these
             _check_against(whole, model, inputs, trained_with)
+    if on_progress is not None:
+        on_progress = changes_only(on_progress)
     report = audit(
         model,
         inputs,

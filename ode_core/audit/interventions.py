@@ -154,6 +154,9 @@ def interventional_split(
 ) -> InterventionalSplit:
     """Replace the flagged steps, then all others, and say what became of the predictions.
 
+    A sample none of whose steps is to be replaced keeps its trained prediction, and one with all of them replaced has
+    the reference's, by definition: neither is run again.
+
     Args:
         psi: the step.
         grid: the steps.
@@ -166,11 +169,27 @@ def interventional_split(
         accuracy: of each flow, relative to the state.
         max_evaluations: bound on the evaluations of the field for one sample in one flow, or None.
     """
-    runs = [
-        intervene(psi, grid, z0, replaced, accuracy=accuracy, max_evaluations=max_evaluations)
-        for replaced in (flagged & grid.taken, ~flagged & grid.taken)
-    ]
-    a, b = (classify(run.final) for run in runs)
+    unconverged = 0
+
+    def predictions(replaced: Tensor) -> Tensor:
+        nonlocal unconverged
+        some, every = replaced.any(dim=0), (replaced | ~grid.taken).all(dim=0)
+        predicted = torch.where(some, reference, trained)
+        mixed = torch.nonzero(some & ~every).flatten()
+        if len(mixed) > 0:
+            run = intervene(
+                psi,
+                grid.select(mixed),
+                z0[mixed.to(z0.device)],
+                replaced[:, mixed],
+                accuracy=accuracy,
+                max_evaluations=max_evaluations,
+            )
+            unconverged += run.unconverged
+            predicted[mixed] = classify(run.final)
+        return predicted
+
+    a, b = predictions(flagged & grid.taken), predictions(~flagged & grid.taken)
 
     def outcome(predicted: Tensor) -> Outcome:
         flips = (predicted != trained) | (predicted == NO_LABEL)
@@ -198,7 +217,7 @@ def interventional_split(
             samples,
             "under a converged solver the predictions change for",
         ),
-        unconverged=sum(run.unconverged for run in runs),
+        unconverged=unconverged,
     )
 
 

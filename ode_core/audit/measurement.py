@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ode_core.models.audited_model import AuditedModel
@@ -18,6 +19,15 @@ class Measurement:
     solver: SolverSpec
     predictions: Predictions
     seconds: float
+
+    def of_first(self, samples: int | None) -> "Measurement":
+        """Return it for the first ``samples``, or all, with the share of the time that is theirs by evaluations."""
+        if samples is None or samples >= len(self.predictions.labels):
+            return self
+        first = self.predictions.select(torch.arange(samples))
+        whole = float(self.predictions.evaluations.sum())
+        share = float(first.evaluations.sum()) / whole if whole else samples / len(self.predictions.labels)
+        return Measurement(self.solver, first, self.seconds * share)
 
 
 def measure(

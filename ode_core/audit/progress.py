@@ -7,6 +7,19 @@ OnProgress = Callable[[int, int, str], None]
 message. An exception it raises ends the audit."""
 
 
+def changes_only(on_progress: OnProgress) -> OnProgress:
+    """Return a receiver that passes on only what differs from the report before, for those that a person reads."""
+    last: tuple[int, int, str] | None = None
+
+    def receive(part: int, parts: int, message: str) -> None:
+        nonlocal last
+        if (part, parts, message) != last:
+            last = (part, parts, message)
+            on_progress(part, parts, message)
+
+    return receive
+
+
 class Progress:
     """Numbers the parts and reports them."""
 

@@ -254,7 +254,11 @@ def _path(version: StartFrom) -> str:
 
 def _how(option: RepairOption) -> str:
     """Return the request of an option in words; each option that is offered has one."""
-    return "" if option.request is None else f"POST {option.request.path} with the body given"
+    return (
+        ""
+        if option.request is None
+        else f"POST {option.request.path} with the body in `request` of the option {option.kind}"
+    )
 
 
 def _label(solver: SolverSpec | None) -> str:

@@ -88,6 +88,8 @@ def solvers_to_serve_with(
     judge: Judge,
     solve: Callable[[SolverSpec], Predictions],
     take_times: Callable[[Sequence[SolverSpec]], tuple[dict[SolverSpec, float], Timing]],
+    *,
+    each: int = 1,
 ) -> SolverChoice:
     """Return what the solvers come to as solvers to serve with.
 
@@ -98,12 +100,13 @@ def solvers_to_serve_with(
         judge: counts agreements.
         solve: gives the predictions under a solver.
         take_times: gives the seconds for one sample.
+        each: evaluations of the trained field in one of the model's, if that is modified; predictions count the former.
     """
     tried = {solver: judge(solver, solve(solver)) for solver in (train_solver, *rungs)}
     eligible = [tried[train_solver]]
     if agreement_with(judge.verdict) != "training":
         for one in series:
-            _climb(one, judge, solve, tried)
+            _climb(one, judge, solve, tried, each)
         eligible = list(tried.values())
     seconds, timing = take_times(_worth_timing(eligible))
     return SolverChoice(
@@ -123,6 +126,7 @@ def _climb(
     judge: Judge,
     solve: Callable[[SolverSpec], Predictions],
     tried: dict[SolverSpec, Candidate],
+    each: int,
 ) -> None:
     """Add the solvers of a series to those tried, from coarse to fine, until finer ones are of no use.
 
@@ -130,7 +134,7 @@ def _climb(
     """
     for solver in series:
         least = min((one.nfe for one in tried.values() if one.agreeing == judge.most), default=math.inf)
-        if solver.steps is not None and solver.facts.evaluations(solver.steps) > WORTH_TRYING * least:
+        if solver.steps is not None and each * solver.facts.evaluations(solver.steps) > WORTH_TRYING * least:
             return  # known without a solve
         tried[solver] = judge(solver, solve(solver))
         if tried[solver].agreeing == judge.most or tried[solver].nfe > WORTH_TRYING * least:

@@ -67,24 +67,28 @@ def sweep(
     on_result: OnResult | None = None,
     on_batch: OnBatch | None = None,
     max_evaluations: int | None = None,
+    trained: Measurement | None = None,
 ) -> list[TestResult]:
     """Test ``model`` on ``inputs`` ``(n, *sample_shape)`` under each of ``solvers``; return results in their order.
 
     Solvers whose solves are stacked are done together. A sample whose solve would take more than ``max_evaluations``
-    of the field fails.
+    of the field fails. ``trained`` is what the training solver gives for ``inputs``, where it is known: it is not
+    measured again, and the result under it tells of the same predictions.
     """
     tested = functools.partial(measure_together, model, inputs, on_batch=on_batch, max_evaluations=max_evaluations)
     # The training solver is tested in any case: its predictions are what the others are held against.
-    distinct = list(dict.fromkeys([train_solver, *solvers]))
-    measured: dict[SolverSpec, Measurement] = {}
+    measured: dict[SolverSpec, Measurement] = {} if trained is None else {train_solver: trained}
+    distinct = [solver for solver in dict.fromkeys([train_solver, *solvers]) if solver not in measured]
     results: dict[int, TestResult] = {}
     rows = min(len(inputs), batch_size_for(model))
     groups = [[distinct[position] for position in group] for group in stacks(distinct, rows, model.device)]
-    for group in sorted(groups, key=lambda group: train_solver not in group):
-        measured |= dict(zip(group, tested(group), strict=True))
-        trained = measured[train_solver].predictions
+    for group in [list(measured), *sorted(groups, key=lambda group: train_solver not in group)]:
+        missing = [solver for solver in group if solver not in measured]
+        if missing:
+            measured |= dict(zip(missing, tested(missing), strict=True))
         for position in [p for p, solver in enumerate(solvers) if solver in group]:
-            result = test_result(measured[solvers[position]], labels, model.end_time, trained, None)
+            own = measured[train_solver].predictions
+            result = test_result(measured[solvers[position]], labels, model.end_time, own, None)
             results[position] = result
             if on_result is not None:
                 on_result(len(results), len(solvers), result)

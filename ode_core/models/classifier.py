@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ode_core.fields.arithmetic import float32_products
 from ode_core.fields.vector_fields import build_field, initialise
 from ode_core.solvers.compilation import Compilation
+from ode_core.solvers.output_times import OutputMode
 from ode_core.solvers.solution import Solution
 from ode_core.solvers.solve import solve, solve_together
 from ode_core.specs.dataset import DatasetSpec
@@ -138,10 +139,14 @@ class Classifier(nn.Module):
         solver: SolverSpec,
         *,
         times: Tensor | None = None,
+        outputs: OutputMode = "land",
         gradient: GradientMode = "backprop",
         max_evaluations: int | None = None,
     ) -> ClassifierOutput:
-        """Return logits and solution for ``inputs`` under ``solver``; gradients flow through both."""
+        """Return logits and solution for ``inputs`` under ``solver``; gradients flow through both.
+
+        ``times``, ``outputs`` and ``gradient`` are those of ``solve``.
+        """
         z0 = self.initial_state(inputs)
         with self.float32_products():
             solution = solve(
@@ -150,6 +155,7 @@ class Classifier(nn.Module):
                 solver,
                 t1=self.end_time,
                 times=times,
+                outputs=outputs,
                 gradient=gradient,
                 max_evaluations=affordable_evaluations(max_evaluations, self.evaluations_in_field),
                 compilation=self.compilation,

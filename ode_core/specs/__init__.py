@@ -51,7 +51,7 @@ from ode_core.specs.model import (
     parameter_count,
 )
 from ode_core.specs.modified_field import ModifiedFieldSpec
-from ode_core.specs.names import NAME_PATTERN
+from ode_core.specs.names import ALIAS_PATTERN, LATEST, NAME_PATTERN
 from ode_core.specs.portrait import PortraitImpossible, check_portrait_budget, portrait_solvers
 from ode_core.specs.regularisation import LocalErrorPenalty, Regularisation, StepJitter
 from ode_core.specs.repair import (
@@ -79,8 +79,10 @@ from ode_core.specs.study import (
 from ode_core.specs.training import ModelName, StartFrom, TrainingJobSpec, TrainingSpec, check_start
 
 __all__ = [
+    "ALIAS_PATTERN",
     "DEFAULT_MAX_STEPS",
     "GRADIENTS",
+    "LATEST",
     "METHODS",
     "NAME_PATTERN",
     "PRESETS",

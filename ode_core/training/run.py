@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ode_core.audit.measurement import Measurement, measure
 from ode_core.datasets.load import Dataset
 from ode_core.models.classifier import Classifier, ClassifierOutput, build_model
 from ode_core.models.predictions import OnBatch, predict
@@ -69,11 +70,13 @@ class TrainedModel:
             and, with a certified one, whether the weights are ``certified``, by which check, or why not.
             ``started_from`` is the version whose weights the training began with. ``execution`` says which of the
             equivalent ways the solves of the training were computed in, as far as it is known.
+        tested: the predictions on the test split behind ``test_accuracy``.
     """
 
     weights: bytes
     solver: SolverSpec
     metadata: dict[str, Any]
+    tested: Measurement
 
 
 class TrainingRun:
@@ -294,9 +297,10 @@ class TrainingRun:
     def trained_model(self, *, on_batch: OnBatch | None = None) -> TrainedModel:
         """Return the weights with the solver they belong to, tested on the whole test split."""
         model, solver = self._exported()
-        predictions = predict(
+        tested = measure(
             model, self.dataset.test_inputs, solver, on_batch=on_batch, max_evaluations=self.max_evaluations
         )
+        predictions = tested.predictions
         adaptation, start = self._adaptation, self.spec.start_from
         metadata = {
             "test_accuracy": predictions.accuracy(self.dataset.test_labels),
@@ -318,7 +322,7 @@ class TrainingRun:
             "execution": None if self.execution is None else dataclasses.asdict(self.execution),
             "dataset_fingerprint": self.dataset.fingerprint,
         }
-        return TrainedModel(weights_to_bytes(model), solver, metadata)
+        return TrainedModel(weights_to_bytes(model), solver, metadata, tested)
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """Return inputs and labels of the next iteration's batch."""

@@ -274,6 +274,19 @@ def test_a_repair_comes_with_the_request_that_takes_it(results: dict[str, Any]) 
     assert curl("http://example.org", "POST", "/v1/models/spheres/versions", making, protected=False) in text
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_what_to_do_leads_to_the_requests(results: dict[str, Any]) -> None:
+    found = Elements(page_of(results["discrete"])).found
+    targets = [str(attributes["href"]) for tag, attributes in found if tag == "a"]
+
+    assert "#request-pin_solver" in targets
+    assert len(targets) == len(
+        {option["kind"] for option in results["discrete"]["repair"]["options"] if option["offered"]}
+    )
+    assert {target[1:] for target in targets} <= {attributes["id"] for tag, attributes in found if tag == "pre"}
+    assert not [tag for tag, _ in Elements(page_of(results["ode"])).found if tag == "a"]
+
+
 def test_a_request_is_one_command_whatever_is_in_it() -> None:
     body = {"a": "'; rm -rf / #"}
     words = shlex.split(curl("http://h", "PUT", "/v1/$(x)", body, protected=False))

@@ -44,6 +44,7 @@ EXPECTED = {
     "GET /v1/models/{name}/versions/{version}/solver-choice",
     "GET /v1/models/{name}/versions/{version}/charts",
     "GET /v1/models/{name}/versions/{version}/charts/{chart}",
+    "POST /v1/models/{name}/aliases/{alias}/predict",
     "POST /v1/models/{name}/predict",
     "POST /v1/models/{name}/versions/{version}/predict",
     "GET /v1/results",

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-import api.inference.service
+from api.inference import micro_batcher, prediction_call
+from api.inference.loaded_models import LoadedModels
+from api.inference.prediction_call import Outcome
 from api.inference.runtime import ModelRuntime
-from api.inference.service import PredictionTask
-from api.request_metrics import RequestMetrics
+from api.inference.served_version import ServedVersion
 from api.schemas.prediction import PredictAnswer
 from ode_core.models.classifier import build_model
 from ode_core.models.weights import load_classifier, weights_to_bytes
@@ -249,7 +250,7 @@ def test_a_sample_that_needs_more_evaluations_than_the_budget_says_so(make_setti
 def test_a_prediction_that_takes_too_long_is_stopped(
     served: Served, monkeypatch: pytest.MonkeyPatch, job: dict[str, Any], row: list[Any]
 ) -> None:
-    monkeypatch.setattr(api.inference.service, "LONGEST_SECONDS", 0.0)
+    monkeypatch.setattr(prediction_call, "LONGEST_SECONDS", 0.0)
     train(served.store, job)
     with served.client() as client:
         problem = assert_problem(predict(client, [row], model=job["name"]), 422, "budget_exceeded")
@@ -259,7 +260,7 @@ def test_a_prediction_that_takes_too_long_is_stopped(
 
 
 def test_a_prediction_nobody_waits_for_is_stopped(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api.inference.service, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(micro_batcher, "LOOK_SECONDS", 0.05)
     train(served.store)
     slow = {"method": "euler", "steps": 20_000}
     with served.client() as client:
@@ -276,15 +277,16 @@ def test_a_prediction_nobody_waits_for_is_stopped(served: Served, monkeypatch: p
 
 
 def test_more_requests_than_may_wait_are_asked_to_come_back(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api.inference.service, "MAX_WAITING", 1)
+    monkeypatch.setattr(micro_batcher, "MAX_WAITING", 1)
     go_on, began = threading.Event(), threading.Event()
+    compute = ModelRuntime.compute
 
-    def predict_slowly(self: ModelRuntime, task: PredictionTask, seconds: float) -> bytes:
+    def compute_slowly(self: ModelRuntime, *arguments: Any) -> Outcome:
         began.set()
         assert go_on.wait(30)
-        return b"{}"
+        return compute(self, *arguments)
 
-    monkeypatch.setattr(ModelRuntime, "predict", predict_slowly)
+    monkeypatch.setattr(ModelRuntime, "compute", compute_slowly)
     train(served.store)
     with ThreadPoolExecutor(1) as threads, served.client() as client, served.client() as other:
         first = threads.submit(predict, client, [DIGIT])
@@ -317,16 +319,11 @@ def test_models_used_longest_ago_leave_the_memory_first(store: Store) -> None:
     documents = [DIGITS_JOB | {"name": name} for name in ("a", "b", "c")]
     versions = [train(store, document) for document in documents]
     size = len(store.read_blob(versions[0].blob_id))
-    runtime = ModelRuntime(store, None, RequestMetrics(), cache_bytes=2 * size)
-
-    def use(number: int) -> None:
-        spec = TrainingJobSpec.model_validate(documents[number])
-        inputs = np.zeros((1, 1, 8, 8), np.float32)
-        runtime.predict(PredictionTask(versions[number], spec, None, inputs, spec.solver, 100), 60)
-
+    models = LoadedModels(store, lambda: None, cache_bytes=2 * size)
     for number in (0, 1, 0, 2):
-        use(number)
-    assert runtime.loaded_versions == [versions[0].id, versions[2].id]
+        models.get(ServedVersion.of(versions[number]))
+    assert models.versions == [versions[0].id, versions[2].id]
+    assert models.bytes == 2 * size
 
 
 def test_weights_that_are_damaged_are_reported_without_internals(served: Served) -> None:

@@ -2,15 +2,17 @@
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from sqlalchemy import update
+from torch import Tensor
 
 from ode_core.datasets.load import load_dataset
-from ode_core.specs import StudyRunSpec, StudySpec
+from ode_core.models.classifier import Classifier
+from ode_core.specs import SolverSpec, StudyRunSpec, StudySpec
 from ode_core.training.run import TrainingRun
 from ode_core.training.stacked_run import StackedTrainingRun
 from store.jobs import Job
@@ -157,6 +159,32 @@ def test_a_job_makes_a_version_and_its_test_results_for_every_seed(
     assert ended.result["failed_seeds"] == []
     assert (ended.progress_step, ended.progress_total) == (ITERATIONS, ITERATIONS)
     assert status_of(store, study) == "succeeded"
+
+
+@pytest.mark.parametrize("samples", [None, 7])
+def test_a_model_is_tested_once_under_the_solver_of_its_training(
+    store: Store, worker: Worker, job: Callable[[str], Job], monkeypatch: pytest.MonkeyPatch, samples: int | None
+) -> None:
+    sweep = {"methods": ["euler"], "steps": [2, 8], "samples": samples}
+    study, (submitted,) = submit(store, sweep={name: value for name, value in sweep.items() if value is not None})
+    solved: list[SolverSpec] = []
+    run_together = Classifier.run_together
+
+    def counted(model: Classifier, inputs: Tensor, solvers: Sequence[SolverSpec], **options: Any) -> Any:
+        solved.extend(solvers)
+        return run_together(model, inputs, solvers, **options)
+
+    monkeypatch.setattr(Classifier, "run_together", counted)
+
+    assert worker.run(submitted) is Outcome.SUCCEEDED
+
+    assert solved.count(SolverSpec(method="euler", steps=2)) == 3  # a seed each
+    result = job(submitted.id).result
+    assert result is not None
+    own = [row for row in results_of(store, study) if row.test_steps == 2]
+    assert [row.samples for row in own] == [samples or 20] * 3
+    if samples is None:
+        assert [row.accuracy for row in own] == [run["accuracy"] for run in result["runs"]]
 
 
 def test_every_seed_has_series_of_its_own_with_a_point_an_iteration(store: Store, worker: Worker) -> None:

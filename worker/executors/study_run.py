@@ -211,6 +211,7 @@ def _test(
             spec.solvers,
             on_batch=report,
             max_evaluations=running.settings.budget.evaluations_per_solve,
+            trained=trained.tested.of_first(spec.samples),
         )
     job, attempt = running.job, running.attempt
     blob_id = running.keep_trying(lambda: running.store.save_blob(trained.weights, job_id=job.id, attempt=attempt))

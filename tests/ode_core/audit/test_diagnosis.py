@@ -1,17 +1,22 @@
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from ode_core.audit import mechanism
 from ode_core.audit.audit import AuditReport, audit
 from ode_core.audit.cause import cause, cause_in_words
 from ode_core.audit.diagnosis import MOST_SAMPLES, PARTS, Diagnosis, affordable_samples, diagnose
 from ode_core.audit.interventions import InterventionalSplit, Outcome, Shares
+from ode_core.audit.step_grid import StepGrid
+from ode_core.audit.step_spectrum import StepSpectrum, step_spectrum
 from ode_core.models.classifier import Classifier, build_classifier
 from ode_core.models.predictions import predict
+from ode_core.solvers.step_map import StepMap
 from ode_core.specs import ClassifierSpec, ConcentricSpheresSpec, MlpField, SolverSpec
 from tests.ode_core.audit.linear_models import LinearField, circle, classifier_around, rotation
 
@@ -145,6 +150,20 @@ def ordinary() -> tuple[Classifier, Tensor, Tensor, AuditReport]:
     return model, inputs, labels, audit(model, inputs, labels, solver)
 
 
+@pytest.fixture
+def first_step_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples with all steps flagged, or none as here, are not run again: flag one, so that there are interventions."""
+
+    def flagging(psi: StepMap, grid: StepGrid, states: Tensor, **options: Any) -> StepSpectrum:
+        found = step_spectrum(psi, grid, states, **options)
+        first = torch.zeros_like(found.flagged)
+        first[0] = True
+        return replace(found, flagged=first)
+
+    monkeypatch.setattr(mechanism, "step_spectrum", flagging)
+
+
+@pytest.mark.usefixtures("first_step_flagged")
 def test_progress_is_told_part_by_part_and_from_within(
     ordinary: tuple[Classifier, Tensor, Tensor, AuditReport],
 ) -> None:
@@ -160,6 +179,7 @@ class Stop(Exception):
     """The job is to end."""
 
 
+@pytest.mark.usefixtures("first_step_flagged")
 @pytest.mark.parametrize("part", range(1, PARTS - 1))
 def test_an_exception_of_the_progress_ends_every_part_from_within(
     ordinary: tuple[Classifier, Tensor, Tensor, AuditReport], part: int

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -312,3 +313,19 @@ def test_a_solver_that_does_not_exist_is_refused_in_words(block: ODEBlock, loade
     with pytest.raises(NotAuditable, match=r"'method': 'runge'.* does not name one: method") as refused:
         audit_field(block.odefunc, loader, solver={"method": "runge", "steps": 2}, head=block.head)
     assert "http" not in str(refused.value)
+
+
+def test_progress_is_told_when_it_has_changed_and_not_again_at_every_evaluation() -> None:
+    told: list[tuple[int, int, str]] = []
+
+    audit_field(
+        Rotation(2.0),
+        labelled(2.0, 40),
+        solver={"method": "euler", "steps": 4},
+        head=first_coordinate,
+        mechanism=True,
+        on_progress=lambda part, parts, message: told.append((part, parts, message)),
+    )
+
+    assert len({part for part, _, _ in told}) > 5
+    assert all(one != following for one, following in itertools.pairwise(told))

@@ -116,3 +116,17 @@ def test_shares_of_a_loss_that_a_few_samples_make_are_not_given() -> None:
     assert split.by_accuracy.crossing is None
     assert split.by_flips.reason is not None
     assert "9 of 40 samples" in split.by_flips.reason
+
+
+def test_samples_with_all_steps_or_none_flagged_are_not_run_again() -> None:
+    def unreachable(t: Tensor, z: Tensor) -> Tensor:
+        raise AssertionError("their predictions are known")
+
+    grid = fixed_grid(SolverSpec(method="euler", steps=2), 24, 1.0)
+    trained, reference = torch.zeros(24, dtype=torch.int64), torch.ones(24, dtype=torch.int64)
+    flagged = (torch.arange(24) < 6).expand(2, 24)
+    psi = step_map(unreachable, "euler")
+    split = interventional_split(psi, grid, circle(24), flagged, side, trained, trained, reference)
+    assert (split.without_crossing.flip_rate, split.without_accumulation.flip_rate) == (6 / 24, 18 / 24)
+    assert (split.by_flips.crossing, split.by_flips.accumulation) == (0.25, 0.75)
+    assert split.unconverged == 0

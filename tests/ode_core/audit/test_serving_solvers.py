@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch
 from ode_core.audit import serving_solvers
 from ode_core.audit.audit import AuditReport, audit
 from ode_core.audit.reference import Reference
-from ode_core.audit.serving_solvers import Judge, serving_series, solve_times
+from ode_core.audit.serving_solvers import Judge, serving_series, solve_times, solvers_to_serve_with
+from ode_core.audit.solver_choice import Timing
 from ode_core.models.predictions import NO_LABEL, Predictions
 from ode_core.solvers.solution import Execution
 from ode_core.solvers.status import SolveStatus
@@ -164,3 +166,24 @@ def test_the_time_is_the_least_of_the_rounds_and_solvers_take_turns(monkeypatch:
     assert order == [(slow, 32, "never"), (quick, 32, "never")] * 4
     assert (timing.batch_size, timing.rounds, timing.device) == (32, 4, "cpu")
     assert model.compilation == "auto"
+
+
+def test_evaluations_of_a_modified_field_are_compared_in_those_of_the_trained_one() -> None:
+    # The training solver takes 3 evaluations of the trained field; one of the modified field is 4 of them.
+    trained, wrong = predictions(0, 0), predictions(1, 1)
+    trained = replace(trained, evaluations=torch.full((2,), 3.0))
+    reference = Reference(torch.ones(2, dtype=torch.bool), 1e-9, 0, "", trained, 1.0)
+    train_solver = SolverSpec(method="midpoint", steps=1)
+    grids = [SolverSpec(method="euler", steps=steps) for steps in (1, 2, 3)]
+    solved: list[SolverSpec] = []
+
+    def solve(solver: SolverSpec) -> Predictions:
+        solved.append(solver)
+        if solver == train_solver:
+            return trained
+        return replace(wrong, evaluations=torch.full((2,), 4.0 * (solver.steps or 0)))
+
+    judge = Judge("ode", torch.zeros(2, dtype=torch.int64), trained, reference)
+    solvers_to_serve_with(train_solver, [], [grids], judge, solve, lambda _: ({}, Timing(2, 1, "cpu")), each=4)
+
+    assert solved == [train_solver, *grids[:2]]  # 3 steps take 12 evaluations, more than 3 times 3

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from ode_core.audit.measurement import Measurement, measure
 from ode_core.audit.sweep import TestResult, sweep
 from ode_core.datasets.load import load_dataset
 from ode_core.models.classifier import build_classifier
@@ -87,6 +88,30 @@ def test_a_stacked_sweep_finds_what_one_solver_after_another_finds() -> None:
         assert (result.execution.stacked, alone.execution.stacked) == (5, 1)
     assert done == list(range(1, 16))
     assert stacked[4].flip_rate == 0.0
+
+
+def test_what_the_training_solver_gives_is_taken_as_measured_before() -> None:
+    inputs, labels = circle(SAMPLES), torch.zeros(SAMPLES, dtype=torch.int64)
+    train_solver, fine = SolverSpec(method="euler", steps=3), SolverSpec(method="rk4", steps=64)
+    # Not what euler-3 gives, so that a second measurement would be seen.
+    known = Measurement(train_solver, measure(rotation(2.0), inputs, fine).predictions, seconds=7.0)
+
+    own, other = sweep(rotation(2.0), inputs, labels, train_solver, [train_solver, fine], trained=known)
+
+    assert (own.solver, own.seconds, own.accuracy, own.flip_rate) == (train_solver, 7.0, other.accuracy, 0.0)
+    assert other.flip_rate == 0.0
+
+
+def test_a_measurement_of_the_first_samples_has_their_share_of_the_time() -> None:
+    solver = SolverSpec(method="euler", steps=3)
+    whole = Measurement(solver, measure(rotation(2.0), circle(8), solver).predictions, seconds=4.0)
+
+    first = whole.of_first(2)
+
+    assert first.seconds == 1.0
+    assert torch.equal(first.predictions.logits, whole.predictions.logits[:2])
+    assert whole.of_first(None) is whole
+    assert whole.of_first(8) is whole
 
 
 def test_a_failed_solve_is_told_with_its_status() -> None:

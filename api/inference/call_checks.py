@@ -1,0 +1,156 @@
+"""Whether calls fit their models, and with which solver each is computed. Without torch."""
+
+from collections.abc import Sequence
+
+from api.budget_problems import within_budget
+from api.identifiers import VersionReference
+from api.inference.prediction_call import AutoSolver, PredictionCall
+from api.inference.served_version import Catalogue, ServedVersion
+from api.inference.waiting_calls import CheckedCall, Ticket
+from api.problems import Problem, invalid
+from api.solver_choice_problems import no_solver_agrees, not_audited
+from ode_core.audit.finer_solver import finer_solver
+from ode_core.audit.solver_choice import ChosenSolver, SolverChoice
+from ode_core.specs import Budget, SolverSpec, check_solve_budget
+from store.unit_of_work import Store, Transaction
+
+_Chosen = tuple[ServedVersion, SolverSpec, ChosenSolver | None]
+
+
+class CallChecks:
+    """Checks calls that arrived together; reads the database once for all, and not at all where it need not.
+
+    Args:
+        store: where versions, aliases and what audits found are.
+        budget: bounds on rows and evaluations.
+    """
+
+    def __init__(self, store: Store, budget: Budget) -> None:
+        self._store = store
+        self._budget = budget
+        self.catalogue = Catalogue()
+
+    def __call__(self, tickets: Sequence[Ticket]) -> list[CheckedCall | Problem]:
+        """Return the calls with what is needed to compute them, each or why it is refused, in their order."""
+        chosen = self._choose([ticket.call for ticket in tickets])
+        return [
+            one if isinstance(one, Problem) else self._checked(ticket, *one)
+            for ticket, one in zip(tickets, chosen, strict=True)
+        ]
+
+    def _choose(self, calls: Sequence[PredictionCall]) -> list[_Chosen | Problem]:
+        found = [self._without_database(call) for call in calls]
+        if None not in found:
+            return [one for one in found if one is not None]
+        with self._store.reading() as tx:
+            versions = _VersionsOfRound(self.catalogue, tx)
+            return [
+                self._from_database(versions, call) if one is None else one
+                for call, one in zip(calls, found, strict=True)
+            ]
+
+    def _without_database(self, call: PredictionCall) -> _Chosen | None:
+        served = self.catalogue.known(call.model, call.version)
+        if served is None or isinstance(call.solver, AutoSolver):
+            return None
+        return served, call.solver or served.own_solver, None
+
+    def _from_database(self, versions: "_VersionsOfRound", call: PredictionCall) -> _Chosen | Problem:
+        try:
+            served = versions.find(call.model, call.version)
+            if isinstance(call.solver, AutoSolver):
+                return served, *_choose_solver(versions.choice(served), served, call.solver)
+        except Problem as problem:
+            return problem
+        return served, call.solver or served.own_solver, None
+
+    def _checked(
+        self, ticket: Ticket, served: ServedVersion, solver: SolverSpec, choice: ChosenSolver | None
+    ) -> CheckedCall | Problem:
+        call, budget = ticket.call, self._budget
+        try:
+            self._check_cost(call, served, solver)
+            inputs = call.inputs.checked(
+                served.input_shape, max_rows=budget.inference_rows, precision=served.spec.training.precision
+            )
+            _check_times(call, served, len(inputs), budget)
+        except Problem as problem:
+            return problem
+        return CheckedCall(ticket, served, solver, choice, inputs)
+
+    def _check_cost(self, call: PredictionCall, served: ServedVersion, solver: SolverSpec) -> None:
+        with within_budget("solver"):
+            self._check_solve(served, solver)
+        if call.certify:
+            with within_budget("certify"):
+                self._check_solve(served, finer_solver(solver, served.spec.architecture.end_time))
+
+    def _check_solve(self, served: ServedVersion, solver: SolverSpec) -> None:
+        check_solve_budget(
+            solver,
+            served.spec.architecture.end_time,
+            self._budget.inference_evaluations,
+            served.state_size,
+            each=served.evaluations_in_field,
+        )
+
+
+class _VersionsOfRound:
+    """What the database says of the versions of one round; each is asked for once."""
+
+    def __init__(self, catalogue: Catalogue, tx: Transaction) -> None:
+        self._catalogue = catalogue
+        self._tx = tx
+        self._found: dict[tuple[str, VersionReference], ServedVersion | Problem] = {}
+        self._choices: dict[str, SolverChoice | None] = {}
+
+    def find(self, model: str, reference: VersionReference) -> ServedVersion:
+        key = model, reference
+        if key not in self._found:
+            try:
+                self._found[key] = self._catalogue.find(self._tx, model, reference)
+            except Problem as problem:
+                self._found[key] = problem
+        found = self._found[key]
+        if isinstance(found, Problem):
+            raise found
+        return found
+
+    def choice(self, served: ServedVersion) -> SolverChoice | None:
+        identifier = served.version.id
+        if identifier not in self._choices:
+            stored = self._tx.solver_choices.of_version(identifier)
+            self._choices[identifier] = None if stored is None else SolverChoice.from_json(stored.choice)
+        return self._choices[identifier]
+
+
+def _choose_solver(
+    choice: SolverChoice | None, served: ServedVersion, asked: AutoSolver
+) -> tuple[SolverSpec, ChosenSolver | None]:
+    """Return the cheapest solver that agrees well enough, and why.
+
+    Raises:
+        Problem: there is none, and the caller does not want the training solver in its place.
+    """
+    if choice is not None:
+        chosen = choice.cheapest(asked.agreement, asked.evidence)
+        if chosen.candidate is not None:
+            return chosen.candidate.solver, chosen
+        if asked.otherwise == "refuse":
+            raise no_solver_agrees(served.version, chosen)
+        return served.own_solver, chosen
+    if asked.otherwise == "refuse":
+        raise not_audited(served.version)
+    return served.own_solver, None
+
+
+def _check_times(call: PredictionCall, served: ServedVersion, rows: int, budget: Budget) -> None:
+    if not call.times:
+        return
+    end = served.spec.architecture.end_time
+    if call.times[0] < 0 or call.times[-1] > end:
+        raise invalid("times", f"must lie between 0 and {end:g}, the model's interval")
+    numbers, most = rows * len(call.times) * served.state_size, budget.state_size
+    if numbers > most:
+        message = f"{numbers:,} numbers of trajectories exceed the budget of {most:,}: ask for fewer times or inputs"
+        raise invalid("times", message, code="budget_exceeded")

@@ -1,0 +1,72 @@
+"""Models in memory: those used last, up to a number of bytes. With torch, for one thread."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from api.inference.served_version import ServedVersion
+from api.problems import Problem
+from ode_core.models.classifier import Classifier
+from ode_core.models.modified_classifier import with_modified_field
+from ode_core.models.weights import WeightsMismatch, load_classifier
+from store.errors import BlobCorrupt, NotFound
+from store.unit_of_work import Store
+
+CACHE_BYTES = 1024**3
+
+
+class LoadedModels:
+    """Loads model versions and keeps those used last.
+
+    Args:
+        store: the weights' source.
+        before_evaluation: called before each evaluation of a field; an exception it raises ends the solve.
+        cache_bytes: weights kept, at most; the model in use always is.
+    """
+
+    def __init__(self, store: Store, before_evaluation: Callable[[], None], *, cache_bytes: int = CACHE_BYTES) -> None:
+        self._store = store
+        self._before_evaluation = before_evaluation
+        self._cache_bytes = cache_bytes
+        self._loaded: OrderedDict[str, tuple[Classifier, int]] = OrderedDict()
+
+    @property
+    def versions(self) -> list[str]:
+        """Ids of the versions in memory, the one used longest ago first."""
+        return list(self._loaded)
+
+    @property
+    def bytes(self) -> int:
+        """What their weights take."""
+        return sum(size for _, size in self._loaded.values())
+
+    def forget(self, version_id: str) -> bool:
+        """Free a version's memory; return whether it was there. It is loaded again when it is asked for."""
+        return self._loaded.pop(version_id, None) is not None
+
+    def get(self, served: ServedVersion) -> Classifier:
+        """Return the version's model, from memory or from the database.
+
+        Raises:
+            Problem: its weights cannot be used.
+        """
+        version = served.version
+        if version.id in self._loaded:
+            self._loaded.move_to_end(version.id)
+            return self._loaded[version.id][0]
+        try:
+            weights = self._store.read_blob(version.blob_id)
+            model = load_classifier(served.spec.architecture, served.spec.dataset, weights)
+            if served.modified_field is not None:
+                model = with_modified_field(model, served.modified_field)
+        except (BlobCorrupt, NotFound, WeightsMismatch) as error:
+            raise Problem(
+                500,
+                "weights_damaged",
+                f"the weights of {version.model} version {version.version} cannot be used: train it again",
+            ) from error
+        model.field.before_evaluation = self._before_evaluation
+        model.compilation = "never"  # it would keep a request waiting for seconds
+        self._loaded[version.id] = (model, len(weights))
+        while len(self._loaded) > 1 and self.bytes > self._cache_bytes:
+            self._loaded.popitem(last=False)
+        return model

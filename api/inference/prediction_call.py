@@ -1,0 +1,160 @@
+"""What a caller asks of a model and what it gets, whatever the protocol. Without torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from api.identifiers import VersionReference
+from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_EVIDENCE, ChosenSolver, Evidence
+from ode_core.specs import SolverSpec
+from ode_core.specs.solver import Precision
+
+if TYPE_CHECKING:
+    from api.inference.served_version import ServedVersion
+    from ode_core.solvers.status import SolveStatus
+
+LONGEST_SECONDS = 60.0
+MOST_TIMES = 1000
+
+Otherwise = Literal["refuse", "training_solver"]
+
+
+@dataclass(frozen=True)
+class AutoSolver:
+    """Ask for the cheapest solver whose audited agreement is high enough.
+
+    Attributes:
+        agreement: on which share of the audited samples it has to agree.
+        evidence: what has to reach that.
+        otherwise: what to do where no audit has compared solvers, or none is good enough.
+    """
+
+    agreement: float = DEFAULT_AGREEMENT
+    evidence: Evidence = DEFAULT_EVIDENCE
+    otherwise: Otherwise = "refuse"
+
+
+class AskedInputs(Protocol):
+    """Inputs as a protocol received them, to be checked once the model is known."""
+
+    def checked(self, input_shape: tuple[int, ...], *, max_rows: int, precision: Precision) -> NDArray[Any]:
+        """Return ``(n, *input_shape)`` in ``precision``; raise ``Problem`` where they are not that."""
+        ...
+
+
+@dataclass(frozen=True)
+class PredictionCall:
+    """A request for predictions.
+
+    Attributes:
+        model: the model's name.
+        version: which of its versions.
+        inputs: what to predict for.
+        solver: the one to use; None: the version's own.
+        certify: whether to say of each prediction how sure it is of its solver.
+        times: at which the states are wanted, ascending within the model's interval.
+        seconds: how long the caller waits for the computation, at most.
+    """
+
+    model: str
+    version: VersionReference
+    inputs: AskedInputs
+    solver: SolverSpec | AutoSolver | None = None
+    certify: bool = False
+    times: tuple[float, ...] = ()
+    seconds: float = LONGEST_SECONDS
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What more steps say of each of ``n`` predictions.
+
+    Attributes:
+        solver: the finer one: twice the steps, or a tolerance of a tenth.
+        labels: ``(n,)``, what it predicts; -1 where its solve failed.
+        logit_error: ``(n,)``, the largest error of a logit, estimated from the difference; NaN where a solve failed.
+        margin: ``(n,)``, by how much the largest logit leads; NaN where the solve failed.
+        evaluations: ``(n,)``, what the finer solve took.
+    """
+
+    solver: SolverSpec
+    labels: NDArray[np.int64]
+    logit_error: NDArray[np.float64]
+    margin: NDArray[np.float64]
+    evaluations: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was computed for ``n`` inputs.
+
+    Attributes:
+        labels: ``(n,)``, the most likely classes; meaningless where the status is not success.
+        probabilities: ``(n, classes)``.
+        logits: ``(n, classes)``.
+        statuses: how each solve ended.
+        evaluations: ``(n,)``, of the trained field.
+        accepted: ``(n,)`` steps.
+        rejected: ``(n,)`` steps.
+        trajectory: ``(n, times, *state)``, where states were asked for.
+        certificate: where it was asked for.
+    """
+
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    logits: NDArray[np.float64]
+    statuses: "Sequence[SolveStatus]"
+    evaluations: NDArray[np.int64]
+    accepted: NDArray[np.int64]
+    rejected: NDArray[np.int64]
+    trajectory: NDArray[np.float64] | None = None
+    certificate: Certificate | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, first: int, end: int) -> "Outcome":
+        """Return what was computed for some of the inputs."""
+        part = slice(first, end)
+        certificate = self.certificate
+        return Outcome(
+            self.labels[part],
+            self.probabilities[part],
+            self.logits[part],
+            self.statuses[part],
+            self.evaluations[part],
+            self.accepted[part],
+            self.rejected[part],
+            None if self.trajectory is None else self.trajectory[part],
+            None
+            if certificate is None
+            else Certificate(
+                certificate.solver,
+                certificate.labels[part],
+                certificate.logit_error[part],
+                certificate.margin[part],
+                certificate.evaluations[part],
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to a call.
+
+    Attributes:
+        served: the version that gave it.
+        solver: the one used.
+        choice: why that one, where it was to be chosen.
+        outcome: what was computed.
+        batch_rows: rows of the batch it was computed in.
+    """
+
+    served: "ServedVersion"
+    solver: SolverSpec
+    choice: ChosenSolver | None
+    outcome: Outcome
+    batch_rows: int

@@ -1,0 +1,85 @@
+"""Predictions with a version of a model, the solver chosen by the request."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Request
+from fastapi.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from api.identifiers import ModelName, Version, VersionReference
+from api.inference.prediction_answer import answer_of
+from api.inference.prediction_request import parse_body
+from api.openapi import POSTED, problem_responses
+from api.query_parameters import refuse_unknown_query
+from api.schemas.prediction import PredictAnswer
+from api.services import Services, ServicesOfApp
+
+router = APIRouter(prefix="/v1", tags=["predictions"], dependencies=[Depends(refuse_unknown_query)])
+
+# What is larger is read and written beside the event loop, which others wait for.
+PARSED_AT_ONCE = 2**15
+ROWS_WRITTEN_AT_ONCE = 256
+
+Alias = Annotated[str, Path(description="alias of a version, or latest")]
+
+# The body is parsed as it comes; this is what the description says of it.
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/PredictRequest"}}},
+    }
+}
+_ANSWERS = problem_responses(404, 409, *POSTED)
+
+
+@router.post(
+    "/models/{name}/predict",
+    response_model=PredictAnswer,
+    responses=_ANSWERS,
+    openapi_extra=_BODY,
+    summary="Predict with the latest version",
+)
+async def predict(request: Request, services: ServicesOfApp, name: ModelName) -> Response:
+    """Predict with the latest version, with the solver it was trained with or the one given."""
+    return await _predict(request, services, name, None)
+
+
+@router.post(
+    "/models/{name}/versions/{version}/predict",
+    response_model=PredictAnswer,
+    responses=_ANSWERS,
+    openapi_extra=_BODY,
+    summary="Predict with one version",
+)
+async def predict_with_version(
+    request: Request, services: ServicesOfApp, name: ModelName, version: Version
+) -> Response:
+    """Predict with one version, with the solver it was trained with or the one given."""
+    return await _predict(request, services, name, version)
+
+
+@router.post(
+    "/models/{name}/aliases/{alias}/predict",
+    response_model=PredictAnswer,
+    responses=_ANSWERS,
+    openapi_extra=_BODY,
+    summary="Predict with the version an alias means",
+)
+async def predict_with_alias(request: Request, services: ServicesOfApp, name: ModelName, alias: Alias) -> Response:
+    """Predict with the version that the alias means when the request is computed."""
+    return await _predict(request, services, name, alias)
+
+
+async def _predict(request: Request, services: Services, name: str, version: VersionReference) -> Response:
+    body = await request.body()
+    content_type = request.headers.get("content-type")
+    if len(body) > PARSED_AT_ONCE:
+        call = await run_in_threadpool(parse_body, body, content_type, name, version)
+    else:
+        call = parse_body(body, content_type, name, version)
+    prediction = await services.inference.predict(call, size=len(body), is_disconnected=request.is_disconnected)
+    if len(prediction.outcome) > ROWS_WRITTEN_AT_ONCE:
+        content = await run_in_threadpool(answer_of, prediction)
+    else:
+        content = answer_of(prediction)
+    return Response(content, media_type="application/json")
