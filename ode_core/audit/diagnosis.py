@@ -42,8 +42,9 @@ SERIES_STATE, CHEAP_EVALUATIONS = 16, 500
 MOST_PRODUCTS = 128
 # Passes over an implicit solution: for its path, its derivatives, and the interventions.
 PASSES = 3
-# Of a method of order p the terms of the iterates below the next after p say nothing. Of 400 predictions by eight steps
-# of the implicit midpoint rule 34 changed; six terms gave back all but 2, four all but 12, the local error all but 10.
+# With as many terms as a method has order, iterates are no closer to its steps than the field itself. Of 400
+# predictions by eight steps of the implicit midpoint rule 34 changed: six terms gave back all but 2, four all but 12,
+# and the local error, in a fifth of the time, all but 10.
 IMPLICIT_KINDS: list[tuple[ModifiedFieldKind, int | None]] = [("local_error", None), ("iterates", 6)]
 
 
