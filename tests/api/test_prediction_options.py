@@ -102,12 +102,10 @@ def test_an_agreement_that_no_solver_reaches_is_refused_with_the_closest(served:
     ],
 )
 def test_a_certificate_compares_with_a_finer_solver(
-    served: Served, model: Classifier, solver: dict[str, Any], finer: dict[str, Any], factor: float
+    refusing_client: httpx.Client, model: Classifier, solver: dict[str, Any], finer: dict[str, Any], factor: float
 ) -> None:
-    train(served.store, SPHERES_JOB)
-    with served.client() as client:
-        answer = predicted(client, solver=solver, certify=True)
-        plain = predicted(client, solver=solver)
+    answer = predicted(refusing_client, solver=solver, certify=True)
+    plain = predicted(refusing_client, solver=solver)
     coarse, fine = logits_of(model, solver), logits_of(model, finer)
     errors = np.abs(coarse - fine).max(axis=1) * factor
     margins = np.abs(coarse[:, 0] - coarse[:, 1])
@@ -125,14 +123,12 @@ def test_a_certificate_compares_with_a_finer_solver(
     assert answer == plain
 
 
-def test_a_certificate_costs_and_its_cost_has_to_fit_the_budget(served: Served) -> None:
-    train(served.store, SPHERES_JOB)
-    with served.client() as client:
-        assert predicted(client, solver={"method": "euler", "steps": 15_000})["failures"] == 0
-        refused = client.post(
-            PATH, json={"inputs": POINTS, "solver": {"method": "euler", "steps": 15_000}, "certify": True}
-        )
-        problem = assert_problem(refused, 422, "budget_exceeded")
+def test_a_certificate_costs_and_its_cost_has_to_fit_the_budget(refusing_client: httpx.Client) -> None:
+    assert predicted(refusing_client, solver={"method": "euler", "steps": 15_000})["failures"] == 0
+    refused = refusing_client.post(
+        PATH, json={"inputs": POINTS, "solver": {"method": "euler", "steps": 15_000}, "certify": True}
+    )
+    problem = assert_problem(refused, 422, "budget_exceeded")
     assert problem["errors"][0]["path"] == "certify"
 
 
@@ -141,13 +137,11 @@ def test_a_certificate_costs_and_its_cost_has_to_fit_the_budget(served: Served) 
     [{"method": "rk4", "steps": 40}, {"method": "dopri5", "rtol": 1e-7, "atol": 1e-7}],
 )
 def test_states_at_chosen_times_are_those_of_the_equation(
-    served: Served, model: Classifier, solver: dict[str, Any]
+    refusing_client: httpx.Client, model: Classifier, solver: dict[str, Any]
 ) -> None:
-    train(served.store, SPHERES_JOB)
     times = [0.0, 0.3, 0.55, 1.0]
-    with served.client() as client:
-        answer = predicted(client, solver=solver, times=times)
-        plain = predicted(client, solver=solver)
+    answer = predicted(refusing_client, solver=solver, times=times)
+    plain = predicted(refusing_client, solver=solver)
 
     def field(t: float, z: Any) -> Any:
         with torch.no_grad():
@@ -162,10 +156,8 @@ def test_states_at_chosen_times_are_those_of_the_equation(
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_every_method_shows_its_states(served: Served, method: str) -> None:
-    train(served.store, SPHERES_JOB)
-    with served.client() as client:
-        answer = predicted(client, solver={"method": method, "steps": 8}, times=[0.25, 0.6])
+def test_every_method_shows_its_states(refusing_client: httpx.Client, method: str) -> None:
+    answer = predicted(refusing_client, solver={"method": method, "steps": 8}, times=[0.25, 0.6])
     assert np.shape([row["trajectory"] for row in answer["predictions"]])[:2] == (3, 2)
 
 
