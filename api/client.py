@@ -419,7 +419,13 @@ class Client:
         return self._request("GET", f"/v1/models/{quote(name)}/versions/{version}/checkpoint", repeatable=True).content
 
     def predict(
-        self, name: str, inputs: Any, solver: Solver | None = None, *, version: int | None = None
+        self,
+        name: str,
+        inputs: Any,
+        solver: Solver | Literal["auto"] | None = None,
+        *,
+        version: int | str | None = None,
+        **options: Any,
     ) -> Predictions:
         """Predict labels.
 
@@ -427,18 +433,22 @@ class Client:
             name: the model.
             inputs: a list of inputs (nested lists or an array), each of the model's ``input_shape``,
                 in the data set's own units.
-            solver: None: the one the version was trained with.
-            version: None: the latest.
+            solver: None: the one the version was trained with; ``auto``: the cheapest that an audit found to agree.
+            version: a number or an alias; None: the latest.
+            options: the other fields of the request: ``certify``, ``times``, ``deadline_seconds``, and for ``auto``
+                ``agreement``, ``evidence`` and ``otherwise``.
 
         Raises:
             ValueError: an input is not finite, which JSON cannot say.
         """
-        place = f"/v1/models/{quote(name)}" + ("" if version is None else f"/versions/{version}")
+        place = f"/v1/models/{quote(name)}"
+        if version is not None:
+            place += f"/versions/{version}" if isinstance(version, int) else f"/aliases/{quote(version)}"
         numbers = inputs.tolist() if hasattr(inputs, "tolist") else inputs
         _require_finite("inputs", numbers)
-        body = {
+        body = options | {
             "inputs": numbers,
-            "solver": None if solver is None else _json(solver),
+            "solver": solver if solver is None or isinstance(solver, str) else _json(solver),
         }
         return cast(Predictions, self._request("POST", f"{place}/predict", json=body, repeatable=True).json())
 

@@ -74,7 +74,7 @@ def api_command(
     require_migrated(settings)
     # Each process of uvicorn reads the settings itself.
     os.environ |= {"ODENESS_HOST": settings.host, "ODENESS_PORT": str(settings.port)}
-    serve(settings.host, settings.port, workers, settings.log_level)
+    serve(settings.host, settings.port, workers, settings.log_level, settings.log_format)
 
 
 @app.command("worker")

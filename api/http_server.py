@@ -51,9 +51,9 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve_on(listener: socket.socket, log_level: str) -> None:
+def serve_on(listener: socket.socket, log_level: str, log_format: str) -> None:
     """Serve on a socket that is already listening, until SIGTERM or SIGINT; raises SystemExit if the start fails."""
-    server = uvicorn.Server(uvicorn.Config(APPLICATION, **_options(log_level)))
+    server = uvicorn.Server(uvicorn.Config(APPLICATION, **_options(log_level, log_format)))
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn takes these over while it runs and sends itself the signal again when it has stopped
         # in order: without this, that would end the process with an error.
@@ -63,36 +63,39 @@ def serve_on(listener: socket.socket, log_level: str) -> None:
         sys.exit(1)
 
 
-def serve(host: str, port: int, processes: int, log_level: str) -> None:
+def serve(host: str, port: int, processes: int, log_level: str, log_format: str) -> None:
     """Serve on ``host`` and ``port`` with so many processes, until SIGTERM or SIGINT."""
     if processes == 1:
-        serve_on(listen(host, port), log_level)
+        serve_on(listen(host, port), log_level, log_format)
     else:
         listen(host, port).close()  # a clear error now, instead of one from each process
-        uvicorn.run(APPLICATION, host=host, port=port, workers=processes, **_options(log_level))
+        uvicorn.run(APPLICATION, host=host, port=port, workers=processes, **_options(log_level, log_format))
 
 
 def _do_nothing(number: int, frame: object) -> None:
     pass
 
 
-def _options(log_level: str) -> dict[str, Any]:
+def _options(log_level: str, log_format: str) -> dict[str, Any]:
     return {
         "factory": True,
-        "log_config": logging_configuration(log_level),
+        "log_config": logging_configuration(log_level, log_format),
         "access_log": False,  # the API's own line has the request id
         "server_header": False,
         "timeout_graceful_shutdown": SHUTDOWN_SECONDS,
     }
 
 
-def logging_configuration(level: str) -> dict[str, Any]:
-    """Return the configuration of ``logging``: one line a record on standard error, as the worker writes them."""
+def logging_configuration(level: str, form: str = "line") -> dict[str, Any]:
+    """Return the configuration of ``logging``: one line a record on standard error, as the worker's or as JSON."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-        "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "formatters": {
+            "line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
+            "json": {"()": "api.log_format.JsonFormatter"},
+        },
+        "handlers": {"console": {"class": "logging.StreamHandler", "formatter": form}},
         "root": {"handlers": ["console"], "level": level.upper()},
         "loggers": {
             name: {"level": "WARNING"} for name in ("httpx", "httpcore", "celery", "kombu", "alembic", "uvicorn.access")
@@ -101,9 +104,9 @@ def logging_configuration(level: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """``python -m api.http_server FD LEVEL``: serve on an inherited socket; how the supervisor starts it."""
-    descriptor, level = sys.argv[1:]
-    serve_on(socket.socket(fileno=int(descriptor)), level)
+    """``python -m api.http_server FD LEVEL FORMAT``: serve on an inherited socket; how the supervisor starts it."""
+    descriptor, level, form = sys.argv[1:]
+    serve_on(socket.socket(fileno=int(descriptor)), level, form)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ _DESCRIPTIONS = {
     422: "A part of the request is wrong; `errors` names it",
     500: "An unexpected error",
     503: "The server cannot answer now; try again",
+    504: "The server was too busy to begin in time",
 }
 
 

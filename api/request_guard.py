@@ -68,7 +68,19 @@ class RequestGuard:
             seconds = time.perf_counter() - started
             self.metrics.observe(scope["method"], route_template(scope), status, seconds)
             log.info(
-                "%s %s %d %.1f ms request_id=%s", scope["method"], scope["path"], status, seconds * 1000, identifier
+                "%s %s %d %.1f ms request_id=%s",
+                scope["method"],
+                scope["path"],
+                status,
+                seconds * 1000,
+                identifier,
+                extra={
+                    "request_id": identifier,
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "milliseconds": round(seconds * 1000, 3),
+                },
             )
 
 

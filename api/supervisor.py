@@ -255,7 +255,7 @@ def _parts(
         return Part(name, command, environment, folder.logs / f"{name}.log", say, pass_fds)
 
     descriptor = listener.fileno()
-    serve = [sys.executable, "-m", "api.http_server", str(descriptor), settings.log_level]
+    serve = [sys.executable, "-m", "api.http_server", str(descriptor), settings.log_level, settings.log_format]
     return [
         *([] if broker is None else [part("broker", broker.command)]),
         part("worker", [sys.executable, "-m", "worker"]),

@@ -68,6 +68,7 @@ class Settings(BaseSettings):
         description="loaded before the server is ready: name, name@version or name@alias, with commas between them",
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["line", "json"] = Field(default="line", description="of the API's log")
 
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where training and evaluation run; auto: a GPU if torch sees one"

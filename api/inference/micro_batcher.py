@@ -172,7 +172,7 @@ class MicroBatcher:
                     continue
                 if now > ticket.expires:
                     self._metrics.observe_refusal("too_late")
-                    ticket.answer.set_exception(too_late(ticket.call.seconds))
+                    ticket.answer.set_exception(too_late(ticket))
                 elif ticket.is_disconnected is not None and await ticket.is_disconnected():
                     self._metrics.observe_refusal("abandoned")
                     if not ticket.answer.done():
@@ -237,13 +237,16 @@ class MicroBatcher:
             if call.ticket.wanted:
                 batch.append(call)
             elif not call.ticket.abandoned:
-                _deliver([(call.ticket, too_late(call.ticket.call.seconds))])
+                self._metrics.observe_refusal("too_late")
+                _deliver([(call.ticket, too_late(call.ticket))])
         if batch:
             self._answer(computation, batch)
 
     def _answer(self, computation: Computation, batch: list[CheckedCall]) -> None:
         started = time.monotonic()
         deadline = max(call.ticket.expires for call in batch)
+        for call in batch:
+            call.ticket.begun = True
 
         def go_on() -> bool:
             return time.monotonic() <= deadline and not all(call.ticket.abandoned for call in batch)
@@ -257,6 +260,9 @@ class MicroBatcher:
                     if call.ticket.wanted:
                         self._answer(computation, [call])
                 return
+            for call in batch:
+                if isinstance(error, TooLate) and not call.ticket.answer.done():
+                    self._metrics.observe_refusal("too_late")
             _deliver([(call.ticket, error) for call in batch])
             return
         seconds = time.monotonic() - started
@@ -273,7 +279,8 @@ class MicroBatcher:
         for call in batch:
             part = outcome if len(batch) == 1 else outcome.rows(first, first + len(call))
             first += len(call)
-            answers.append((call.ticket, Prediction(call.served, call.solver, call.choice, part, len(outcome))))
+            waited = started - call.ticket.arrived
+            answers.append((call.ticket, Prediction(call.served, call.solver, call.choice, part, len(outcome), waited)))
         _deliver(answers)
 
     def _made_computation(self) -> Computation:
@@ -287,9 +294,21 @@ def joined_inputs(batch: Sequence[CheckedCall]) -> NDArray[Any]:
     return batch[0].inputs if len(batch) == 1 else np.concatenate([call.inputs for call in batch])
 
 
-def too_late(seconds: float) -> Problem:
+class TooLate(Problem):
+    """A prediction was stopped because nobody would wait longer for it."""
+
+
+def too_late(ticket: Ticket) -> Problem:
     """Return the problem of a prediction that is not there in time."""
-    return Problem(
+    seconds = ticket.call.seconds
+    if not ticket.begun:
+        return TooLate(
+            504,
+            "deadline_exceeded",
+            f"the server was busy: the prediction waited {seconds:g} s and was not begun. Ask again, or allow more time",
+            headers={"Retry-After": "1"},
+        )
+    return TooLate(
         422,
         "budget_exceeded",
         f"the prediction was stopped after {seconds:g} s: send fewer inputs, or use fewer steps or looser tolerances",

@@ -151,6 +151,7 @@ class Prediction:
         choice: why that one, where it was to be chosen.
         outcome: what was computed.
         batch_rows: rows of the batch it was computed in.
+        waited_seconds: from its arrival until its computation began.
     """
 
     served: "ServedVersion"
@@ -158,3 +159,4 @@ class Prediction:
     choice: ChosenSolver | None
     outcome: Outcome
     batch_rows: int
+    waited_seconds: float

@@ -62,7 +62,7 @@ class ModelRuntime:
         """
         first = batch[0]
         if not go_on():
-            raise too_late(first.ticket.call.seconds)
+            raise too_late(first.ticket)
         model = self.models.get(first.served)
         parts = torch.split(torch.from_numpy(joined_inputs(batch)), self.rows_at_once(first.served))
         self._go_on = go_on
@@ -70,7 +70,7 @@ class ModelRuntime:
             with torch.inference_mode():
                 return _joined([self._part(model, first, inputs) for inputs in parts])
         except Interrupted:
-            raise too_late(max(call.ticket.call.seconds for call in batch)) from None
+            raise too_late(max((call.ticket for call in batch), key=lambda ticket: ticket.expires)) from None
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
                 raise Problem(

@@ -27,6 +27,7 @@ class Ticket:
         answer: what its caller waits for; belongs to the event loop.
         is_disconnected: whether its caller has left.
         arrived: when, by the monotonic clock.
+        begun: set when its computation begins.
         abandoned: set when nobody waits for it any more.
     """
 
@@ -35,6 +36,7 @@ class Ticket:
     answer: "asyncio.Future[Prediction]"
     is_disconnected: IsDisconnected | None
     arrived: float = field(default_factory=time.monotonic)
+    begun: bool = False
     abandoned: bool = False
 
     @property

@@ -28,7 +28,8 @@ class VersionStatistics:
         success: whole requests that were answered.
         fail: whole requests that were refused or failed.
         compute_input: reading and checking.
-        compute_infer: waiting for the model, and predicting.
+        queue: waiting for the model.
+        compute_infer: predicting, with the rest of the batch.
         compute_output: writing the answer.
     """
 
@@ -37,6 +38,7 @@ class VersionStatistics:
     success: Durations = field(default_factory=Durations)
     fail: Durations = field(default_factory=Durations)
     compute_input: Durations = field(default_factory=Durations)
+    queue: Durations = field(default_factory=Durations)
     compute_infer: Durations = field(default_factory=Durations)
     compute_output: Durations = field(default_factory=Durations)
 
@@ -63,14 +65,17 @@ class InferenceStatistics:
         with self._lock:
             self._of(model, version).fail.add(ns)
 
-    def succeeded(self, model: str, version: int, samples: int, read_ns: int, predict_ns: int, write_ns: int) -> None:
+    def succeeded(
+        self, model: str, version: int, samples: int, read_ns: int, wait_ns: int, predict_ns: int, write_ns: int
+    ) -> None:
         """Count a request that was answered, with the nanoseconds of its parts."""
         with self._lock:
             statistics = self._of(model, version)
             statistics.samples += samples
             statistics.last_inference = time.time_ns() // 1_000_000
-            statistics.success.add(read_ns + predict_ns + write_ns)
+            statistics.success.add(read_ns + wait_ns + predict_ns + write_ns)
             statistics.compute_input.add(read_ns)
+            statistics.queue.add(wait_ns)
             statistics.compute_infer.add(predict_ns)
             statistics.compute_output.add(write_ns)
 

@@ -68,7 +68,7 @@ _INFER_BODY: dict[str, Any] = {
         },
     },
 }
-_INFER_ERRORS = protocol_errors(404, 409, *POSTED)
+_INFER_ERRORS = protocol_errors(404, 409, 504, *POSTED)
 
 
 @router.get("", responses=protocol_errors(), summary="Name, version and extensions of the server")
@@ -254,7 +254,8 @@ async def answer_infer(request: Request, services: Services, name: str, referenc
         version.version,
         len(prediction.outcome),
         read - began,
-        predicted - read,
+        round(prediction.waited_seconds * 1e9),
+        predicted - read - round(prediction.waited_seconds * 1e9),
         time.perf_counter_ns() - predicted,
     )
     return Response(content, headers=answered)

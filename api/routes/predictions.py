@@ -29,7 +29,7 @@ _BODY: dict[str, Any] = {
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/PredictRequest"}}},
     }
 }
-_ANSWERS = problem_responses(404, 409, *POSTED)
+_ANSWERS = problem_responses(404, 409, 504, *POSTED)
 
 
 @router.post(

