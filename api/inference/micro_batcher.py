@@ -305,7 +305,7 @@ def too_late(ticket: Ticket) -> Problem:
         return TooLate(
             504,
             "deadline_exceeded",
-            f"the server was busy: the prediction waited {seconds:g} s and was not begun. Ask again, or allow more time",
+            f"the server was busy: the prediction waited {seconds:g} s and was not begun: ask again, or allow more",
             headers={"Retry-After": "1"},
         )
     return TooLate(

@@ -76,8 +76,8 @@ class CertificateSummary(Answer):
     held: int = Field(description="predictions that hold")
 
 
-class Prediction(Answer):
-    """The answer for one input."""
+class PredictedRow(Answer):
+    """What is predicted for one input."""
 
     label: int | None = Field(description="null when the solve failed")
     probabilities: list[float] | None = Field(description="one a class; null when the solve failed")
@@ -89,6 +89,11 @@ class Prediction(Answer):
     nfe: int = Field(description="evaluations of the vector field for this input")
     accepted: int = Field(description="accepted steps")
     rejected: int = Field(description="rejected steps")
+
+
+class Prediction(PredictedRow):
+    """The answer for one input."""
+
     certificate: PredictionCertificate | None = Field(default=None, description="only where certify was asked for")
     trajectory: list[Any] | None = Field(
         default=None, description="only where times were given: the state at each, null where the solve had failed"

@@ -5,12 +5,12 @@ from typing import Literal
 from pydantic import Field
 
 from api.schemas.answer import Answer
-from api.schemas.prediction import Prediction
+from api.schemas.prediction import PredictedRow
 from api.schemas.solvers import SolverAnswer
 from ode_core.specs import DatasetSpec, Split
 
 
-class SamplePrediction(Prediction):
+class SamplePrediction(PredictedRow):
     """The stored prediction of one sample; `logits` are null, too, where the job stored none."""
 
     sample: int = Field(description="its place in the split, from 0")
