@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from api.budget_problems import within_budget
 from api.identifiers import VersionReference
 from api.inference.prediction_call import AutoSolver, PredictionCall
@@ -30,15 +32,15 @@ class CallChecks:
         self._budget = budget
         self.catalogue = Catalogue()
 
-    def __call__(self, tickets: Sequence[Ticket]) -> list[CheckedCall | Problem]:
+    def __call__(self, tickets: Sequence[Ticket]) -> list[CheckedCall | Exception]:
         """Return the calls with what is needed to compute them, each or why it is refused, in their order."""
         chosen = self._choose([ticket.call for ticket in tickets])
         return [
-            one if isinstance(one, Problem) else self._checked(ticket, *one)
+            one if isinstance(one, Exception) else self._checked(ticket, *one)
             for ticket, one in zip(tickets, chosen, strict=True)
         ]
 
-    def _choose(self, calls: Sequence[PredictionCall]) -> list[_Chosen | Problem]:
+    def _choose(self, calls: Sequence[PredictionCall]) -> list[_Chosen | Exception]:
         found = [self._without_database(call) for call in calls]
         if None not in found:
             return [one for one in found if one is not None]
@@ -55,18 +57,20 @@ class CallChecks:
             return None
         return served, call.solver or served.own_solver, None
 
-    def _from_database(self, versions: "_VersionsOfRound", call: PredictionCall) -> _Chosen | Problem:
+    def _from_database(self, versions: "_VersionsOfRound", call: PredictionCall) -> _Chosen | Exception:
         try:
             served = versions.find(call.model, call.version)
             if isinstance(call.solver, AutoSolver):
                 return served, *_choose_solver(versions.choice(served), served, call.solver)
-        except Problem as problem:
-            return problem
+        except SQLAlchemyError:
+            raise
+        except Exception as error:  # what is stored of a version may be damaged: the others' calls are fine
+            return error
         return served, call.solver or served.own_solver, None
 
     def _checked(
         self, ticket: Ticket, served: ServedVersion, solver: SolverSpec, choice: ChosenSolver | None
-    ) -> CheckedCall | Problem:
+    ) -> CheckedCall | Exception:
         call, budget = ticket.call, self._budget
         try:
             self._check_cost(call, served, solver)
@@ -74,8 +78,8 @@ class CallChecks:
                 served.input_shape, max_rows=budget.inference_rows, precision=served.spec.training.precision
             )
             _check_times(call, served, len(inputs), budget)
-        except Problem as problem:
-            return problem
+        except Exception as error:  # mostly a problem, and that of one call alone
+            return error
         return CheckedCall(ticket, served, solver, choice, inputs)
 
     def _check_cost(self, call: PredictionCall, served: ServedVersion, solver: SolverSpec) -> None:

@@ -9,22 +9,27 @@ call. Without torch, which enters with the first batch.
 """
 
 import asyncio
+import logging
 import queue
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.inference.prediction_call import Outcome, Prediction, PredictionCall
 from api.inference.served_version import ServedVersion
 from api.inference.waiting_calls import CheckedCall, IsDisconnected, Ticket, WaitingCalls
 from api.problems import Problem
 from api.request_metrics import RequestMetrics
+
+log = logging.getLogger(__name__)
 
 MAX_WAITING = 1024
 MAX_WAITING_BYTES = 256 * 2**20
@@ -36,8 +41,8 @@ Answered = tuple[Ticket, Prediction | BaseException]
 class Computation(Protocol):
     """What the thread does its work with; made on it, with the first batch."""
 
-    def rows_at_once(self, served: ServedVersion) -> int:
-        """Return the most rows of one batch."""
+    def rows_at_once(self, served: ServedVersion, times: int) -> int:
+        """Return the most rows of one batch whose states are wanted at so many times, or at none."""
         ...
 
     def compute(self, batch: Sequence[CheckedCall], go_on: Callable[[], bool]) -> Outcome:
@@ -53,8 +58,8 @@ class Computation(Protocol):
         ...
 
 
-CheckCalls = Callable[[Sequence[Ticket]], list[CheckedCall | Problem]]
-"""Finds versions and solvers and checks inputs; a problem stands in the place of a call that does not fit."""
+CheckCalls = Callable[[Sequence[Ticket]], list[CheckedCall | Exception]]
+"""Finds versions and solvers and checks inputs; an exception stands in the place of a call that does not fit."""
 
 
 class _Errand(Future[Any]):
@@ -104,6 +109,7 @@ class MicroBatcher:
         self._inbox.put(None)
         if self._thread.ident is not None:
             self._thread.join()
+        self._refuse_left()
 
     async def predict(self, call: PredictionCall, size: int, is_disconnected: IsDisconnected | None) -> Prediction:
         """Return the answer to a call.
@@ -128,6 +134,9 @@ class MicroBatcher:
             self._watch = loop.create_task(self._look_after_callers())
         try:
             return await ticket.answer
+        except TooLate:
+            self._metrics.observe_refusal("too_late")
+            raise
         finally:
             ticket.abandoned = True
             del self._open[ticket]
@@ -135,8 +144,10 @@ class MicroBatcher:
 
     async def run_errand(self, function: Callable[[Computation], Any]) -> Any:
         """Run a function of the computation on the model thread, after what has been handed over."""
+        if self._closed:
+            raise _stopping()
         errand = _Errand(function)
-        self._inbox.put(errand)
+        self._hand(errand)
         return await asyncio.wrap_future(errand)
 
     @property
@@ -159,25 +170,49 @@ class MicroBatcher:
             )
 
     def _hand_over(self) -> None:
-        self._inbox.put(self._arrived)
-        self._arrived = []
+        arrived, self._arrived = self._arrived, []
+        self._hand(arrived)
+
+    def _hand(self, item: list[Ticket] | _Errand) -> None:
+        self._inbox.put(item)
+        if self._closed and not self._thread.is_alive():
+            self._refuse_left()
+
+    def _refuse_left(self) -> None:
+        """Answer what has come too late for the thread, which has ended."""
+        with suppress(queue.Empty):
+            while True:
+                item = self._inbox.get_nowait()
+                if isinstance(item, _Errand):
+                    if item.set_running_or_notify_cancel():
+                        item.set_exception(_stopping())
+                elif item:
+                    _deliver([(ticket, _stopping()) for ticket in item])
 
     async def _look_after_callers(self) -> None:
         """Answer those whose time is up, and let go those who have left."""
-        while self._open:
-            await asyncio.sleep(LOOK_SECONDS)
-            now = time.monotonic()
-            for ticket in list(self._open):
-                if ticket.answer.done() or now - ticket.arrived < LOOK_SECONDS:
-                    continue
-                if now > ticket.expires:
-                    self._metrics.observe_refusal("too_late")
-                    ticket.answer.set_exception(too_late(ticket))
-                elif ticket.is_disconnected is not None and await ticket.is_disconnected():
-                    self._metrics.observe_refusal("abandoned")
-                    if not ticket.answer.done():
-                        ticket.answer.set_exception(Problem(503, "abandoned", "the client has left"))
-        self._watch = None
+        try:
+            while self._open:
+                await asyncio.sleep(LOOK_SECONDS)
+                now = time.monotonic()
+                for ticket in list(self._open):
+                    if not ticket.answer.done() and now - ticket.arrived >= LOOK_SECONDS:
+                        await self._look_after(ticket, now)
+        finally:
+            self._watch = None
+
+    async def _look_after(self, ticket: Ticket, now: float) -> None:
+        if now > ticket.expires:
+            ticket.answer.set_exception(too_late(ticket))
+            return
+        try:
+            left = ticket.is_disconnected is not None and await ticket.is_disconnected()
+        except Exception as error:  # of one connection, and no reason to look after nobody any more
+            log.warning("whether a client has left cannot be told: %r", error)
+            return
+        if left and not ticket.answer.done():
+            self._metrics.observe_refusal("abandoned")
+            ticket.answer.set_exception(Problem(503, "abandoned", "the client has left"))
 
     # On the model thread.
 
@@ -211,6 +246,8 @@ class MicroBatcher:
         return going_on
 
     def _run_errand(self, errand: _Errand) -> None:
+        if not errand.set_running_or_notify_cancel():
+            return  # nobody waits for it any more, and it takes no result
         try:
             errand.set_result(errand.function(self._made_computation()))
         except BaseException as error:
@@ -224,23 +261,22 @@ class MicroBatcher:
             return
         refused: list[Answered] = []
         for ticket, call in zip(tickets, checked, strict=True):
-            if isinstance(call, Problem):
+            if isinstance(call, Exception):
                 refused.append((ticket, call))
             else:
                 self._waiting.add(call)
         _deliver(refused)
 
     def _answer_next_batch(self) -> None:
-        computation = self._made_computation()
-        batch = []
-        for call in self._waiting.next_batch(computation.rows_at_once):
-            if call.ticket.wanted:
-                batch.append(call)
-            elif not call.ticket.abandoned:
-                self._metrics.observe_refusal("too_late")
-                _deliver([(call.ticket, too_late(call.ticket))])
-        if batch:
-            self._answer(computation, batch)
+        batch: list[CheckedCall] = []
+        try:
+            computation = self._made_computation()
+            batch = self._waiting.next_batch(computation.rows_at_once)
+            if wanted := [call for call in batch if _wanted(call)]:
+                self._answer(computation, wanted)
+        except Exception as error:  # torch that cannot be loaded, for one; the thread must not end of it
+            log.exception("a batch of predictions failed")
+            _deliver([(call.ticket, error) for call in batch or self._waiting.drain()])
 
     def _answer(self, computation: Computation, batch: list[CheckedCall]) -> None:
         started = time.monotonic()
@@ -254,15 +290,13 @@ class MicroBatcher:
         try:
             outcome = computation.compute(batch, go_on)
         except Exception as error:
-            if len(batch) > 1 and go_on():
+            # A database that is away fails each of them, and each would wait for it again.
+            if len(batch) > 1 and go_on() and not isinstance(error, SQLAlchemyError):
                 # Whoever made it fail is to have the error alone.
                 for call in batch:
-                    if call.ticket.wanted:
+                    if _wanted(call):
                         self._answer(computation, [call])
                 return
-            for call in batch:
-                if isinstance(error, TooLate) and not call.ticket.answer.done():
-                    self._metrics.observe_refusal("too_late")
             _deliver([(call.ticket, error) for call in batch])
             return
         seconds = time.monotonic() - started
@@ -308,11 +342,25 @@ def too_late(ticket: Ticket) -> Problem:
             f"the server was busy: the prediction waited {seconds:g} s and was not begun: ask again, or allow more",
             headers={"Retry-After": "1"},
         )
+    return stopped_after(seconds)
+
+
+def stopped_after(seconds: float) -> Problem:
+    """Return the problem of a computation that took longer than it may."""
     return TooLate(
         422,
         "budget_exceeded",
         f"the prediction was stopped after {seconds:g} s: send fewer inputs, or use fewer steps or looser tolerances",
     )
+
+
+def _wanted(call: CheckedCall) -> bool:
+    """Return whether a call is still worth computing; whoever waits for one that is not is told."""
+    if call.ticket.wanted:
+        return True
+    if not call.ticket.abandoned:
+        _deliver([(call.ticket, too_late(call.ticket))])
+    return False
 
 
 def _stopping() -> Problem:
@@ -324,7 +372,7 @@ def _deliver(answers: list[Answered]) -> None:
     if not answers:
         return
     loop = answers[0][0].answer.get_loop()
-    if not loop.is_closed():
+    with suppress(RuntimeError):  # it is closed, and nobody waits any more
         loop.call_soon_threadsafe(_set_answers, answers)
 
 

@@ -29,11 +29,11 @@ class JsonInputs:
 
     Attributes:
         inputs: what stood under ``inputs``, any JSON.
-        booleans: whether the body holds a ``true`` or ``false`` anywhere.
+        odd: whether they may hold something that is no number, such as a text.
     """
 
     inputs: Any
-    booleans: bool
+    odd: bool
 
     def checked(self, input_shape: tuple[int, ...], *, max_rows: int, precision: Precision) -> NDArray[Any]:
         """Return the inputs as an array ``(n, *input_shape)`` of ``precision``.
@@ -45,7 +45,8 @@ class JsonInputs:
         if not isinstance(inputs, list) or not inputs:
             raise invalid("inputs", f"must be a list with at least one input of shape {list(input_shape)}")
         refuse_too_many_rows(len(inputs), max_rows)
-        if self.booleans and (wrong := _first_mismatch(inputs, input_shape)):
+        # numpy takes a boolean for a number, and makes all values as long as the longest text among them.
+        if self.odd and (wrong := _first_mismatch(inputs, input_shape)):
             raise _mismatch(inputs, input_shape, *wrong)
         try:
             array = np.asarray(inputs)
@@ -106,12 +107,19 @@ def parse_body(body: bytes, content_type: str | None, model: str, version: Versi
     return PredictionCall(
         model,
         version,
-        JsonInputs(document["inputs"], b"true" in body or b"false" in body),
+        JsonInputs(document["inputs"], _may_hold_others_than_numbers(body, document)),
         _solver(document),
         certify=_flag(document, "certify"),
         times=read_times(document.get("times")),
         seconds=read_deadline(document.get("deadline_seconds")),
     )
+
+
+def _may_hold_others_than_numbers(body: bytes, document: dict[str, Any]) -> bool:
+    if b"true" in body or b"false" in body:
+        return True
+    others = orjson.dumps({name: value for name, value in document.items() if name != "inputs"})
+    return body.count(b'"') > others.count(b'"') + 2  # those around "inputs"
 
 
 def _solver(document: dict[str, Any]) -> SolverSpec | AutoSolver | None:

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from api.inference import prediction_call
 from api.inference.loaded_models import CACHE_BYTES, LoadedModels
-from api.inference.micro_batcher import joined_inputs, too_late
+from api.inference.micro_batcher import joined_inputs, stopped_after, too_late
 from api.inference.prediction_call import Certificate, Outcome
 from api.inference.served_version import ServedVersion
 from api.inference.waiting_calls import CheckedCall
@@ -50,9 +51,9 @@ class ModelRuntime:
         self._go_on: Callable[[], bool] | None = None
         torch.set_num_threads(torch_threads or 1)
 
-    def rows_at_once(self, served: ServedVersion) -> int:
-        """Return the most rows of one batch."""
-        return max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // served.state_size))
+    def rows_at_once(self, served: ServedVersion, times: int) -> int:
+        """Return the most rows of one batch whose states are wanted at so many times, or at none."""
+        return max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // (served.state_size * max(1, times))))
 
     def compute(self, batch: Sequence[CheckedCall], go_on: Callable[[], bool]) -> Outcome:
         """Return what the rows of a batch give, in their order; ``go_on`` is asked before each evaluation.
@@ -64,7 +65,8 @@ class ModelRuntime:
         if not go_on():
             raise too_late(first.ticket)
         model = self.models.get(first.served)
-        parts = torch.split(torch.from_numpy(joined_inputs(batch)), self.rows_at_once(first.served))
+        most = self.rows_at_once(first.served, len(first.ticket.call.times))
+        parts = torch.split(torch.from_numpy(joined_inputs(batch)), most)
         self._go_on = go_on
         try:
             with torch.inference_mode():
@@ -81,12 +83,22 @@ class ModelRuntime:
             self._go_on = None
 
     def warm(self, served: ServedVersion) -> float:
-        """Load a version and solve once; return the seconds that took."""
+        """Load a version and solve once; return the seconds that took.
+
+        Raises:
+            Problem: the weights cannot be used, or the solve takes longer than a prediction may.
+        """
         started = time.perf_counter()
         model = self.models.get(served)
-        with torch.inference_mode():
-            nothing = torch.zeros((1, *served.input_shape), dtype=model.dtype)
-            model.run(nothing, served.own_solver, max_evaluations=self._max_evaluations)
+        self._go_on = lambda: time.perf_counter() - started <= prediction_call.LONGEST_SECONDS
+        try:
+            with torch.inference_mode():
+                nothing = torch.zeros((1, *served.input_shape), dtype=model.dtype)
+                model.run(nothing, served.own_solver, max_evaluations=self._max_evaluations)
+        except Interrupted:
+            raise stopped_after(prediction_call.LONGEST_SECONDS) from None
+        finally:
+            self._go_on = None
         return time.perf_counter() - started
 
     def forget(self, version_id: str) -> bool:

@@ -18,7 +18,6 @@ class Inference:
 
     def __init__(self, store: Store, settings: Settings, metrics: RequestMetrics) -> None:
         checks = CallChecks(store, settings.budget)
-        self._catalogue = checks.catalogue
 
         def computation() -> Computation:
             from api.inference.runtime import ModelRuntime  # noqa: PLC0415  # torch, with the first prediction
@@ -37,7 +36,7 @@ class Inference:
 
     def served(self, version: ModelVersion) -> ServedVersion:
         """Return what requests to a version are checked against."""
-        return self._catalogue.of(version)
+        return ServedVersion.of(version)  # the catalogue belongs to the model thread
 
     async def predict(
         self, call: PredictionCall, *, size: int, is_disconnected: IsDisconnected | None = None

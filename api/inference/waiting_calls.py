@@ -102,14 +102,16 @@ class WaitingCalls:
         """Let a call wait."""
         self._queues.setdefault(call.key, deque()).append(call)
 
-    def next_batch(self, rows_at_once: Callable[[ServedVersion], int]) -> list[CheckedCall]:
+    def next_batch(self, rows_at_once: Callable[[ServedVersion, int], int]) -> list[CheckedCall]:
         """Take the calls to compute next, in order: at least one, and no more rows than at once unless that one has.
 
         Each key gets its turn, so that none waits for ever behind one that many ask for.
         """
-        key, queue = self._queues.popitem(last=False)
+        key, queue = next(iter(self._queues.items()))
+        most = rows_at_once(queue[0].served, len(key.times))
+        del self._queues[key]
         batch = [queue.popleft()]
-        most, rows = rows_at_once(batch[0].served), len(batch[0])
+        rows = len(batch[0])
         while queue and rows + len(queue[0]) <= most:
             batch.append(queue.popleft())
             rows += len(batch[-1])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from api.problems import Problem, invalid
 
 MAX_RANK = 16
+_LONGEST = 2**31 - 1
 _LENGTH = struct.Struct("<I")
 
 _NUMPY_TYPES = {
@@ -67,9 +68,11 @@ def checked_shape(shape: Any, path: str) -> tuple[int, ...]:
     if (
         not isinstance(shape, list)
         or not 0 < len(shape) <= MAX_RANK
-        or not all(type(size) is int and size >= 0 for size in shape)
+        or not all(type(size) is int and 0 <= size <= _LONGEST for size in shape)
     ):
-        raise invalid(path, f"must be a list of 1 to {MAX_RANK} integers of at least 0, for example [1, 2]")
+        raise invalid(path, f"must be a list of 1 to {MAX_RANK} integers from 0 to {_LONGEST:,}, for example [1, 2]")
+    if math.prod(size or 1 for size in shape) > _LONGEST:
+        raise invalid(path, f"has more than {_LONGEST:,} elements")
     return tuple(shape)
 
 

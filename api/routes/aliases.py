@@ -17,7 +17,7 @@ from api.schemas.aliases import MAX_VERSION, AliasAnswer, AliasDetail, MoveAlias
 from api.schemas.answer import ListOf
 from api.services import ServicesOfApp, StoreOfApp
 from ode_core.specs import ALIAS_PATTERN, LATEST
-from store.errors import AliasMoved, NothingToRollBack
+from store.errors import AliasMoved, NotFound, NothingToRollBack
 from store.unit_of_work import Transaction
 
 router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(refuse_unknown_query)])
@@ -143,6 +143,8 @@ def _refusals() -> Iterator[None]:
     """Turn the store's refusals into problems."""
     try:
         yield
+    except NotFound as refused:  # removed by another request since it was found
+        raise Problem(404, "alias_not_found", f"{refused}: see which there are") from refused
     except AliasMoved as refused:
         raise Problem(
             409, "alias_moved", f"{refused}: see who moved it, and ask again with what is there now"

@@ -233,13 +233,13 @@ async def answer_infer(request: Request, services: Services, name: str, referenc
         headers = request.headers
         most = services.settings.max_body_bytes
         if len(body) > READ_AT_ONCE or "content-encoding" in headers:
-            asked = await run_in_threadpool(_read, headers, body, most)
+            asked, size = await run_in_threadpool(_read, headers, body, most)
         else:
-            asked = _read(headers, body, most)
+            asked, size = _read(headers, body, most)
         call = prediction_call(name, reference, asked, asked_solver(asked.parameters))
         wanted = wanted_outputs(asked)
         read = time.perf_counter_ns()
-        prediction = await services.inference.predict(call, size=len(body), is_disconnected=request.is_disconnected)
+        prediction = await services.inference.predict(call, size=size, is_disconnected=request.is_disconnected)
         predicted = time.perf_counter_ns()
         content, answered = infer_answer(prediction, wanted, asked.id)
         if coding := headers.get("accept-encoding"):
@@ -261,9 +261,10 @@ async def answer_infer(request: Request, services: Services, name: str, referenc
     return Response(content, headers=answered)
 
 
-def _read(headers: Headers, body: bytes, most: int) -> InferRequest:
+def _read(headers: Headers, body: bytes, most: int) -> tuple[InferRequest, int]:
+    """Return the request, and how many bytes it has once it is unpacked."""
     content = unpacked(body, headers.get("content-encoding"), most)
-    return parse_infer_request(content, headers.get(HEADER_LENGTH))
+    return parse_infer_request(content, headers.get(HEADER_LENGTH)), len(content)
 
 
 def _count_failure(services: Services, name: str, reference: str | None, nanoseconds: int) -> None:

@@ -19,6 +19,7 @@ router = APIRouter(prefix="/v1", tags=["predictions"], dependencies=[Depends(ref
 # What is larger is read and written beside the event loop, which others wait for.
 PARSED_AT_ONCE = 2**15
 ROWS_WRITTEN_AT_ONCE = 256
+STATE_NUMBERS_WRITTEN_AT_ONCE = 2**13
 
 Alias = Annotated[str, Path(description="alias of a version, or latest")]
 
@@ -79,7 +80,9 @@ async def answer_prediction(request: Request, services: Services, name: str, ver
     else:
         call = parse_body(body, content_type, name, version)
     prediction = await services.inference.predict(call, size=len(body), is_disconnected=request.is_disconnected)
-    if len(prediction.outcome) > ROWS_WRITTEN_AT_ONCE:
+    outcome = prediction.outcome
+    states = 0 if outcome.trajectory is None else outcome.trajectory.size
+    if len(outcome) > ROWS_WRITTEN_AT_ONCE or states > STATE_NUMBERS_WRITTEN_AT_ONCE:
         content = await run_in_threadpool(answer_of, prediction)
     else:
         content = answer_of(prediction)

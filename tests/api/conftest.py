@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.http_protocol import BoundedHttpProtocol
 from ode_core.specs import TrainingJobSpec
 from store.jobs import Job
 from store.models import ModelVersion
@@ -57,7 +58,13 @@ class Served:
 def serve(settings: Settings, *, app: FastAPI | None = None, graceful_seconds: int = 5) -> Iterator[Served]:
     """Run the application under uvicorn, on a port of its own."""
     app = app or create_app(settings)
-    config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=graceful_seconds, lifespan="on")
+    config = uvicorn.Config(
+        app,
+        http=BoundedHttpProtocol,
+        log_config=None,
+        timeout_graceful_shutdown=graceful_seconds,
+        lifespan="on",
+    )
     server = uvicorn.Server(config)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from api.client import Client, ProblemError
+from api.routes import aliases
 from api.schemas.aliases import AliasAnswer, AliasDetail
 from store.unit_of_work import Store
 from tests.api.conftest import SPHERES_JOB, Served, assert_problem, train
@@ -270,3 +271,13 @@ def test_the_python_client_moves_reads_and_rolls_back(served: Served) -> None:
         assert [one["version"] for one in client.alias("spheres", "production")["history"]] == [2, 3, 2]
         client.remove_alias("spheres", "canary", expected_version=1)
         assert [one["alias"] for one in client.aliases("spheres")] == ["production"]
+
+
+def test_an_alias_that_is_removed_while_it_is_rolled_back_or_removed_is_not_found(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(served.store, SPHERES_JOB)
+    monkeypatch.setattr(aliases, "find_alias", lambda tx, model, alias: None)  # it was still there
+    with served.client() as client:
+        assert_problem(client.post("/v1/models/spheres/aliases/live/rollback"), 404, "alias_not_found")
+        assert_problem(client.delete("/v1/models/spheres/aliases/live"), 404, "alias_not_found")

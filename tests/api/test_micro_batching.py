@@ -2,24 +2,25 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
-from api.inference import micro_batcher
+from api.inference import micro_batcher, prediction_call
+from api.inference.call_checks import CallChecks
 from api.inference.micro_batcher import MicroBatcher
 from api.inference.prediction_call import Outcome, Prediction, PredictionCall
-from api.inference.prediction_request import JsonInputs
-from api.inference.runtime import ModelRuntime
+from api.inference.prediction_request import JsonInputs, parse_body
+from api.inference.runtime import NUMBERS_AT_ONCE, ROWS_AT_ONCE, ModelRuntime
 from api.inference.served_version import ServedVersion
 from api.inference.waiting_calls import CheckedCall, Ticket
 from api.problems import Problem
 from api.request_metrics import RequestMetrics
 from ode_core.solvers.status import SolveStatus
-from ode_core.specs import SolverSpec
+from ode_core.specs import Budget, SolverSpec
 from store.unit_of_work import Store
 from tests.api.conftest import SPHERES_JOB, Served, assert_problem, train
 
@@ -36,7 +37,7 @@ class Echo:
         self.began = threading.Event()
         self.batches: list[list[int]] = []
 
-    def rows_at_once(self, served: ServedVersion) -> int:
+    def rows_at_once(self, served: ServedVersion, times: int) -> int:
         return MOST_ROWS
 
     def compute(self, batch: Sequence[CheckedCall], go_on: Callable[[], bool]) -> Outcome:
@@ -71,7 +72,7 @@ def run_together(
 ) -> tuple[list[Prediction | BaseException], Echo]:
     """Ask for the first call alone, and while it is computed for all others."""
 
-    def check(tickets: Sequence[Ticket]) -> list[CheckedCall | Problem]:
+    def check(tickets: Sequence[Ticket]) -> list[CheckedCall | Exception]:
         return [
             CheckedCall(ticket, served, ticket.call.solver, None, np.array(ticket.call.inputs.inputs))  # type: ignore[arg-type,attr-defined]
             for ticket in tickets
@@ -224,3 +225,164 @@ def test_an_alias_that_moves_is_followed_with_the_next_request(served: Served) -
             assert answer.json()["version"] == version.version
         wrong = client.post("/v1/models/spheres/aliases/nobody/predict", json={"inputs": [[[0.1, 0.2]]]})
         assert_problem(wrong, 404, "alias_not_found")
+
+
+def fitting(served: ServedVersion) -> Callable[[Sequence[Ticket]], list[CheckedCall | Exception]]:
+    """A check that finds that all calls fit."""
+    return lambda tickets: [CheckedCall(ticket, served, EULER, None, np.zeros(1)) for ticket in tickets]
+
+
+def with_batcher(
+    batcher: MicroBatcher, use: Callable[[MicroBatcher], Coroutine[Any, Any, Prediction | BaseException]]
+) -> Prediction | BaseException:
+    async def ask() -> Prediction | BaseException:
+        batcher.start()
+        try:
+            return await asyncio.wait_for(use(batcher), 20)
+        finally:
+            await asyncio.to_thread(batcher.close)
+
+    return asyncio.run(ask())
+
+
+def ready_echo() -> Echo:
+    echo = Echo()
+    echo.go_on.set()
+    return echo
+
+
+def test_an_errand_that_nobody_waits_for_any_more_does_not_end_the_thread(served_version: ServedVersion) -> None:
+    async def use(batcher: MicroBatcher) -> Prediction | BaseException:
+        held = threading.Event()
+        first = asyncio.ensure_future(batcher.run_errand(lambda computation: held.wait(20)))
+        second = asyncio.ensure_future(batcher.run_errand(lambda computation: None))
+        await asyncio.sleep(0.05)
+        second.cancel()
+        await asyncio.sleep(0.05)
+        held.set()
+        await first
+        return await batcher.predict(call_of([0.1]), 1, None)
+
+    answer = with_batcher(MicroBatcher(fitting(served_version), ready_echo, RequestMetrics()), use)
+    assert isinstance(answer, Prediction)
+
+
+def test_a_computation_that_cannot_be_made_fails_the_call_and_the_next_one_tries_again(
+    served_version: ServedVersion,
+) -> None:
+    made: list[int] = []
+
+    def make() -> Echo:
+        made.append(1)
+        if len(made) == 1:
+            raise ImportError("no torch")
+        return ready_echo()
+
+    async def use(batcher: MicroBatcher) -> Prediction | BaseException:
+        with pytest.raises(ImportError):
+            await batcher.predict(call_of([0.1]), 1, None)
+        return await batcher.predict(call_of([0.1]), 1, None)
+
+    answer = with_batcher(MicroBatcher(fitting(served_version), make, RequestMetrics()), use)
+    assert isinstance(answer, Prediction)
+
+
+def test_a_connection_that_cannot_be_looked_at_does_not_end_the_watch(
+    served_version: ServedVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(micro_batcher, "LOOK_SECONDS", 0.01)
+    echo = Echo()
+
+    async def broken() -> bool:
+        raise OSError("broken")
+
+    async def use(batcher: MicroBatcher) -> Prediction | BaseException:
+        first = asyncio.ensure_future(batcher.predict(call_of([0.1]), 1, broken))
+        await asyncio.to_thread(echo.began.wait, 20)
+        await asyncio.sleep(0.1)
+        with pytest.raises(Problem) as late:
+            await batcher.predict(call_of([0.1], seconds=0.05), 1, None)
+        assert late.value.code == "budget_exceeded"
+        echo.go_on.set()
+        return await first
+
+    answer = with_batcher(MicroBatcher(fitting(served_version), lambda: echo, RequestMetrics()), use)
+    assert isinstance(answer, Prediction)
+
+
+def test_what_is_handed_over_while_the_server_stops_is_refused(served_version: ServedVersion) -> None:
+    async def ask() -> None:
+        batcher = MicroBatcher(fitting(served_version), ready_echo, RequestMetrics())
+        batcher.start()
+        call = asyncio.ensure_future(batcher.predict(call_of([0.1]), 1, None))
+        asyncio.get_running_loop().call_soon(batcher.close)  # before what has arrived is handed over
+        with pytest.raises(Problem) as refused:
+            await asyncio.wait_for(call, 20)
+        assert refused.value.code == "stopping"
+        with pytest.raises(Problem):
+            await asyncio.wait_for(batcher.run_errand(lambda computation: None), 20)
+
+    asyncio.run(ask())
+
+
+class BrokenInputs:
+    """Inputs on which a check fails in a way that nobody foresaw."""
+
+    def checked(self, input_shape: tuple[int, ...], *, max_rows: int, precision: str) -> Any:
+        raise MemoryError
+
+
+def test_a_call_whose_check_fails_unexpectedly_is_refused_alone(store: Store) -> None:
+    train(store, SPHERES_JOB)
+    calls = [
+        PredictionCall("spheres", None, BrokenInputs()),
+        PredictionCall("spheres", None, JsonInputs([[[0.1, 0.2]]], False)),
+    ]
+
+    async def check() -> list[CheckedCall | Exception]:
+        future = asyncio.get_running_loop().create_future
+        return CallChecks(store, Budget())([Ticket(call, 1, future(), None) for call in calls])
+
+    broken, fine = asyncio.run(check())
+    assert isinstance(broken, MemoryError)
+    assert isinstance(fine, CheckedCall), fine
+
+
+def test_a_batch_that_keeps_trajectories_has_fewer_rows(store: Store, served_version: ServedVersion) -> None:
+    runtime = ModelRuntime(store, 1, 1000)
+    assert runtime.rows_at_once(served_version, 0) == ROWS_AT_ONCE
+    rows = runtime.rows_at_once(served_version, 100_000)
+    assert 1 <= rows < ROWS_AT_ONCE
+    assert rows * 100_000 * served_version.state_size <= NUMBERS_AT_ONCE
+
+
+def test_a_long_text_among_many_numbers_is_refused_before_they_are_made_as_long() -> None:
+    body = (
+        b'{"inputs": [[["'
+        + b"x" * 10**6
+        + b'"'
+        + b",0" * 10**6
+        + b']], [[1, 2]]], "solver": {"method": "euler", "steps": 2}}'
+    )
+    call = parse_body(body, "application/json", "spheres", None)
+    with pytest.raises(Problem) as refused:
+        call.inputs.checked((1, 2), max_rows=10, precision="float32")
+    assert refused.value.code == "invalid_shape"
+
+
+def test_numbers_beside_a_named_solver_are_read_the_fast_way() -> None:
+    body = b'{"inputs": [[[1, 2]]], "solver": {"method": "euler", "steps": 2}, "times": [0, 1]}'
+    call = parse_body(body, "application/json", "spheres", None)
+    assert isinstance(call.inputs, JsonInputs)
+    assert not call.inputs.odd
+
+
+def test_loading_a_version_takes_no_longer_than_a_prediction_may(
+    store: Store, served_version: ServedVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = ModelRuntime(store, 1, 1000)
+    runtime.warm(served_version)
+    monkeypatch.setattr(prediction_call, "LONGEST_SECONDS", -1.0)
+    with pytest.raises(Problem) as refused:
+        runtime.warm(served_version)
+    assert refused.value.code == "budget_exceeded"

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from api.inference.micro_batcher import MicroBatcher
 from api.inference.prediction_call import AutoSolver
 from api.inference_protocol.content_coding import packed, preferred_coding, unpacked
 from api.inference_protocol.request import parse_infer_request
@@ -19,6 +20,7 @@ from api.inference_protocol.solver_parameters import asked_solver
 from api.inference_protocol.tensors import Tensor, from_bytes, from_json, to_bytes, to_json
 from api.problems import Problem
 from ode_core.specs import SolverSpec
+from tests.api.conftest import SPHERES_JOB, Served, train
 
 NUMERIC = {
     "BOOL": np.bool_,
@@ -211,3 +213,33 @@ def test_a_wrong_solver_is_refused(parameters: dict[str, Any]) -> None:
     with pytest.raises(Problem) as refused:
         asked_solver(parameters)
     assert refused.value.status_code == 422
+
+
+@pytest.mark.parametrize("shape", [[0, 2**63], [0, 2**40, 2**40], [0, 2**31 - 1, 2]])
+@pytest.mark.parametrize("form", [{"data": []}, {"parameters": {"binary_data_size": 0}}])
+def test_a_shape_that_no_array_can_have_is_refused_even_where_it_has_no_elements(
+    shape: list[int], form: dict[str, Any]
+) -> None:
+    body = orjson.dumps({"inputs": [{"name": "inputs", "datatype": "FP32", "shape": shape} | form]})
+    with pytest.raises(Problem) as refused:
+        parse_infer_request(body, str(len(body)))
+    assert (refused.value.status_code, refused.value.errors[0]["path"]) == (422, "inputs.0.shape")
+
+
+def test_a_request_counts_for_the_bytes_it_has_once_unpacked(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(served.store, SPHERES_JOB)
+    sizes: list[int] = []
+    predict = MicroBatcher.predict
+
+    async def noting(self: MicroBatcher, call: Any, size: int, is_disconnected: Any) -> Any:
+        sizes.append(size)
+        return await predict(self, call, size, is_disconnected)
+
+    monkeypatch.setattr(MicroBatcher, "predict", noting)
+    tensor = {"name": "inputs", "datatype": "FP32", "shape": [100, 1, 2], "data": [0] * 200}
+    body = orjson.dumps({"inputs": [tensor]})
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    with served.client() as client:
+        answer = client.post("/v2/models/spheres/infer", content=gzip.compress(body), headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert sizes == [len(body)]

@@ -1,0 +1,48 @@
+"""What is read of a connection is bounded, also where it never becomes a request."""
+
+import socket
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from api.http_protocol import MOST_HEAD_BYTES
+from tests.api.conftest import Served
+
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: here\r\n"
+CHUNKED = b"POST /v1/jobs HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.fixture
+def connection(served: Served) -> Iterator[socket.socket]:
+    at = urlsplit(served.url)
+    assert at.hostname is not None
+    assert at.port is not None
+    with socket.create_connection((at.hostname, at.port), timeout=20) as connected:
+        yield connected
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (HEAD + b"X-Long: ", b"x" * 4096),
+        (HEAD, b"X-Many: 1\r\n" * 400),
+        (b"GET /", b"x" * 4096),
+        (CHUNKED + b"2\r\n{}\r\n0\r\n", b"X-Trailer: 1\r\n" * 400),
+    ],
+    ids=["one header", "many headers", "path", "trailers"],
+)
+def test_a_connection_that_sends_headers_for_ever_is_closed(
+    connection: socket.socket, begin: bytes, more: bytes
+) -> None:
+    content = begin + more * (100 * MOST_HEAD_BYTES // len(more))
+    with pytest.raises(ConnectionError):  # reset, as nobody reads on
+        connection.sendall(content)
+
+
+def test_long_headers_and_long_bodies_are_read(client: httpx.Client) -> None:
+    for _ in range(2):
+        assert client.get("/healthz", headers={"X-Long": "x" * (MOST_HEAD_BYTES // 2)}).status_code == 200
+        body = {"inputs": [[0.5] * 100] * 1000}
+        assert client.post("/v1/models/nobody/predict", json=body).status_code == 404
