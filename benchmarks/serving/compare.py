@@ -1,6 +1,6 @@
 """odeness beside other servers of the same model, and below the limits: Markdown on standard output.
 
-python -m benchmarks.serving.compare [--rounds 5] [--seconds 3] [--only odeness fastapi ...] [--cores split|shared]
+python -m benchmarks.serving.compare [--rounds 3] [--seconds 3] [--only odeness fastapi ...] [--cores split|shared]
     [--peers .venv-serving] [--mlserver .venv-mlserver]
 
 All servers are up at once, and one at a time is asked, in turn, round by round, for each load; LitServe, which
@@ -119,7 +119,7 @@ class Comparison:
         """
         process = self._running[one.server]
         process.require_running()
-        endpoint = self._sized(one.endpoint, load) if one.name == NO_OP else one.endpoint
+        endpoint = self._sized(one.endpoint, load) if one.endpoint.protocol == "no-op" else one.endpoint
         with process.awake():
             before = self._metrics_page(one)
             run = self._client.measure(process.address, endpoint, load, warm_up=warm_up, seconds=seconds)
@@ -184,7 +184,7 @@ def say(line: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--only", nargs="+", metavar="SERVER", choices=list(servers(Path(), Path())))
     parser.add_argument("--cores", choices=("split", "shared"), default="split")
