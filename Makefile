@@ -78,7 +78,7 @@ $(MLSERVER)/.installed: benchmarks/serving/peers/requirements-mlserver.txt
 	$(MLSERVER)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-bench-serving: setup-dev $(SERVING_PEERS)/.installed $(MLSERVER)/.installed ## compare the server with FastAPI, LitServe, BentoML and MLServer (about 10 minutes)
+bench-serving: setup-dev $(SERVING_PEERS)/.installed $(MLSERVER)/.installed ## compare the server with FastAPI, LitServe, BentoML and MLServer (about 12 minutes)
 	$(BIN)/python -m benchmarks.serving.compare --peers $(SERVING_PEERS) --mlserver $(MLSERVER)
 
 soak: setup-dev ## load a server with all sorts of requests for SOAK_MINUTES (10) and watch errors, memory and latencies

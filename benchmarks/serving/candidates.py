@@ -23,11 +23,13 @@ class Server:
         arguments: of Python; ``PORT`` and ``FOLDER`` (an empty one of its own) are filled in.
         python: the interpreter of its environment.
         environment: added to the process's; filled in likewise.
+        restless: whether it looks for work all the time, and so must be stopped while others are asked.
     """
 
     arguments: Sequence[str]
     python: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    restless: bool = False
 
     def start(self, name: str, folder: Path, environment: Mapping[str, str], cores: set[int] | None) -> ServerProcess:
         """Start it on a free port, with its log and its files in ``folder``."""
@@ -44,6 +46,7 @@ class Server:
             folder / f"{name}.log",
             environment={**environment, **{key: filled(value) for key, value in self.environment.items()}},
             cores=cores,
+            restless=self.restless,
         )
 
 
@@ -72,7 +75,7 @@ def servers(peers: Path, mlserver: Path) -> dict[str, Server]:
     return {
         "odeness": Server(["-m", "api.command_line", "serve", "--port", "PORT", "--data", "FOLDER"], ours),
         "fastapi": Server(["-m", f"{module}.with_fastapi", "PORT"], peer),
-        "litserve": Server(["-m", f"{module}.with_litserve", "PORT"], peer),
+        "litserve": Server(["-m", f"{module}.with_litserve", "PORT"], peer, restless=True),
         "bentoml": Server(bentoml, peer, {"BENTOML_HOME": "FOLDER", "BENTOML_DO_NOT_TRACK": "True"}),
         "mlserver": Server(["-m", f"{module}.with_mlserver", "PORT", "FOLDER"], mlserver / "bin" / "python"),
         "no-op": Server(["-m", f"{module}.no_op", "PORT"], peer),

@@ -1,12 +1,12 @@
 """odeness beside other servers of the same model, and below the limits: Markdown on standard output.
 
-python -m benchmarks.serving.compare [--rounds 5] [--seconds 3] [--only odeness fastapi ...] [--cores split|shared]
+python -m benchmarks.serving.compare [--rounds 3] [--seconds 3] [--only odeness fastapi ...] [--cores split|shared]
     [--peers .venv-serving] [--mlserver .venv-mlserver]
 
-All servers are up at once, and one at a time is asked, in turn, round by round, for each load; the others are stopped
-meanwhile (SIGSTOP), as some look for work all the time. ``--cores split`` binds
-the client to one core and the servers to the others; ``shared`` binds nobody. A server that answers wrongly, or not
-at all, ends the run with an error.
+All servers are up at once, and one at a time is asked, in turn, round by round, for each load; LitServe, which
+looks for work all the time, is stopped (SIGSTOP) while others are asked. ``--cores split`` binds the client to one core
+and the servers to the others; ``shared`` binds nobody. A run ends with an error where odeness answers wrongly or not at
+all; errors of the others stand in the tables.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from benchmarks.serving.metrics_page import rows_a_call
 from benchmarks.serving.peers.plain_model import WEIGHTS
 from benchmarks.serving.protocols import Endpoint
 from benchmarks.serving.server_process import ServerDied, ServerProcess, on_cores
-from benchmarks.serving.serving_tables import LOADS, MANY, Limits, load_table, median_of, model_table
+from benchmarks.serving.serving_tables import LOADS, Limits, load_table, median_of, model_table
 from benchmarks.serving.sphere2 import train_sphere2, workload
 
 WARM_UP = 1.0
@@ -112,10 +112,14 @@ class Comparison:
         return tuple(shape[1:])
 
     def ask(self, one: Candidate, load: Load, *, warm_up: float, seconds: float) -> LoadFigures:
-        """Return the figures of one run; end the program if an answer was wrong or missing."""
+        """Return the figures of one run.
+
+        Raises:
+            ServerDied: it ended, or an answer of odeness was wrong or missing.
+        """
         process = self._running[one.server]
         process.require_running()
-        endpoint = self._sized(one.endpoint, load) if one.name == NO_OP else one.endpoint
+        endpoint = self._sized(one.endpoint, load) if one.endpoint.protocol == "no-op" else one.endpoint
         with process.awake():
             before = self._metrics_page(one)
             run = self._client.measure(process.address, endpoint, load, warm_up=warm_up, seconds=seconds)
@@ -141,11 +145,11 @@ class Comparison:
 def compare(comparison: Comparison, rounds: int, seconds: float, loads: Sequence[Load]) -> str:
     """Measure everything and return all tables."""
     everyone, model = comparison.everyone, ModelCall(comparison.served)
-    for one in everyone:  # some adapt to their load first
-        comparison.ask(one, MANY, warm_up=0.0, seconds=seconds)
     measured: dict[Load, dict[str, LoadFigures]] = {}
-    comparison.batches.clear()
     for load in loads:
+        for one in everyone:  # some adapt to their load, and go on waiting for more after one with many at once
+            comparison.ask(one, load, warm_up=0.0, seconds=seconds)
+        comparison.batches[load].clear()
         runs: dict[str, list[LoadFigures]] = defaultdict(list)
         for number in range(rounds):
             say(f"{load}: round {number + 1} of {rounds}")
@@ -180,7 +184,7 @@ def say(line: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--only", nargs="+", metavar="SERVER", choices=list(servers(Path(), Path())))
     parser.add_argument("--cores", choices=("split", "shared"), default="split")

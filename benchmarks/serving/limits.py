@@ -22,17 +22,22 @@ class ModelCall:
 
     def measure(self, seconds: float) -> None:
         """Call each size for about so long."""
+        _seconds_a_call(next(iter(self._calls.values())), seconds)  # whatever ran before has emptied the caches
         for batch, call in self._calls.items():
-            call()
-            start, calls = time.perf_counter(), 0
-            while (passed := time.perf_counter() - start) < seconds:
-                call()
-                calls += 1
-            self._seconds[batch].append(passed / calls)
+            self._seconds[batch].append(_seconds_a_call(call, seconds))
 
     def seconds(self) -> dict[int, float]:
         """Return the seconds of one call by size: medians of all measurements."""
         return {batch: statistics.median(values) for batch, values in self._seconds.items()}
+
+
+def _seconds_a_call(call: Callable[[], object], seconds: float) -> float:
+    call()
+    start, calls = time.perf_counter(), 0
+    while (passed := time.perf_counter() - start) < seconds:
+        call()
+        calls += 1
+    return passed / calls
 
 
 def _call(model: torch.nn.Module, served: ServedModel, batch: int) -> Callable[[], object]:

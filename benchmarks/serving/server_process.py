@@ -57,6 +57,7 @@ class ServerProcess:
         log: the file its output goes to.
         environment: added to this process's.
         cores: it may run on; None: all.
+        restless: whether it takes processor time when idle, and so is to ``sleep`` then.
     """
 
     def __init__(
@@ -68,10 +69,12 @@ class ServerProcess:
         *,
         environment: Mapping[str, str] | None = None,
         cores: set[int] | None = None,
+        restless: bool = False,
     ) -> None:
         self.name = name
         self.address = ("127.0.0.1", port)
         self._log = log
+        self._restless = restless
         with on_cores(cores), log.open("wb") as output:
             self._process = subprocess.Popen(
                 list(command),
@@ -107,7 +110,7 @@ class ServerProcess:
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Let its processes run meanwhile, and sleep again afterwards: while idle, some look for work all the time."""
+        """Let its processes run meanwhile, and sleep again afterwards."""
         self._signal(signal.SIGCONT)
         try:
             yield
@@ -115,8 +118,9 @@ class ServerProcess:
             self.sleep()
 
     def sleep(self) -> None:
-        """Stop all its processes, so that they take no processor time, until it is ``awake`` or ends."""
-        self._signal(signal.SIGSTOP)
+        """Stop the processes of a restless server until it is ``awake`` or ends; the others go on waiting."""
+        if self._restless:
+            self._signal(signal.SIGSTOP)
 
     def _signal(self, number: signal.Signals) -> None:
         for pid in self.processes():

@@ -7,6 +7,7 @@ versions come in mixed order; each answer is held against the same computation f
 """
 
 import argparse
+import itertools
 import os
 import sys
 import tempfile
@@ -35,7 +36,7 @@ from benchmarks.serving.sphere2 import train_sphere2, train_three_minima
 
 WINDOW_SECONDS = 5.0
 SECONDS_BETWEEN_CHANGES = 2.0
-CHANGES_AN_UPLOAD = 5  # the others move the alias
+TURNS_AN_UPLOAD = 5  # the others move the alias
 ALIAS = "production"
 SEEDS = (0, 1, 2)
 
@@ -83,12 +84,16 @@ class ChangingModels:
 
     def _change(self) -> None:
         try:
-            while not self._end.wait(SECONDS_BETWEEN_CHANGES):
-                versions = self._models[self.changes % len(self._models)]
-                if self.has_aliases and self.changes % CHANGES_AN_UPLOAD:
-                    self._move_alias(versions.name, 1 + self.changes % self.newest[versions.name])
-                elif self.changes % CHANGES_AN_UPLOAD == 0:
+            for turn in itertools.count():
+                if self._end.wait(SECONDS_BETWEEN_CHANGES):
+                    return
+                versions = self._models[turn % len(self._models)]
+                if turn % TURNS_AN_UPLOAD == 0:
                     self._upload(versions)
+                elif self.has_aliases:
+                    self._move_alias(versions.name, 1 + turn % self.newest[versions.name])
+                else:
+                    continue
                 self.changes += 1
         except Exception as error:  # told by whoever waits for the end of the load
             self.failure = error

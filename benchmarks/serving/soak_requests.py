@@ -90,8 +90,8 @@ class SoakRequest:
 def soak_requests(models: Sequence[Versions], ways: Sequence[str], variants: int = 4) -> list[SoakRequest]:
     """Return requests of all kinds in mixed order.
 
-    Each model is asked in all ``ways``, see ``SoakRequest``, by so many ``variants`` of each kind of request, each with
-    inputs of its own.
+    Each model is asked in all ``ways``, see ``SoakRequest``, by so many ``variants`` of each kind of request, which
+    differ in their inputs.
     """
     random = numpy.random.default_rng(0)
     found = []
