@@ -302,7 +302,7 @@ def test_a_connection_that_cannot_be_looked_at_does_not_end_the_watch(
         await asyncio.sleep(0.1)
         with pytest.raises(Problem) as late:
             await batcher.predict(call_of([0.1], seconds=0.05), 1, None)
-        assert late.value.code == "budget_exceeded"
+        assert late.value.code == "deadline_exceeded"
         echo.go_on.set()
         return await first
 
