@@ -154,7 +154,7 @@ def test_going_down_removes_jobs_of_kinds_that_were_not_there_with_all_their_row
         with engine.connect() as connection:
             return {table: set(connection.execute(text(f"SELECT job_id FROM {table}")).scalars()) for table in OF_JOBS}
 
-    assert all(len(jobs) == 4 for jobs in owners().values())
+    assert all(len(jobs) == 5 for jobs in owners().values())
 
     migrate(empty_url, "0001")
 
