@@ -150,11 +150,6 @@ class MicroBatcher:
         self._hand(errand)
         return await asyncio.wrap_future(errand)
 
-    @property
-    def waiting(self) -> int:
-        """Calls whose answers are not there yet."""
-        return len(self._open)
-
     # On the event loop.
 
     def _refuse_when_full(self, size: int) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from api.inference.prediction_call import Certificate, Outcome, Prediction
+from api.inference.prediction_call import Certificate, Outcome, Prediction, mean_count
 
 
 def answer_of(prediction: Prediction) -> bytes:
@@ -17,10 +17,10 @@ def answer_of(prediction: Prediction) -> bytes:
         "version": version.version,
         "solver": prediction.solver.document(),
         "predictions": _rows(outcome),
-        "nfe": _mean(outcome.evaluations),
-        "accepted": _mean(outcome.accepted),
-        "rejected": _mean(outcome.rejected),
-        "failures": sum(1 for status in outcome.statuses if status),
+        "nfe": mean_count(outcome.evaluations),
+        "accepted": mean_count(outcome.accepted),
+        "rejected": mean_count(outcome.rejected),
+        "failures": int(outcome.failed.sum()),
     }
     if prediction.choice is not None:
         answer["solver_reason"] = prediction.choice.reason
@@ -64,7 +64,7 @@ def _rows(outcome: Outcome) -> list[dict[str, Any]]:
 def _add_certificates(answer: dict[str, Any], outcome: Outcome, certificate: Certificate) -> None:
     answer["certificate"] = {
         "solver": certificate.solver.document(),
-        "nfe": _mean(certificate.evaluations),
+        "nfe": mean_count(certificate.evaluations),
         "held": int(holds(outcome, certificate).sum()),
     }
     for row, held, label, found, error, margin in zip(
@@ -89,9 +89,8 @@ def holds(outcome: Outcome, certificate: Certificate) -> NDArray[np.bool_]:
 
     Two logits may each be wrong by their error, so the margin has to be more than twice that.
     """
-    solved = np.array([not status for status in outcome.statuses])
     sure = certificate.margin > 2 * certificate.logit_error
-    held: NDArray[np.bool_] = solved & (certificate.labels == outcome.labels) & sure
+    held: NDArray[np.bool_] = ~outcome.failed & (certificate.labels == outcome.labels) & sure
     return held
 
 
@@ -102,9 +101,3 @@ def _finite_or_null(values: NDArray[np.float64]) -> Any:
     written = values.astype(object)
     written[~finite] = None
     return written.tolist()
-
-
-def _mean(counts: NDArray[np.int64]) -> float:
-    """Return the mean; an integer where it is one."""
-    total, count = int(counts.sum()), len(counts)
-    return total // count if total % count == 0 else total / count

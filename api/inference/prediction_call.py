@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LONGEST_SECONDS = 60.0
 MOST_TIMES = 1000
+NO_LABEL = -1  # of an input whose solve failed
 
 Otherwise = Literal["refuse", "training_solver"]
 
@@ -116,6 +117,11 @@ class Outcome:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def failed(self) -> NDArray[np.bool_]:
+        """Whose solve failed, ``(n,)``."""
+        return np.array([bool(status) for status in self.statuses])
+
     def rows(self, first: int, end: int) -> "Outcome":
         """Return what was computed for some of the inputs."""
         part = slice(first, end)
@@ -139,6 +145,12 @@ class Outcome:
                 certificate.evaluations[part],
             ),
         )
+
+
+def mean_count(counts: NDArray[np.int64]) -> float:
+    """Return the mean; an integer where it is one."""
+    total, count = int(counts.sum()), len(counts)
+    return total // count if total % count == 0 else total / count
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from api.inference import prediction_call
 from api.inference.loaded_models import CACHE_BYTES, LoadedModels
 from api.inference.micro_batcher import joined_inputs, stopped_after, too_late
-from api.inference.prediction_call import Certificate, Outcome
+from api.inference.prediction_call import NO_LABEL, Certificate, Outcome
 from api.inference.served_version import ServedVersion
 from api.inference.waiting_calls import CheckedCall
 from api.problems import Problem
@@ -26,7 +26,6 @@ ROWS_AT_ONCE = 512
 NUMBERS_AT_ONCE = 2**20  # of states; the field's hidden layers take a few hundred times as much memory
 
 _STATUSES = {int(status): status for status in SolveStatus}
-_NO_LABEL = -1
 
 
 class Interrupted(Exception):
@@ -119,10 +118,9 @@ class ModelRuntime:
         check = _outcome(model.run(inputs, finer, max_evaluations=self._max_evaluations))
         difference = np.abs(outcome.logits - check.logits).max(axis=1)
         leading = np.sort(outcome.logits, axis=1)[:, -2:]
-        solved = np.array([status is SolveStatus.SUCCESS for status in check.statuses])
         certificate = Certificate(
             solver=finer,
-            labels=np.where(solved, check.labels, _NO_LABEL),
+            labels=np.where(check.failed, NO_LABEL, check.labels),
             logit_error=difference * error_per_difference(solver),
             margin=leading[:, 1] - leading[:, 0],
             evaluations=check.evaluations,

@@ -5,15 +5,12 @@ from typing import Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
-from api.inference.prediction_call import Outcome, Prediction
+from api.inference.prediction_call import NO_LABEL, Outcome, Prediction, mean_count
 from api.inference_protocol.request import HEADER_LENGTH, RequestedOutput
 from api.inference_protocol.signature import DATATYPE_OF
 from api.inference_protocol.tensors import Tensor, texts, to_bytes, to_json
 from ode_core.specs.solver import Precision
-
-NO_LABEL = -1
 
 
 def infer_answer(
@@ -61,11 +58,10 @@ def _output(name: str, outcome: Outcome, precision: Precision) -> Tensor:
         return texts(name, [status.text for status in outcome.statuses])
     if name == "nfe":
         return Tensor(name, "INT64", outcome.evaluations)
-    failed = np.array([bool(status) for status in outcome.statuses])
     if name == "label":
-        return Tensor(name, "INT64", np.where(failed, NO_LABEL, outcome.labels))
+        return Tensor(name, "INT64", np.where(outcome.failed, NO_LABEL, outcome.labels))
     values = (outcome.probabilities if name == "probabilities" else outcome.logits).astype(precision)
-    values[failed] = np.nan
+    values[outcome.failed] = np.nan
     return Tensor(name, DATATYPE_OF[precision], values)
 
 
@@ -76,20 +72,14 @@ def solver_facts(prediction: Prediction) -> dict[str, str | int | float]:
     """
     solver = prediction.solver.document()
     outcome = prediction.outcome
-    failures = sum(1 for status in outcome.statuses if status)
+    failures = int(outcome.failed.sum())
     status = "success" if not failures else "failed" if failures == len(outcome) else "partial"
     return {
         "solver": solver.pop("method"),
         **solver,
-        "nfe": _mean(outcome.evaluations),
-        "accepted": _mean(outcome.accepted),
-        "rejected": _mean(outcome.rejected),
+        "nfe": mean_count(outcome.evaluations),
+        "accepted": mean_count(outcome.accepted),
+        "rejected": mean_count(outcome.rejected),
         "failures": failures,
         "status": status,
     }
-
-
-def _mean(counts: NDArray[Any]) -> int | float:
-    """Return the mean; an integer where it is one."""
-    mean = float(np.mean(counts))
-    return int(mean) if mean.is_integer() else mean
