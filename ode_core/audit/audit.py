@@ -259,7 +259,7 @@ def _verdict(flipped: Tensor, settled: Tensor, epsilon: float) -> Verdict:
     """Return the verdict that holds whichever way the unsettled samples fall; ``unresolved`` where there is none."""
     samples = len(flipped)
     fewest, most = int((flipped & settled).sum()), int((flipped | ~settled).sum())
-    verdicts = {decide(clopper_pearson(flips, samples), epsilon) for flips in (fewest, most)}
+    verdicts = {decide(flips, samples, epsilon) for flips in (fewest, most)}
     mostly_settled = samples - int(settled.sum()) <= ALLOWED_UNSETTLED * samples
     return verdicts.pop() if len(verdicts) == 1 and mostly_settled else "unresolved"
 

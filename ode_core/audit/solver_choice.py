@@ -33,6 +33,7 @@ DEFAULT_AGREEMENT = 0.999
 DEFAULT_EVIDENCE: Evidence = "estimate"
 USUAL_AGREEMENTS = (0.99, DEFAULT_AGREEMENT, 1.0)
 TAIL = 0.025  # of a two-sided 95 % interval
+ROUND_OFF = 1e-8  # of a tail, relative, as in the audit's statistics
 
 _WITH: "dict[Verdict, AgreementWith]" = {
     "ode": "reference",
@@ -298,7 +299,7 @@ def samples_without_disagreement(agreement: float) -> int | None:
 
     The Clopper-Pearson interval of ``n`` hits in ``n`` begins at ``0.025^(1/n)``.
     """
-    return None if agreement >= 1 else max(1, math.ceil(math.log(TAIL) / math.log(agreement)))
+    return None if agreement >= 1 else max(1, math.ceil((math.log(TAIL) + ROUND_OFF) / math.log(agreement)))
 
 
 def _cost(candidate: Candidate) -> tuple[float, float, str]:

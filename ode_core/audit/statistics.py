@@ -2,6 +2,10 @@
 
 from scipy import stats
 
+# Binomial tails that differ relatively by less are equal: their own round-off, 1e-13 for a thousand samples
+# and 1e-9 for 10^8, and that of a limit which is an interval's end as it was printed, must decide nothing.
+ROUND_OFF = 1e-8
+
 
 def clopper_pearson(hits: int, samples: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the exact two-sided interval for a share of which ``hits`` in ``samples`` were seen.
@@ -11,12 +15,36 @@ def clopper_pearson(hits: int, samples: int, confidence: float = 0.95) -> tuple[
     Raises:
         ValueError: no samples, or more hits than samples.
     """
-    if not 0 <= hits <= samples or samples == 0:
-        raise ValueError(f"{hits} hits in {samples} samples")
+    _check(hits, samples)
     tail = (1 - confidence) / 2
     low = 0.0 if hits == 0 else float(stats.beta.ppf(tail, hits, samples - hits + 1))
     high = 1.0 if hits == samples else float(stats.beta.ppf(1 - tail, hits + 1, samples - hits))
     return low, high
+
+
+def is_at_most(hits: int, samples: int, limit: float, confidence: float = 0.95) -> bool:
+    """Return whether ``hits`` in ``samples`` show a share of at most ``limit``: their interval ends there or below.
+
+    Decided by the tail ``P(X <= hits)`` of the binomial distribution at ``limit`` itself, which does not depend on how
+    the interval's end was rounded. A tail that is the permitted one but for ``ROUND_OFF`` counts as equal to it.
+
+    Raises:
+        ValueError: no samples, or more hits than samples.
+    """
+    _check(hits, samples)
+    return float(stats.binom.cdf(hits, samples, limit)) <= (1 - confidence) / 2 * (1 + ROUND_OFF)
+
+
+def is_above(hits: int, samples: int, limit: float, confidence: float = 0.95) -> bool:
+    """Return whether ``hits`` in ``samples`` show a share above ``limit``: their interval begins above it.
+
+    Decided by the tail ``P(X >= hits)`` at ``limit``, as ``is_at_most``.
+
+    Raises:
+        ValueError: no samples, or more hits than samples.
+    """
+    _check(hits, samples)
+    return float(stats.binom.sf(hits - 1, samples, limit)) < (1 - confidence) / 2 * (1 - ROUND_OFF)
 
 
 def mcnemar_exact(only_first_right: int, only_second_right: int) -> float:
@@ -39,8 +67,8 @@ def samples_to_decide(share: float, epsilon: float, *, more_than: int = 0, limit
     """
 
     def decides(samples: int) -> bool:
-        low, high = clopper_pearson(round(share * samples), samples)
-        return high <= epsilon or low > epsilon
+        hits = round(share * samples)
+        return is_at_most(hits, samples, epsilon) or is_above(hits, samples, epsilon)
 
     low, high = more_than, more_than + 1
     while not decides(high):
@@ -51,3 +79,8 @@ def samples_to_decide(share: float, epsilon: float, *, more_than: int = 0, limit
         middle = (low + high) // 2
         low, high = (low, middle) if decides(middle) else (middle, high)
     return high
+
+
+def _check(hits: int, samples: int) -> None:
+    if not 0 <= hits <= samples or samples == 0:
+        raise ValueError(f"{hits} hits in {samples} samples")

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ode_core.audit.statistics import samples_to_decide
+from ode_core.audit.statistics import is_above, is_at_most, samples_to_decide
 from ode_core.specs.solver import SolverSpec
 
 Verdict = Literal["ode", "discrete", "inconclusive", "unresolved"]
@@ -35,12 +35,11 @@ class Rule:
         return asdict(self) | {"test_solver": solver}
 
 
-def decide(interval: tuple[float, float], epsilon: float) -> Verdict:
+def decide(flips: int, samples: int, epsilon: float) -> Verdict:
     """Return ``ode`` when the flip rate's interval ends at or below ``epsilon``, ``discrete`` when it begins above."""
-    low, high = interval
-    if high <= epsilon:
+    if is_at_most(flips, samples, epsilon):
         return "ode"
-    return "discrete" if low > epsilon else "inconclusive"
+    return "discrete" if is_above(flips, samples, epsilon) else "inconclusive"
 
 
 def samples_needed(verdict: Verdict, flip_rate: float, epsilon: float, *, more_than: int = 0) -> int | None:

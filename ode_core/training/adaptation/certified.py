@@ -98,11 +98,11 @@ class CertifiedRule:
         return flips.rate <= self._spec.epsilon
 
     def _certifies(self, flips: Flips) -> bool:
-        return flips.interval[1] <= self._spec.epsilon
+        return flips.show_at_most(self._spec.epsilon)
 
     def _would_certify(self, flips: Flips) -> bool:
         # A reference that is not settled is no fault of the training solver, and a finer one does not mend it.
-        return flips.upper_if_settled <= self._spec.epsilon
+        return flips.show_at_most_if_settled(self._spec.epsilon)
 
     def _adapted(self, tested: SolverSpec, flips: FlipsOf) -> tuple[SolverSpec, Action]:
         """Return the solver to go on with before the last part of the training."""
@@ -110,7 +110,7 @@ class CertifiedRule:
         if not self._passes(found):
             finer = self._refined(tested, flips, self._passes)
             return finer, STAY if finer == tested else FINER
-        if found.interval[1] <= self._spec.climb_threshold:
+        if found.show_at_most(self._spec.climb_threshold):
             coarser = self._ladder.coarser(tested)
             if coarser is not None and self._certifies(flips(coarser)):
                 return coarser, COARSER

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from ode_core.audit.statistics import clopper_pearson
+from ode_core.audit.statistics import clopper_pearson, is_at_most
 from ode_core.specs.adaptation import CONFIDENCE
 from ode_core.specs.solver import SolverSpec
 
@@ -49,10 +49,13 @@ class Flips:
         _, high = clopper_pearson(self.most, self.samples, CONFIDENCE)
         return low, high
 
-    @property
-    def upper_if_settled(self) -> float:
-        """The upper end of the interval if none of the unsettled samples flips."""
-        return clopper_pearson(self.fewest, self.samples, CONFIDENCE)[1]
+    def show_at_most(self, share: float) -> bool:
+        """Return whether the interval ends at or below ``share``."""
+        return is_at_most(self.most, self.samples, share, CONFIDENCE)
+
+    def show_at_most_if_settled(self, share: float) -> bool:
+        """Return whether it would if none of the unsettled samples flips."""
+        return is_at_most(self.fewest, self.samples, share, CONFIDENCE)
 
 
 class Probe(Protocol):

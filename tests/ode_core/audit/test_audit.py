@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from scipy import stats
 
 from ode_core.audit.audit import AuditReport, audit
 from ode_core.audit.ladder import ladder
@@ -129,17 +130,19 @@ def test_the_ladder_of_a_single_step_is_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval", "verdict"),
-    [
-        ((0.0, 0.009), "ode"),
-        ((0.0, 0.01), "ode"),
-        ((0.009, 0.02), "inconclusive"),
-        ((0.01, 0.02), "inconclusive"),
-        ((0.0101, 0.02), "discrete"),
-    ],
+    ("flips", "verdict"),
+    # Intervals by SciPy: that of 3 in 1,000 ends at 0.87 %, of 4 at 1.02 %; that of 17 begins at 0.99 %, of 18 at 1.07 %.
+    [(0, "ode"), (3, "ode"), (4, "inconclusive"), (17, "inconclusive"), (18, "discrete"), (1000, "discrete")],
 )
-def test_the_verdict_follows_the_interval(interval: tuple[float, float], verdict: str) -> None:
-    assert decide(interval, 0.01) == verdict
+def test_the_verdict_follows_the_interval(flips: int, verdict: str) -> None:
+    assert decide(flips, 1000, 0.01) == verdict
+
+
+def test_an_epsilon_copied_from_the_interval_of_an_audit_is_reached() -> None:
+    # The numbers of flip_interval in a result: an ode up to its upper end, not discrete at its lower one.
+    low, high = stats.binomtest(7, 1000).proportion_ci(method="exact")
+    assert decide(7, 1000, high) == "ode"
+    assert decide(7, 1000, low) == "inconclusive"
 
 
 def test_one_sample_without_a_solution_cannot_make_a_model_discrete() -> None:

@@ -184,6 +184,13 @@ def test_so_many_samples_show_an_agreement_and_no_fewer_do(agreement: float) -> 
     assert clopper_pearson(needed, needed)[0] >= agreement > clopper_pearson(needed - 1, needed - 1)[0]
 
 
+@pytest.mark.parametrize("samples", [1, 2, 10, 360, 1000, 12_345, 500_000])
+def test_as_many_samples_show_an_agreement_that_is_the_end_of_their_interval(samples: int) -> None:
+    low = stats.binomtest(samples, samples).proportion_ci(method="exact").low
+
+    assert samples_without_disagreement(low) == samples
+
+
 def test_what_is_stored_is_what_was_found() -> None:
     made = choice("ode")
     document = json.loads(json.dumps(made.to_json(), allow_nan=False))
