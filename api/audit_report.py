@@ -128,15 +128,9 @@ def what_to_do(audit: Audit) -> str:
                 "the predictions depend on the choice. There is nothing to repair."
             )
         case "inconclusive":
-            needed = audit["samples_needed"]
-            more = (
-                "No number of samples would decide it, as the rate is the limit itself: choose another epsilon."
-                if needed is None
-                else f"Audit it on about {needed:,} samples, or with a larger epsilon."
-            )
             return (
-                f"{more} Until then predict with {label}, or with a cheaper solver, named below if there is one, that "
-                "agrees both with it and with the converged solution."
+                f"{_what_decides(audit)} Until then predict with {label}, or with a cheaper solver, named below if there "
+                "is one, that agrees both with it and with the converged solution."
             )
         case "unresolved":
             return (
@@ -150,6 +144,18 @@ def what_to_do(audit: Audit) -> str:
                 f"Predict with {label} alone, as the service does where a request names no solver. For the cause and "
                 "for repairs audit it with mechanism true."
             )
+
+
+def _what_decides(audit: Audit) -> str:
+    needed, there = audit["samples_needed"], audit["test_samples"]
+    if needed is None:
+        return "No number of samples would decide it, as the rate is the limit itself: choose another epsilon."
+    if needed <= there:
+        return f"Audit it on about {needed:,} samples, or with a larger epsilon."
+    return (
+        f"Audit it with a larger epsilon, or on about {needed:,} samples: the test split has {there:,}, so upload the "
+        "weights as a model of a data set with more."
+    )
 
 
 @dataclass(frozen=True)

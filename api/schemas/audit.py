@@ -367,6 +367,8 @@ class AuditResult(Answer):
     sentence: str = Field(description="the verdict in words")
     epsilon: float = Field(description="largest flip rate at which a model counts as an ODE")
     samples: int = Field(description="audited, the first of the test split")
+    samples_asked: int | None = Field(description="how many the request asked for; null: all of the test split")
+    test_samples: int = Field(description="how many the test split has; where more are asked for, all are audited")
     samples_needed: int | None = Field(
         description="of inconclusive: about how many would decide it; null: of other verdicts, or no number would"
     )

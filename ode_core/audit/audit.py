@@ -117,12 +117,14 @@ def audit(
     on_progress: OnProgress | None = None,
     max_evaluations: int | None = None,
     role: str = TRAINED_WITH,
+    held_out: int | None = None,
 ) -> AuditReport:
     """Audit ``model``, trained with ``train_solver``, on held-out ``inputs`` ``(n, *sample_shape)``.
 
     With ``max_evaluations`` a sample whose solve would take more evaluations of the field fails, and test solvers whose
     grid is known to take more are left out. ``role`` is what the sentence calls ``train_solver``; a repaired model is
-    served with it and was not trained with it.
+    served with it and was not trained with it. ``held_out`` is how many samples there would be, where that is known:
+    the sentence says it where more are needed.
     """
 
     def affordable(solver: SolverSpec) -> bool:
@@ -163,7 +165,9 @@ def audit(
     choice = solvers_to_serve_with(
         train_solver, rungs, series, judge, solves, solves.seconds_per_sample, each=model.evaluations_in_field
     )
-    return _report(epsilon, labels, train_solver, trained, reference, paper, half_step, results, verdict, choice, role)
+    return _report(
+        epsilon, labels, train_solver, trained, reference, paper, half_step, results, verdict, choice, role, held_out
+    )
 
 
 class _Solves:
@@ -212,6 +216,7 @@ def _report(
     verdict: Verdict,
     choice: SolverChoice,
     role: str,
+    held_out: int | None,
 ) -> AuditReport:
     flipped, samples = trained.flips(reference.predictions), len(labels)
     flips = int(flipped.sum())
@@ -233,6 +238,7 @@ def _report(
             needed=needed,
             reason=reference.reason,
             role=role,
+            held_out=held_out,
         ),
         epsilon=epsilon,
         samples=samples,

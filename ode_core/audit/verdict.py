@@ -62,8 +62,13 @@ def sentence(
     needed: int | None,
     reason: str,
     role: str = TRAINED_WITH,
+    held_out: int | None = None,
 ) -> str:
-    """Return the verdict in words; ``role`` is what the training solver is to the model."""
+    """Return the verdict in words.
+
+    ``role`` is what the training solver is to the model, ``held_out`` how many samples there are to audit it on, where
+    that is known.
+    """
     limit = f"{100 * epsilon:.3g}%"
     # Two digits: an interval that ends at 1.02 % must not read as if it ended at a limit of 1 %.
     found = (
@@ -84,6 +89,8 @@ def sentence(
             )
         case "inconclusive":
             more = "no number of samples decides it" if needed is None else f"about {needed:,} samples would decide it"
+            if needed is not None and held_out is not None and needed > held_out:
+                more += f", and the test split has {held_out:,}"
             return (
                 f"The samples do not tell whether more or less than {limit} of the predictions depend on the "
                 f"solver; if the rate stays as it is, {more}. {found}"

@@ -46,6 +46,8 @@ def result_of(
         "model": "spheres",
         "version": 1,
         **report.to_json(),
+        "samples_asked": None,
+        "test_samples": len(labels),
         **diagnosis.to_json(),
         "repair": repair.to_json() if mechanism and report.verdict != "ode" else None,
         "parent": None,

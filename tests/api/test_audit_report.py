@@ -191,7 +191,7 @@ def test_the_crossing_map_does_not_take_what_is_not_known_for_none(results: dict
         ("discrete", ["No, not an ODE", "Errors add up.", "Pin the solver", "fine-tune", "turned"]),
         ("adaptive", ["not an ODE", "heun_euler rtol=0.5 atol=0.5"]),
         ("ode", ["Yes, an ODE", "There is nothing to repair", "None: all 400 predictions are the same"]),
-        ("inconclusive", ["Not decided", "Audit it on about", "predict with euler-4, or with a cheaper"]),
+        ("inconclusive", ["Not decided", "Audit it with a larger epsilon", "predict with euler-4, or with a cheaper"]),
         ("unresolved", ["No reference, no verdict", "proves nothing", "failed"]),
     ],
 )
@@ -202,6 +202,22 @@ def test_the_page_says_the_verdict_and_what_to_do(results: dict[str, Any], name:
     assert " ".join(result["sentence"].split()) in text
     for words in says:
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("samples", "asked", "there", "said"),
+    [
+        (400, None, 400, "all 400 samples of the test split Trained"),
+        (400, 5_000, 400, "all 400 samples of the test split, where 5,000 were asked for Trained"),
+        (400, 400, 1_000, "the first 400 of 1,000 samples of the test split Trained"),
+    ],
+)
+@pytest.mark.usefixtures("undrawn")
+def test_the_page_says_how_many_samples_were_asked_for_and_how_many_there_are(
+    results: dict[str, Any], samples: int, asked: int | None, there: int, said: str
+) -> None:
+    result = results["ode"] | {"samples": samples, "samples_asked": asked, "test_samples": there}
+    assert said in " ".join(Elements(page_of(result)).text.split())
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(results: dict[str, Any]) -> None:
@@ -227,7 +243,9 @@ def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(results: dict[st
 
 def test_an_undecided_audit_asks_for_samples_before_it_offers_repairs(results: dict[str, Any]) -> None:
     result = results["inconclusive"] | {"repair": results["discrete"]["repair"]}
-    assert what_to_do(result).startswith("Audit it on about")
+    needed = result["samples_needed"]
+    assert what_to_do(result | {"test_samples": needed}).startswith(f"Audit it on about {needed} samples")
+    assert f"about {needed} samples: the test split has 40" in what_to_do(result)
     assert what_to_do(results["discrete"]) == results["discrete"]["repair"]["recommendation"]
 
 

@@ -142,6 +142,19 @@ def test_a_sweep_may_be_limited_to_some_samples(store: Store, trained: TrainingJ
     assert [row.samples for row in rows(store, job_id)] == [7]
 
 
+@pytest.mark.parametrize(("asked", "tested"), [(None, SAMPLES), (7, 7), (SAMPLES, SAMPLES), (5_000, SAMPLES)])
+def test_a_result_says_how_many_samples_were_asked_for_and_how_many_there_are(
+    trained: TrainingJobSpec, run: Any, accept: Any, job: ReadJob, asked: int | None, tested: int
+) -> None:
+    sweep_id = accept(SweepJobSpec(model="spheres", solvers=[EULER], samples=asked))
+    audit_id = accept(AuditJobSpec(model="spheres", samples=asked, mechanism=False))
+    for job_id in (sweep_id, audit_id):
+        assert run(job_id) is Outcome.SUCCEEDED
+        result = job(job_id).result
+        assert result is not None
+        assert (result["samples"], result["samples_asked"], result["test_samples"]) == (tested, asked, SAMPLES)
+
+
 def test_a_cancelled_sweep_keeps_the_rows_it_has(
     store: Store,
     trained: TrainingJobSpec,

@@ -41,6 +41,7 @@ def run_audit(running: RunningJob) -> FinishJob:
         on_progress=progress.of_audit,
         max_evaluations=running.settings.budget.evaluations_per_solve,
         role=TRAINED_WITH if tested.parent is None else SERVED_WITH,
+        held_out=tested.held_out,
     )
     agreement = _agreement(running, tested, report)
     diagnosis = _diagnosis(spec, tested, report, progress)
@@ -54,6 +55,7 @@ def run_audit(running: RunningJob) -> FinishJob:
             "model": tested.version.model,
             "version": tested.version.version,
             **report.to_json(),
+            **tested.counts(),
             **diagnosis.to_json(),
             "parent": agreement,
             "repair": None if repair is None else repair.to_json(),

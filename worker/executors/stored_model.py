@@ -55,10 +55,18 @@ class StoredModel(LoadedVersion):
     Attributes:
         inputs: ``(samples, *sample_shape)``, on the CPU: batches move as they are needed.
         labels: ``(samples,)``, on the CPU.
+        asked: how many samples the job asked for; None: all.
+        held_out: how many the test split has.
     """
 
     inputs: Tensor
     labels: Tensor
+    asked: int | None
+    held_out: int
+
+    def counts(self) -> dict[str, int | None]:
+        """Return how many samples were tested, asked for, and there, as fields of a result."""
+        return {"samples": len(self.labels), "samples_asked": self.asked, "test_samples": self.held_out}
 
 
 def load_stored_model(running: RunningJob, samples: int | None) -> StoredModel:
@@ -70,7 +78,13 @@ def load_stored_model(running: RunningJob, samples: int | None) -> StoredModel:
     """
     loaded = load_version(running)
     dataset = load_job_data(running, loaded.spec.dataset)
-    return StoredModel(**vars(loaded), inputs=dataset.test_inputs[:samples], labels=dataset.test_labels[:samples])
+    return StoredModel(
+        **vars(loaded),
+        inputs=dataset.test_inputs[:samples],
+        labels=dataset.test_labels[:samples],
+        asked=samples,
+        held_out=len(dataset.test_labels),
+    )
 
 
 def load_version(running: RunningJob) -> LoadedVersion:

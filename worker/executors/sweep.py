@@ -62,7 +62,7 @@ def run_sweep(running: RunningJob) -> FinishJob:
             "model": tested.version.model,
             "version": tested.version.version,
             "train_solver": tested.solver.document(),
-            "samples": len(tested.labels),
+            **tested.counts(),
             "results": [
                 {
                     "test_solver": row.test_solver,

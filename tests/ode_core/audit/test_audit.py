@@ -49,6 +49,24 @@ def test_too_few_samples_are_inconclusive_and_the_audit_says_how_many_it_takes()
     assert "368" in report.sentence
 
 
+@pytest.mark.parametrize(("held_out", "said"), [(None, False), (367, True), (368, False)])
+def test_where_there_are_not_as_many_samples_as_it_takes_the_sentence_says_so(held_out: int | None, said: bool) -> None:
+    words = sentence(
+        "inconclusive",
+        train_solver=SolverSpec(method="euler", steps=2),
+        train_accuracy=1.0,
+        reference_accuracy=1.0,
+        flip_rate=0.0,
+        interval=(0.0, 0.036),
+        epsilon=0.01,
+        needed=368,
+        reason="",
+        held_out=held_out,
+    )
+    assert "about 368 samples would decide it" in words
+    assert ("and the test split has 367" in words) is said
+
+
 def test_the_papers_rule_passes_a_model_that_the_audit_finds_discrete() -> None:
     # Euler with 30 steps turns by about 5^3 / (3 30^2) = 0.046 less than the flow: more than 1 % of the points flip,
     # and the accuracy falls by less than the paper's threshold of 0.1.
@@ -131,7 +149,7 @@ def test_the_ladder_of_a_single_step_is_short() -> None:
 
 @pytest.mark.parametrize(
     ("flips", "verdict"),
-    # Intervals by SciPy: that of 3 in 1,000 ends at 0.87 %, of 4 at 1.02 %; that of 17 begins at 0.99 %, of 18 at 1.07 %.
+    # By SciPy the interval of 3 in 1,000 ends at 0.87 %, of 4 at 1.02 %; that of 17 begins at 0.99 %, of 18 at 1.07 %.
     [(0, "ode"), (3, "ode"), (4, "inconclusive"), (17, "inconclusive"), (18, "discrete"), (1000, "discrete")],
 )
 def test_the_verdict_follows_the_interval(flips: int, verdict: str) -> None:
