@@ -129,8 +129,8 @@ def what_to_do(audit: Audit) -> str:
             )
         case "inconclusive":
             return (
-                f"{_what_decides(audit)} Until then predict with {label}, or with a cheaper solver, named below if there "
-                "is one, that agrees both with it and with the converged solution."
+                f"{_what_decides(audit)} Until then predict with {label}, or with a cheaper solver, named below if "
+                "there is one, that agrees both with it and with the converged solution."
             )
         case "unresolved":
             return (

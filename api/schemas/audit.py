@@ -125,7 +125,6 @@ class MechanismCrossing(Answer):
         description="share of the steps whose derivative has a negative determinant, 0 to 1; null with arnoldi"
     )
     undecided_share: float = Field(description="share of the steps of which nothing is known, 0 to 1")
-    flagged_by_step: list[float] = Field(description="for each step number the share of the samples that make it")
     samples_with_a_flag: int = Field(description="samples with at least one flagged step")
     map: CrossingMap = Field(description="the same over the depth, in a bounded number of stretches")
 

@@ -102,7 +102,6 @@ class Mechanism:
                 "flagged_share": spectrum.flagged_share,
                 "certified_share": spectrum.certified_share if spectrum.method == "dense" else None,
                 "undecided_share": spectrum.undecided_share,
-                "flagged_by_step": spectrum.flagged_by_step,
                 "samples_with_a_flag": int(spectrum.flagged.any(dim=0).sum()),
                 "map": crossing_map(spectrum, self.grid).to_json(),
             },

@@ -83,11 +83,6 @@ class StepSpectrum:
         """Share of the steps for which nothing is known."""
         return float((self.taken & ~self.decided).sum()) / max(1, int(self.taken.sum()))
 
-    @property
-    def flagged_by_step(self) -> list[float]:
-        """For each number of a step the share of its samples that are flagged."""
-        return (self.flagged.sum(dim=1) / self.taken.sum(dim=1).clamp(min=1)).tolist()
-
 
 def left_spectrum(matrices: Tensor) -> LeftSpectrum:
     """Return the left ends of the spectra of real matrices ``(batch, n, n)``, from all their eigenvalues.

@@ -1,5 +1,7 @@
 import json
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +37,26 @@ def test_a_rotation_by_coarse_steps_accumulates_and_has_no_crossing_steps() -> N
     assert found.split.by_flips.accumulation == 1
     assert found.margins is not None
     assert int(found.margins.flipped.sum()) == round(SAMPLES * flipped_share(2.0, 4, SAMPLES))
+
+
+def test_what_is_told_of_many_steps_is_told_in_a_bounded_number_of_stretches() -> None:
+    model, inputs, solver = rotation(2.0), circle(20), SolverSpec(method="euler", steps=700)
+    labels = predict(model, inputs, solver).labels
+
+    told = find_mechanism(model, inputs, labels, solver, labels).to_json()
+
+    assert told["steps"] == 700
+    assert len(told["crossing"]["map"]["flagged"]) <= 64
+    assert max(lengths(told)) == len(told["crossing"]["map"]["bounds"]) <= 65
+    assert len(told["transport"]["step_bounds"]) <= 17
+
+
+def lengths(part: Any) -> Iterator[int]:
+    """The lengths of all lists in a JSON value."""
+    if isinstance(part, list):
+        yield len(part)
+    for one in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from lengths(one)
 
 
 def test_a_step_over_the_origin_is_a_crossing_and_nothing_accumulates() -> None:
