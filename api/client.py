@@ -436,7 +436,7 @@ class Client:
             solver: None: the one the version was trained with; ``auto``: the cheapest that an audit found to agree.
             version: a number or an alias; None: the latest.
             options: the other fields of the request: ``certify``, ``times``, ``deadline_seconds``, and for ``auto``
-                ``agreement``, ``evidence`` and ``otherwise``.
+                ``agreement``, ``evidence``, ``by`` and ``otherwise``.
 
         Raises:
             ValueError: an input is not finite, which JSON cannot say.
@@ -459,6 +459,7 @@ class Client:
         *,
         agreement: float = 0.999,
         evidence: Literal["estimate", "lower_bound"] = "estimate",
+        by: Literal["evaluations", "time"] = "evaluations",
     ) -> dict[str, Any]:
         """Return the cheapest solver that agrees well enough, and why: its ``solver`` may be given to ``predict``.
 
@@ -467,11 +468,12 @@ class Client:
             version: whose latest audit is asked.
             agreement: on which share of the samples the solver has to agree.
             evidence: what has to reach it: the estimate, or the lower end of its 95 % interval.
+            by: what is to be the least: evaluations of the field, or the time that the audit measured.
 
         Raises:
             ProblemError: ``not_audited`` where no audit has finished.
         """
-        query = {"agreement": agreement, "evidence": evidence}
+        query = {"agreement": agreement, "evidence": evidence, "by": by}
         return cast(dict[str, Any], self._get(f"/v1/models/{quote(name)}/versions/{version}/solver-choice", query))
 
     def results(self, **filters: Any) -> Iterator[ResultRow]:

@@ -137,7 +137,7 @@ def _choose_solver(
         Problem: there is none, and the caller does not want the training solver in its place.
     """
     if choice is not None:
-        chosen = choice.cheapest(asked.agreement, asked.evidence)
+        chosen = choice.cheapest(asked.agreement, asked.evidence, asked.by)
         if chosen.candidate is not None:
             return chosen.candidate.solver, chosen
         if asked.otherwise == "refuse":

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from api.identifiers import VersionReference
-from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_EVIDENCE, ChosenSolver, Evidence
+from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_BY, DEFAULT_EVIDENCE, By, ChosenSolver, Evidence
 from ode_core.specs import SolverSpec
 from ode_core.specs.solver import Precision
 
@@ -30,11 +30,13 @@ class AutoSolver:
     Attributes:
         agreement: on which share of the audited samples it has to agree.
         evidence: what has to reach that.
+        by: what is to be the least.
         otherwise: what to do where no audit has compared solvers, or none is good enough.
     """
 
     agreement: float = DEFAULT_AGREEMENT
     evidence: Evidence = DEFAULT_EVIDENCE
+    by: By = DEFAULT_BY
     otherwise: Otherwise = "refuse"
 
 

@@ -15,12 +15,12 @@ from api.inference import prediction_call
 from api.inference.prediction_call import MOST_TIMES, AutoSolver, Otherwise, PredictionCall
 from api.problems import Problem, invalid
 from api.validation_messages import invalid_fields
-from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, Evidence
+from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, By, Evidence
 from ode_core.specs import SolverSpec
 from ode_core.specs.solver import Precision
 
-_FIELDS = ("inputs", "solver", "agreement", "evidence", "otherwise", "certify", "times", "deadline_seconds")
-_AUTO_ALONE = ("agreement", "evidence", "otherwise")
+_FIELDS = ("inputs", "solver", "agreement", "evidence", "by", "otherwise", "certify", "times", "deadline_seconds")
+_AUTO_ALONE = ("agreement", "evidence", "by", "otherwise")
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,8 @@ def auto_solver(asked: dict[str, Any]) -> AutoSolver:
     agreement = asked.get("agreement", DEFAULT_AGREEMENT)
     if isinstance(agreement, bool) or not isinstance(agreement, int | float) or not 0 < agreement <= 1:
         raise invalid("agreement", "must be a number above 0 and at most 1, for example 0.99")
-    for name, allowed in (("evidence", get_args(Evidence)), ("otherwise", get_args(Otherwise))):
+    for name, choices in (("evidence", Evidence), ("by", By), ("otherwise", Otherwise)):
+        allowed = get_args(choices)
         if name in asked and asked[name] not in allowed:
             raise invalid(name, f"must be {' or '.join(allowed)}")
     return AutoSolver(**asked | {"agreement": float(agreement)})

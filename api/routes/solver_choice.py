@@ -10,7 +10,7 @@ from api.query_parameters import refuse_unknown_query
 from api.schemas.solver_choice import SolverChoiceAnswer
 from api.services import StoreOfApp
 from api.solver_choice_problems import not_audited
-from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_EVIDENCE, Evidence
+from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_BY, DEFAULT_EVIDENCE, By, Evidence
 
 router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(refuse_unknown_query)])
 
@@ -30,11 +30,14 @@ def choose_solver(
     evidence: Annotated[
         Evidence, Query(description="what has to reach it: the estimate, or the lower end of its 95 % interval")
     ] = DEFAULT_EVIDENCE,
+    by: Annotated[
+        By, Query(description="what is to be the least: evaluations of the field, or the measured time")
+    ] = DEFAULT_BY,
 ) -> SolverChoiceAnswer:
-    """Choose among the solvers that the version's latest finished audit tried: by evaluations, then by time."""
+    """Choose among the solvers that the version's latest finished audit tried: by evaluations, or by time."""
     with store.reading() as tx:
         found = find_version(tx, name, version)
         stored = tx.solver_choices.of_version(found.id)
     if stored is None:
         raise not_audited(found)
-    return SolverChoiceAnswer.of(found, stored, agreement, evidence)
+    return SolverChoiceAnswer.of(found, stored, agreement, evidence, by)

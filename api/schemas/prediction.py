@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.inference.prediction_call import LONGEST_SECONDS, MOST_TIMES, Otherwise
 from api.schemas.answer import Answer
 from api.schemas.solvers import SolverAnswer
-from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, Evidence
+from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, By, Evidence
 from ode_core.specs import SolverSpec
 
 
@@ -38,6 +38,10 @@ class PredictRequest(BaseModel):
     evidence: Evidence | None = Field(
         default=None,
         description="for auto: what has to reach the agreement: the estimate (null), or its 95 % interval's lower end",
+    )
+    by: By | None = Field(
+        default=None,
+        description="for auto: what is to be the least: evaluations of the field (null), or the measured time",
     )
     otherwise: Otherwise | None = Field(
         default=None,

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from api.schemas.answer import Answer
 from api.schemas.solvers import SolverAnswer
-from ode_core.audit.solver_choice import AgreementWith, Candidate, ChosenSolver, Evidence, SolverChoice
+from ode_core.audit.solver_choice import AgreementWith, By, Candidate, ChosenSolver, Evidence, SolverChoice
 from store.models import ModelVersion
 from store.solver_choices import StoredSolverChoice
 
@@ -48,7 +48,7 @@ class TimingAnswer(Answer):
 
 
 class UsualChoice(Answer):
-    """The cheapest solver for an agreement that is often asked for."""
+    """The solver with the fewest evaluations for an agreement that is often asked for."""
 
     asked: float = Field(description="the least agreement, 0 to 1")
     evidence: Evidence = Field(description="what has to reach it: the observed share, or the interval's lower end")
@@ -106,6 +106,7 @@ class SolverChoiceAnswer(Answer):
     version: int
     asked: float = Field(description="the least agreement")
     evidence: Evidence
+    by: By = Field(description="what is the least: evaluations of the field, or the measured time")
     solver: SolverAnswer | None = Field(description="to be named in a prediction; null: none is good enough")
     reason: str
     chosen: CandidateAnswer | None
@@ -122,17 +123,18 @@ class SolverChoiceAnswer(Answer):
 
     @classmethod
     def of(
-        cls, version: ModelVersion, stored: StoredSolverChoice, agreement: float, evidence: Evidence
+        cls, version: ModelVersion, stored: StoredSolverChoice, agreement: float, evidence: Evidence, by: By
     ) -> "SolverChoiceAnswer":
         """Choose from what is stored with a version."""
         choice = SolverChoice.from_json(stored.choice)
-        chosen = choice.cheapest(agreement, evidence)
+        chosen = choice.cheapest(agreement, evidence, by)
         candidate = chosen.candidate
         return cls(
             model=version.model,
             version=version.version,
             asked=chosen.asked,
             evidence=chosen.evidence,
+            by=chosen.by,
             solver=None if candidate is None else candidate.solver,
             reason=chosen.reason,
             chosen=None if candidate is None else CandidateAnswer.of(candidate, choice.samples),

@@ -13,10 +13,12 @@ Loads no torch: the choice is made where the answer is given, from what the audi
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ode_core.audit.shown_agreement import samples_without_disagreement
+from ode_core.audit.solver_choice_reason import why, why_none, why_the_training_solver
 from ode_core.specs.solver import SolverSpec
 
 if TYPE_CHECKING:  # its statistics load SciPy, which a server that answers from what is stored has no use for
@@ -28,23 +30,21 @@ AgreementWith = Literal["reference", "reference_and_training", "training"]
 Evidence = Literal["estimate", "lower_bound"]
 """What has to reach the asked agreement: the share of the samples, or the lower end of its 95 % interval."""
 
+By = Literal["evaluations", "time"]
+"""What is to be the least: the evaluations of the field, or the measured time."""
+
 DEFAULT_AGREEMENT = 0.999
 # An interval's lower end reaches this agreement with 3,688 samples, more than most test sets have.
 DEFAULT_EVIDENCE: Evidence = "estimate"
+# Evaluations are the same on every machine and in every batch.
+DEFAULT_BY: By = "evaluations"
 USUAL_AGREEMENTS = (0.99, DEFAULT_AGREEMENT, 1.0)
-TAIL = 0.025  # of a two-sided 95 % interval
-ROUND_OFF = 1e-8  # of a tail, relative, as in the audit's statistics
 
 _WITH: "dict[Verdict, AgreementWith]" = {
     "ode": "reference",
     "inconclusive": "reference_and_training",
     "discrete": "training",
     "unresolved": "training",
-}
-_WITH_IN_WORDS: dict[AgreementWith, str] = {
-    "reference": "the converged solution",
-    "reference_and_training": "both the converged solution and the solver of the training",
-    "training": "the solver of the training",
 }
 
 
@@ -92,6 +92,7 @@ class ChosenSolver:
     Attributes:
         asked: the least agreement.
         evidence: what has to reach it.
+        by: what is the least.
         candidate: what to take, or None where nothing is good enough.
         samples_needed: samples without a disagreement that show the asked agreement with 95 % confidence; None for 1,
             which no number shows.
@@ -100,6 +101,7 @@ class ChosenSolver:
 
     asked: float
     evidence: Evidence
+    by: By
     candidate: Candidate | None
     samples_needed: int | None
     reason: str
@@ -140,8 +142,14 @@ class SolverChoice:
         """The Pareto front of those that may be chosen and were timed."""
         return pareto_front(self.eligible)
 
-    def cheapest(self, agreement: float = DEFAULT_AGREEMENT, evidence: Evidence = DEFAULT_EVIDENCE) -> ChosenSolver:
-        """Choose by evaluations, then by measured time, among those that agree on at least ``agreement``.
+    def cheapest(
+        self, agreement: float = DEFAULT_AGREEMENT, evidence: Evidence = DEFAULT_EVIDENCE, by: By = DEFAULT_BY
+    ) -> ChosenSolver:
+        """Choose among those that agree on at least ``agreement``.
+
+        The fewest evaluations count, and of equals the least time; with ``by`` ``time`` the least time, and of equals
+        the fewest evaluations. Then solvers that were not timed, as they take several times the evaluations of one that
+        agrees as well, come after all others.
 
         Raises:
             ValueError: the agreement is not above 0 and at most 1.
@@ -155,13 +163,16 @@ class SolverChoice:
             good = tuple(candidate for candidate in eligible if self._shown(candidate, evidence) >= agreement)
         needed = samples_without_disagreement(agreement)
         if not good:
-            return ChosenSolver(agreement, evidence, None, needed, self._refusal(agreement, evidence, needed))
-        chosen = min(good, key=_cost)
+            cost = _cost(by)
+            closest = min(eligible, key=lambda one: (-self._shown(one, evidence), *cost(one)))
+            reason = why_none(self, closest, agreement, evidence)
+            return ChosenSolver(agreement, evidence, by, None, needed, reason)
+        chosen = min(good, key=_cost(by))
         if self.agreement_with == "training":
-            reason = self._why_the_training_solver(chosen)
+            reason = why_the_training_solver(self, chosen)
         else:
-            reason = self._why(chosen, agreement, evidence, needed)
-        return ChosenSolver(agreement, evidence, chosen, needed, reason)
+            reason = why(self, chosen, agreement, evidence, by)
+        return ChosenSolver(agreement, evidence, by, chosen, needed, reason)
 
     def usual_choices(self) -> list[ChosenSolver]:
         """Return the choices at agreements that are often asked for."""
@@ -169,55 +180,6 @@ class SolverChoice:
 
     def _shown(self, candidate: Candidate, evidence: Evidence) -> float:
         return candidate.interval[0] if evidence == "lower_bound" else candidate.agreeing / self.samples
-
-    def _why(self, chosen: Candidate, agreement: float, evidence: Evidence, needed: int | None) -> str:
-        sure = " with 95% confidence" if evidence == "lower_bound" else ""
-        more = ""
-        if chosen.interval[0] < agreement:
-            more = (
-                "; no number of samples shows more"
-                if needed is None
-                else f"; to show {_percent(agreement)} takes {needed:,} samples without a disagreement"
-            )
-        return (
-            f"Of the {len(self.eligible)} solvers tried {chosen.solver.label} takes the fewest evaluations among those "
-            f"that agree with {_WITH_IN_WORDS[self.agreement_with]} on {_share(agreement)}{sure}: "
-            f"{_cost_in_words(chosen)}. It agrees on {self._counted(chosen)}{more}."
-        )
-
-    def _counted(self, candidate: Candidate) -> str:
-        return (
-            f"{candidate.agreeing:,} of {self.samples:,}, which shows at least "
-            f"{_percent(candidate.interval[0], down=True)} with 95% confidence"
-        )
-
-    def _why_the_training_solver(self, chosen: Candidate) -> str:
-        because = {
-            "discrete": "The model is not an ODE: its predictions are those of this solver's steps, and no other is "
-            "right for it.",
-            "unresolved": "No converged reference was found, so that no other solver is known to be right.",
-        }[self.verdict]
-        failed = f" On {chosen.failures:,} of {self.samples:,} samples its solve fails." if chosen.failures else ""
-        return f"{chosen.solver.label}, the solver of the training, whatever agreement is asked. {because}{failed}"
-
-    def _refusal(self, agreement: float, evidence: Evidence, needed: int | None) -> str:
-        closest = min(self.eligible, key=lambda one: (-self._shown(one, evidence), *_cost(one)))
-        said = (
-            f"None of the {len(self.eligible)} solvers tried agrees with {_WITH_IN_WORDS[self.agreement_with]} on "
-            f"{_share(agreement)}"
-        )
-        found = f"{closest.solver.label} with {_cost_in_words(closest)} comes closest, on {self._counted(closest)}"
-        if evidence == "estimate":
-            return f"{said}. {found}. Ask for less, or predict with {self.train_solver.label}, as trained."
-        more = (
-            "no number of samples shows that"
-            if needed is None
-            else f"that takes at least {needed:,} samples, all of which agree"
-        )
-        return (
-            f"{said} with 95% confidence; {more}. {found}. Audit more samples, ask for less, or take the estimate as "
-            f"evidence."
-        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the candidates, which of them are on the front, and the usual choices, as JSON values."""
@@ -294,36 +256,10 @@ def pareto_front(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     )
 
 
-def samples_without_disagreement(agreement: float) -> int | None:
-    """Return how many samples, all of which agree, show ``agreement`` with 95 % confidence; None for 1.
+def _cost(by: By) -> Callable[[Candidate], tuple[float, float, str]]:
+    def of(candidate: Candidate) -> tuple[float, float, str]:
+        seconds = math.inf if candidate.seconds is None else candidate.seconds
+        first, second = (seconds, candidate.nfe) if by == "time" else (candidate.nfe, seconds)
+        return first, second, candidate.solver.label
 
-    The Clopper-Pearson interval of ``n`` hits in ``n`` begins at ``0.025^(1/n)``.
-    """
-    return None if agreement >= 1 else max(1, math.ceil((math.log(TAIL) + ROUND_OFF) / math.log(agreement)))
-
-
-def _cost(candidate: Candidate) -> tuple[float, float, str]:
-    seconds = math.inf if candidate.seconds is None else candidate.seconds
-    return candidate.nfe, seconds, candidate.solver.label
-
-
-def _cost_in_words(candidate: Candidate) -> str:
-    evaluations = f"{candidate.nfe:,.4g} {'evaluation' if candidate.nfe == 1 else 'evaluations'}"
-    return evaluations if candidate.seconds is None else f"{evaluations} and {_time(candidate.seconds)} a sample"
-
-
-def _time(seconds: float) -> str:
-    for unit, name in ((1.0, "s"), (1e-3, "ms")):
-        if seconds >= unit:
-            return f"{seconds / unit:.3g} {name}"
-    return f"{seconds * 1e6:.3g} us"
-
-
-def _share(agreement: float) -> str:
-    return "all samples" if agreement == 1 else f"at least {_percent(agreement)} of the samples"
-
-
-def _percent(share: float, *, down: bool = False) -> str:
-    """Return a share in words; ``down``: rounded so that it is not more than it is."""
-    percent = 100 * share
-    return f"{math.floor(percent * 100) / 100:.2f}%" if down else f"{round(percent, 8):.8g}%"
+    return of

@@ -23,6 +23,7 @@ CANDIDATES = (
     candidate(SolverSpec(method="rk4", steps=2), 8, 3e-5, 995),
     candidate(SolverSpec(method="rk4", steps=3), 12, 4e-5, 999),
     candidate(SolverSpec(method="dopri5", rtol=0.01, atol=0.01), 14.5, 2e-4, 1000),
+    candidate(SolverSpec(method="midpoint", steps=10), 20, 3.5e-5, 999),
     candidate(SolverSpec(method="rk4", steps=64), 256, None, 1000),
 )
 

@@ -45,6 +45,7 @@ def logits_of(model: Classifier, solver: dict[str, Any]) -> np.ndarray[Any, Any]
         ({"agreement": 0.97}, {"method": "euler", "steps": 2}),
         ({"agreement": 0.99}, {"method": "rk4", "steps": 2}),
         ({"agreement": 0.99, "evidence": "lower_bound"}, {"method": "rk4", "steps": 3}),
+        ({"by": "time"}, {"method": "midpoint", "steps": 10}),
         ({"agreement": 1}, {"method": "dopri5", "rtol": 0.01, "atol": 0.01}),
     ],
 )
@@ -56,7 +57,7 @@ def test_auto_takes_the_cheapest_solver_whose_audited_agreement_is_enough(
         answer = predicted(client, solver="auto", **asked)
         named = predicted(client, solver=solver)
     assert answer["solver"] == solver
-    assert "of the 6 solvers tried" in answer.pop("solver_reason").lower()
+    assert "of the 7 solvers tried" in answer.pop("solver_reason").lower()
     assert answer == named
 
 
@@ -170,6 +171,8 @@ def test_every_method_shows_its_states(refusing_client: httpx.Client, method: st
         ({"solver": "auto", "agreement": True}, "agreement"),
         ({"solver": "auto", "agreement": "0.9"}, "agreement"),
         ({"solver": "auto", "evidence": "hope"}, "evidence"),
+        ({"solver": "auto", "by": "chance"}, "by"),
+        ({"by": "time"}, "by"),
         ({"solver": "auto", "otherwise": "anything"}, "otherwise"),
         ({"certify": 1}, "certify"),
         ({"times": []}, "times"),

@@ -48,7 +48,7 @@ def test_the_choice_of_the_latest_audit_is_read_with_the_version(served_on_both:
             {"method": "rk4", "steps": 3},
             {"method": "dopri5", "rtol": 0.01, "atol": 0.01},
         ]
-        assert [one["nfe"] for one in choice["front"]] == [2, 8, 12, 14.5]
+        assert [one["nfe"] for one in choice["front"]] == [2, 8, 12, 14.5, 20]
         assert client.get(choice["href"]).json()["audit_job"] == latest
 
 
@@ -79,6 +79,16 @@ def test_the_cheapest_for_an_agreement_is_chosen_and_predicts(audited: httpx.Cli
     assert "rk4-2" in less["reason"]
     body = {"inputs": [[[0.1, 0.2]]], "solver": less["solver"]}
     assert audited.post(f"{VERSION}/predict", json=body).json()["nfe"] == 8
+
+
+def test_the_least_time_is_chosen_where_it_is_asked_for(audited: httpx.Client) -> None:
+    by_evaluations, by_time = chosen(audited), chosen(audited, by="time")
+
+    assert (by_evaluations["by"], by_time["by"]) == ("evaluations", "time")
+    assert by_time["solver"] == {"method": "midpoint", "steps": 10}
+    assert by_time["chosen"]["seconds_per_sample"] < by_evaluations["chosen"]["seconds_per_sample"]
+    assert by_time["chosen"]["nfe"] > by_evaluations["chosen"]["nfe"]
+    assert "the least time" in by_time["reason"]
 
 
 def test_where_none_is_good_enough_there_is_no_solver_but_a_reason(audited: httpx.Client) -> None:
@@ -114,6 +124,7 @@ def test_before_an_audit_the_answer_has_the_request_for_one(served: Served, clie
         ({"agreement": 1.1}, "agreement"),
         ({"agreement": "nan"}, "agreement"),
         ({"evidence": "hope"}, "evidence"),
+        ({"by": "chance"}, "by"),
         ({"agreements": 0.9}, "agreements"),
     ],
 )
@@ -132,5 +143,6 @@ def test_the_client_asks_for_a_choice(served: Served, audited: httpx.Client) -> 
     with Client(served.url) as connected:
         assert connected.solver_choice("spheres", 1, agreement=0.99)["solver"] == {"method": "rk4", "steps": 2}
         assert connected.solver_choice("spheres", 1, evidence="lower_bound")["solver"] is None
+        assert connected.solver_choice("spheres", 1, by="time")["solver"] == {"method": "midpoint", "steps": 10}
         with pytest.raises(ProblemError, match="evaluation-jobs"):
             connected.solver_choice("spheres", 2)

@@ -9,14 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ode_core.audit.solver_choice import (
-    Candidate,
-    SolverChoice,
-    Timing,
-    pareto_front,
-    samples_without_disagreement,
-)
-from ode_core.audit.statistics import clopper_pearson
+from ode_core.audit.shown_agreement import samples_that_show, samples_without_disagreement
+from ode_core.audit.solver_choice import Candidate, Evidence, SolverChoice, Timing, pareto_front
+from ode_core.audit.statistics import clopper_pearson, samples_to_decide
 from ode_core.audit.verdict import Verdict
 from ode_core.specs import SolverSpec
 
@@ -117,7 +112,87 @@ def test_the_default_asks_for_999_of_1000_by_the_estimate_and_says_what_it_does_
     low = stats.binomtest(999, 1000).proportion_ci(method="exact").low
     assert f"shows at least {100 * low:.2f}%" in chosen.reason
     assert chosen.samples_needed == 3688
-    assert "to show 99.9% takes 3,688 samples" in chosen.reason
+    # One of the thousand disagrees: if every thousandth does, no sample is large enough for 99.9 %.
+    assert "if that share stays as it is, no number of samples shows 99.9%" in chosen.reason
+
+
+@pytest.mark.parametrize(
+    ("agreeing", "agreement", "evidence", "said"),
+    [
+        # All agree: as many as it takes without a disagreement.
+        (1000, 0.999, "estimate", "to show 99.9% takes 3,688 samples without a disagreement"),
+        (1000, 0.999, "lower_bound", "to show 99.9% takes 3,688 samples without a disagreement"),
+        # Disagreements were seen, so nothing is said of samples without one.
+        (905, 0.9, "estimate", "if that share stays as it is, about "),
+        (905, 0.9, "lower_bound", "if that share stays as it is, about "),
+        (900, 0.9, "estimate", "if that share stays as it is, no number of samples shows 90%"),
+        (890, 0.9, "lower_bound", "if that share stays as it is, no number of samples shows 90%"),
+        (1000, 1.0, "estimate", "no number of samples shows 100%"),
+        (999, 1.0, "lower_bound", "no number of samples shows 100%"),
+    ],
+)
+def test_the_reason_says_what_would_show_the_agreement_given_what_was_seen(
+    agreeing: int, agreement: float, evidence: Evidence, said: str
+) -> None:
+    reason = choice("ode", (candidate(1, 4, 1e-5, agreeing),)).cheapest(agreement, evidence).reason
+
+    assert said in reason
+    assert (agreeing == SAMPLES) or "without a disagreement" not in reason
+
+
+def test_nothing_more_is_said_where_the_agreement_is_shown() -> None:
+    assert choice("ode").cheapest(0.9, "lower_bound").reason.endswith("with 95% confidence.")
+
+
+@pytest.mark.parametrize(
+    ("disagreeing", "agreement"), [(1, 0.99), (95, 0.9), (3, 0.995), (40, 0.95), (49, 0.95), (399, 0.6)]
+)
+def test_as_many_samples_show_an_agreement_as_by_the_intervals_of_scipy(disagreeing: int, agreement: float) -> None:
+    found = samples_that_show(agreement, disagreeing, SAMPLES)
+
+    assert found is not None
+    assert found == samples_to_decide(disagreeing / SAMPLES, 1 - agreement, more_than=SAMPLES)
+    shown = stats.binomtest(found - round(disagreeing / SAMPLES * found), found).proportion_ci(method="exact").low
+    assert shown >= agreement
+
+
+def test_by_time_the_least_time_counts_and_then_the_evaluations() -> None:
+    quick = candidate(1, 20, 3e-5, 1000, "dopri5"), candidate(2, 30, 3e-5, 1000, "bosh3")
+    made = choice("ode", (*LADDER, *quick))
+
+    by_evaluations, by_time = made.cheapest(0.995), made.cheapest(0.995, by="time")
+
+    assert by_evaluations.candidate is not None
+    assert by_time.candidate is not None
+    assert by_evaluations.candidate.solver.label == "rk4-3"
+    assert by_time.candidate.solver.label == "dopri5-1"
+    assert (by_evaluations.by, by_time.by) == ("evaluations", "time")
+    assert "dopri5-1 takes the least time among those that agree" in by_time.reason
+    assert "rk4-3 takes the fewest evaluations" in by_evaluations.reason
+
+
+@given(CANDIDATES, st.integers(1, 6))
+def test_nothing_quicker_agrees_well_enough(candidates: list[Candidate], agreeing: int) -> None:
+    made = SolverChoice("ode", EULER64, 6, Timing(64, 3, "cpu"), tuple(candidates))
+
+    chosen = made.cheapest(agreeing / 6, by="time").candidate
+
+    good = [one for one in candidates if one.agreeing >= agreeing]
+    timed = [one for one in good if one.seconds is not None]
+    if chosen is None:
+        assert good == []
+    elif timed:
+        least = min(one.seconds for one in timed if one.seconds is not None)
+        assert chosen.seconds == least
+        assert chosen.nfe == min(one.nfe for one in timed if one.seconds == least)
+    else:
+        assert chosen.nfe == min(one.nfe for one in good)
+        assert "the fewest evaluations" in made.cheapest(agreeing / 6, by="time").reason
+
+
+@pytest.mark.parametrize("verdict", ["discrete", "unresolved"])
+def test_by_time_too_only_the_training_solver_is_right_for_what_is_not_an_ode(verdict: Verdict) -> None:
+    assert choice(verdict).cheapest(0.5, by="time").candidate == TRAINED
 
 
 def test_a_thousand_samples_cannot_show_999_in_a_thousand_and_the_answer_says_how_many_do() -> None:

@@ -1,0 +1,58 @@
+"""How many samples show an agreement with 95 % confidence. Without SciPy: it is told where solvers are chosen."""
+
+import math
+
+TAIL = 0.025  # of a two-sided 95 % interval
+ROUND_OFF = 1e-8  # of a tail, relative, as in the audit's statistics
+MOST_SAMPLES = 100_000_000
+
+
+def samples_without_disagreement(agreement: float) -> int | None:
+    """Return how many samples, all of which agree, show ``agreement`` with 95 % confidence; None for 1.
+
+    The Clopper-Pearson interval of ``n`` hits in ``n`` begins at ``0.025^(1/n)``.
+    """
+    if agreement >= 1:
+        return None
+    return max(1, math.ceil((math.log(TAIL) + ROUND_OFF) / math.log(agreement)))
+
+
+def samples_that_show(agreement: float, disagreeing: int, samples: int) -> int | None:
+    """Return about how many samples show ``agreement`` if ever as many disagree as ``disagreeing`` in ``samples`` do.
+
+    More than ``samples``, found by doubling and bisection: the fewest but for the rounding of those that disagree to an
+    integer. None where not even 10^8 do: the share that agrees is the agreement, next to it, or below.
+    """
+    share = disagreeing / samples
+    if share >= 1 - agreement:
+        return None
+
+    def shows(size: int) -> bool:
+        return _at_most(round(share * size), size, 1 - agreement) <= TAIL * (1 + ROUND_OFF)
+
+    low, high = samples, samples + 1
+    while not shows(high):
+        low, high = high, 2 * high
+        if high > MOST_SAMPLES:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if shows(middle) else (middle, high)
+    return high
+
+
+def _at_most(hits: int, samples: int, share: float) -> float:
+    """Return ``P(X <= hits)`` of a binomial ``X``, for ``hits`` below its mean: the largest term comes first."""
+    term = math.exp(
+        math.lgamma(samples + 1)
+        - math.lgamma(hits + 1)
+        - math.lgamma(samples - hits + 1)
+        + hits * math.log(share)
+        + (samples - hits) * math.log1p(-share)
+    )
+    total = 0.0
+    while term > 1e-17 * total:
+        total += term
+        term *= hits * (1 - share) / ((samples - hits + 1) * share)
+        hits -= 1
+    return total
