@@ -21,6 +21,7 @@ def test_the_front_is_told_from_what_it_beats() -> None:
         "rk4-2",
         "rk4-3",
         "dopri5 rtol=0.01 atol=0.01",
+        "midpoint-10",
     ]
     assert [row["solver"] for row in table("beaten by nfe 1", choice())] == ["midpoint-2", "rk4-64"]
 
@@ -35,6 +36,20 @@ def test_the_cheapest_for_an_agreement_are_named() -> None:
     names = [row["chosen"] for row in table("chosen by microseconds 1", choice())]
 
     assert names == ["rk4-2: 99%", "rk4-3: 99.9%", "dopri5 rtol=0.01 atol=0.01: 100%"]
+
+
+def test_the_names_stay_within_their_panels() -> None:
+    # Long ones used to begin right of their mark wherever that was.
+    document = agreement_against_cost(choice()).document()
+    texts = [
+        layer["mark"] | {"panel": number}
+        for number, panel in enumerate(document["hconcat"])
+        for layer in panel["layer"]
+        if layer["encoding"].get("text", {}).get("field") == "chosen"
+    ]
+    assert len(texts) == 2 * 2 * 3, "an outline and a name in two panels for three solvers"
+    last = [text for text in texts if text["panel"] == 1][-1]
+    assert (last["align"], last["dx"] < 0) == ("right", True), "the slowest solver is at the right edge"
 
 
 def test_what_was_not_timed_has_no_place_among_the_times() -> None:
