@@ -4,24 +4,42 @@ import json
 import re
 from pathlib import Path
 
+from api.schemas.audit import audit_result_schema
 from ode_core.audit.cause import SHARE
 from ode_core.audit.diagnosis import MOST_SAMPLES
 from ode_core.audit.interventions import FEWEST_SAMPLES
 from ode_core.audit.reference import FIRST_TOLERANCE, LAST_TOLERANCE
 from ode_core.audit.rescue import OFFERED_AGREEMENT, OFFERED_FROM
 from ode_core.audit.serving_solvers import FEWEST_ROUNDS, TIMED_SAMPLES, TOLERANCES, WORTH_TRYING
-from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_EVIDENCE, samples_without_disagreement
+from ode_core.audit.shown_agreement import samples_without_disagreement
+from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_EVIDENCE
 from ode_core.audit.statistics import clopper_pearson
 from ode_core.audit.step_spectrum import DENSE_STATE
 from ode_core.specs import AuditJobSpec
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+GUIDE = (DOCS / "audit.md").read_text()
 
 
 def test_the_request_is_accepted_and_names_every_option() -> None:
     (example,) = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", GUIDE, re.DOTALL))
     AuditJobSpec.model_validate(example)
     assert set(example) == set(AuditJobSpec.model_fields)
+
+
+def test_every_field_of_a_result_is_named_in_the_guide_of_the_api() -> None:
+    text = (DOCS / "http-api.md").read_text()
+    words = set(re.findall(r"\w+", text[text.index("## Repair a version") : text.index("## Lists, errors")]))
+    schema = audit_result_schema()
+    parts = {"AuditResult": schema} | schema["$defs"]
+    # Written down with the jobs that they are specs of.
+    specs = {name for name in parts if name.endswith("Spec") or name == "UploadedFacts"}
+    unnamed = {
+        name: sorted(missing)
+        for name, part in parts.items()
+        if name not in specs and (missing := set(part.get("properties", {})) - words)
+    }
+    assert unnamed == {}
 
 
 def test_the_numbers_are_those_of_the_code() -> None:
