@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 PEERS  := .venv-peers
 SERVING_PEERS := .venv-serving
 MLSERVER := .venv-mlserver
+CLIENTS := .venv-clients
+CLIENT_PACKAGES := $(CLIENTS)/kserve/.installed $(CLIENTS)/mlserver/.installed
 # How long `make soak` goes on.
 SOAK_MINUTES ?= 10
 # Processes of `make test`: each takes about 1 GB of memory, and a database of its own where one Redis server is shared.
@@ -12,10 +14,10 @@ TEST_PROCESSES ?= 2
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo serve test test-slow check format bench bench-solvers bench-audit bench-serving soak work-precision clean
+.PHONY: help setup setup-dev client-packages demo serve test test-slow check format bench bench-solvers bench-audit bench-serving soak work-precision clean
 
 help: ## show the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.runtime ## install odeness and what it needs into .venv
 setup-dev: $(VENV)/.dev ## the same, with the tools for tests and checks
@@ -34,13 +36,24 @@ $(VENV)/.dev: $(VENV)/.runtime
 	$(PIP) --editable '.[dev]'
 	@touch $@
 
+# Their dependencies are at odds with ours and with each other's, so each is installed as listed, apart. MLServer says it
+# wants a Python below 3.13; its client runs there, too.
+$(CLIENTS)/%/.installed: tests/api/inference_protocol/clients/requirements-%.txt | $(VENV)/.runtime
+	$(BIN)/python -m venv --without-pip --clear $(CLIENTS)/$*
+	@$(BIN)/python -m pip --python $(CLIENTS)/$*/bin/python install --quiet --disable-pip-version-check \
+	  --no-deps --no-compile --ignore-requires-python --requirement $< \
+	  || { echo "$* was not installed, whose client the tests use: see above whether pip reaches a package index"; exit 1; }
+	@touch $@
+
+client-packages: $(CLIENT_PACKAGES) ## install the clients of KServe and MLServer for the tests into .venv-clients
+
 demo: setup ## train, test, judge and serve two models on real data (about 2 minutes)
 	$(BIN)/odeness demo
 
 serve: setup ## start the service on http://127.0.0.1:8000 with an embedded database and broker
 	$(BIN)/odeness serve
 
-test: setup-dev ## run the tests in 2 processes (under 10 minutes; PostgreSQL and Redis come along)
+test: setup-dev client-packages ## run the tests in 2 processes (under 10 minutes; PostgreSQL and Redis come along)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-slow: setup-dev ## run the tests that train for minutes
@@ -91,4 +104,4 @@ work-precision: setup-dev ## measure error against time for every method and dra
 	$(BIN)/python -m benchmarks.work_precision
 
 clean: ## remove the virtual environments and build leftovers
-	rm -rf $(VENV) $(PEERS) $(SERVING_PEERS) $(MLSERVER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CLIENTS) $(PEERS) $(SERVING_PEERS) $(MLSERVER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -107,7 +107,7 @@ class TestJobs:
         assert [event["sequence"] for event in connected.events(job_id, after=1)] == [2, 3]
 
     def test_lists_go_on_over_pages(self, served: Served, connected: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("api.client._PAGE", 2)
+        monkeypatch.setattr("api.client.transport._PAGE", 2)
         submitted = [submit(served.store).id for _ in range(5)]
 
         assert [job["id"] for job in connected.jobs()] == submitted[::-1]

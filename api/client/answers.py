@@ -123,19 +123,11 @@ class Prediction(TypedDict):
     rejected: int
 
 
-class SamplePrediction(TypedDict):
+class SamplePrediction(Prediction):
     """The stored prediction of one sample of a data set; ``logits`` are None, too, where none were asked for."""
 
     sample: int
     truth: int
-    label: int | None
-    probabilities: list[float] | None
-    logits: list[float] | None
-    status: str
-    remedy: str | None
-    nfe: int
-    accepted: int
-    rejected: int
 
 
 class Predictions(TypedDict):
