@@ -225,13 +225,18 @@ class ModifiedFieldTrial(Answer):
     """A modified field under a converged solver."""
 
     spec: JsonObject = Field(description="which: solver, kind and terms")
-    accuracy: float = Field(description="share of right labels, 0 to 1; a failed solve counts as wrong")
+    samples: int = Field(description="tried on, the first of those looked at")
+    stopped: bool = Field(description="whether it ended before all of them, as it could no more come to an offer")
+    accuracy: float = Field(description="share of right labels on them, 0 to 1; a failed solve is wrong")
     score: float | None = Field(
-        description="share of the lost accuracy that it wins back, 1: all of it; null: too few samples are lost"
+        description="share of the lost accuracy that it wins back, 1: all of it; null: too few are lost, or the "
+        "trial was stopped"
     )
     reason: str | None = Field(description="why there is no score; null: there is")
     agreement: float = Field(description="share of the samples with the prediction under the training solver, 0 to 1")
-    changed: int = Field(description="samples whose prediction the field itself changes under the converged reference")
+    changed: int = Field(
+        description="of all looked at: whose prediction the field itself changes under the converged reference"
+    )
     offered: bool = Field(
         description="at least 10 predictions changed, the score is at least 0.95 or the agreement at least 0.99, and "
         "the trial converged"

@@ -13,7 +13,7 @@ from ode_core.audit import arnoldi
 from ode_core.audit.audit import AuditReport
 from ode_core.audit.mechanism import Mechanism, find_mechanism, obstacle
 from ode_core.audit.progress import OnProgress, Progress
-from ode_core.audit.rescue import MAX_EVALUATIONS, Rescue, rescue
+from ode_core.audit.rescue import MAX_EVALUATIONS, PILOT, Rescue, rescue
 from ode_core.audit.verdict import Verdict
 from ode_core.models.audited_model import AuditedModel
 from ode_core.solvers import krylov
@@ -33,6 +33,8 @@ STATES_AT_ONCE = 2**26
 MULTIPLICATIONS, SMALLEST_EVALUATION = 2.5e11, 2_000
 # Those of trying one modified field of an implicit method, whose steps iterate.
 TRIAL_MULTIPLICATIONS = 5e11
+# Of a trial that explodes in every sample: one that may take more begins with a few, and is stopped if they fail.
+PILOTED_TRIAL = 5e10
 # Evaluations that the exact flow takes in the interventions and for the fan, over those of the reference.
 FLOWS = 20
 # An evaluation of the series takes about twenty times as long as one of the iterates, for its derivatives: it is tried
@@ -161,6 +163,7 @@ def diagnose(
             spec,
             trained,
             reference,
+            pilot=PILOT if _may_be_dear(spec, size, samples, operations) else None,
             on_evaluation=lambda: progress.again(),
             max_evaluations=MAX_EVALUATIONS if bound is None else min(MAX_EVALUATIONS, bound),
         )
@@ -189,6 +192,12 @@ def _is_worth_trying(spec: ModifiedFieldSpec, before: Sequence[Rescue]) -> bool:
     if any(trial.offered or not trial.enough_changed for trial in before):
         return False
     return spec.kind != "series" or all(trial.evaluations <= CHEAP_EVALUATIONS for trial in before)
+
+
+def _may_be_dear(spec: ModifiedFieldSpec, state_size: int, samples: int, operations: int) -> bool:
+    """Whether a trial that explodes would take long."""
+    evaluations = samples * spec.evaluations(state_size) * MAX_EVALUATIONS
+    return evaluations * max(operations, SMALLEST_EVALUATION) > PILOTED_TRIAL
 
 
 def _is_affordable(

@@ -203,10 +203,14 @@ def _modified_field(tried: Sequence[Rescue], no_rescue: str | None, version: Sta
         "modified_field",
         False,
         f"Of the modified fields that were tried the best, {best.spec.label}, gives the trained prediction for "
-        f"{best.agreement:.1%} of the samples{_won_back(best)}{unsettled}; it would be offered from "
+        f"{best.agreement:.1%} of the {_tried_on(best)}{_won_back(best)}{unsettled}; it would be offered from "
         f"{OFFERED_AGREEMENT:.0%} of the predictions or {OFFERED_FROM:.0%} of the accuracy lost. The step is too long "
         f"for these series, which proves no more than that.",
     )
+
+
+def _tried_on(trial: Rescue) -> str:
+    return f"first {trial.samples} samples, after which the trial was stopped" if trial.stopped else "samples"
 
 
 def _won_back(trial: Rescue) -> str:

@@ -1,17 +1,20 @@
 """Does the modified field give, under a converged solver, what the training solver gave?
 
 A score near 1 proves that the trained model is a flow, of another field than its own. A score near 0 proves only that
-the series is outside of its range.
+the series is outside of its range. There the field may explode, and a converged solve take thousands of evaluations:
+where a trial would be dear a few samples are tried first, and it is stopped if they show that it comes to no offer.
 """
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ode_core.audit.interventions import FEWEST_SAMPLES
-from ode_core.audit.reference import converged_reference
+from ode_core.audit.reference import Reference, converged_reference
+from ode_core.audit.statistics import clopper_pearson
 from ode_core.models.audited_model import AuditedModel
 from ode_core.models.modified_classifier import with_modified_field
 from ode_core.models.predictions import Predictions
@@ -20,8 +23,13 @@ from ode_core.specs.modified_field import ModifiedFieldSpec
 OFFERED_FROM = 0.95
 # Flips go both ways, and accuracy may be lost by few samples where many predictions change.
 OFFERED_AGREEMENT = 0.99
+OFFERED_UNSETTLED = 0.01
 # A modified field that takes more is outside of its range, and no repair: some explode, and would go on for minutes.
 MAX_EVALUATIONS = 3_000
+# Samples tried first, and evaluations of one of them in a solve: fields that were a repair took 100 to 500.
+PILOT, PILOT_EVALUATIONS = 20, 1_000
+# A trial that might be offered is stopped once in two hundred times at most.
+_CONFIDENCE = 0.99
 
 
 @dataclass(frozen=True)
@@ -30,11 +38,14 @@ class Rescue:
 
     Attributes:
         spec: which modified field.
-        accuracy: its accuracy; a failed solve counts as wrong.
-        score: ``(accuracy - reference's) / (trained accuracy - reference's)``; None where too few samples were lost.
+        samples: it was tried on the first so many of those given.
+        stopped: the trial ended before all of them, as it could no more come to an offer; the reason says more.
+        accuracy: its accuracy on them; a failed solve counts as wrong.
+        score: ``(accuracy - reference's) / (trained accuracy - reference's)``; None where too few samples were lost, or
+            the trial was stopped.
         reason: why there is no score, or None.
         agreement: share of samples with the prediction of the training solver.
-        changed: samples whose prediction the field itself changes, under the converged reference.
+        changed: of all samples given, those whose prediction the field itself changes, under the converged reference.
         offered: at least 10 predictions changed, the score is at least 0.95 or the agreement at least 0.99, and the
             trial's solutions converged.
         unsettled: samples whose prediction did not settle under the converged solver.
@@ -43,6 +54,8 @@ class Rescue:
     """
 
     spec: ModifiedFieldSpec
+    samples: int
+    stopped: bool
     accuracy: float
     score: float | None
     reason: str | None
@@ -76,6 +89,7 @@ def rescue(
     trained: Predictions,
     reference: Predictions,
     *,
+    pilot: int | None = None,
     on_evaluation: Callable[[], None] | None = None,
     max_evaluations: int | None = MAX_EVALUATIONS,
     last_tolerance: float = 1e-7,
@@ -89,33 +103,96 @@ def rescue(
         spec: which modified field.
         trained: the model's predictions under its training solver.
         reference: its predictions under a converged one.
+        pilot: try so many samples first, with at most ``PILOT_EVALUATIONS``, and stop if that shows that the field will
+            not be offered; None: try all in any case.
         on_evaluation: called before each evaluation of the model's field; an exception it raises ends the trial.
         max_evaluations: bound on the evaluations of the modified field for one sample in one solve, or None.
         last_tolerance: the tightest tolerance to try. With ReLU a series jumps at kinks, where tight ones are dear.
     """
     repaired = with_modified_field(model, spec)
     repaired.field.before_evaluation = on_evaluation
-    found = converged_reference(
-        repaired,
-        inputs,
-        last_tolerance=last_tolerance,
-        max_evaluations=None if max_evaluations is None else max_evaluations * repaired.evaluations_in_field,
-    )
-    accuracy, before, after = (one.accuracy(labels) for one in (found.predictions, reference, trained))
-    lost = round((after - before) * len(labels))
-    score = (accuracy - before) / (after - before) if lost >= FEWEST_SAMPLES else None
-    agreement = 1 - float(found.predictions.flips(trained).double().mean())
-    changed = int(reference.flips(trained).sum())
-    given_back = agreement >= OFFERED_AGREEMENT or (score is not None and score >= OFFERED_FROM)
+    goal = _Goal(labels, trained, reference)
+
+    def solved(samples: int, bound: int | None) -> _Trial:
+        found = converged_reference(
+            repaired,
+            inputs[:samples],
+            last_tolerance=last_tolerance,
+            max_evaluations=None if bound is None else bound * repaired.evaluations_in_field,
+        )
+        return _Trial(found, goal)
+
+    trial, stopped = None, None
+    if pilot is not None and pilot < len(labels):
+        trial = solved(pilot, PILOT_EVALUATIONS if max_evaluations is None else min(PILOT_EVALUATIONS, max_evaluations))
+        stopped = trial.why_hopeless()
+    if trial is None or stopped is None:
+        trial = solved(len(labels), max_evaluations)
+    score = goal.score(trial.accuracy) if stopped is None else None
+    given_back = trial.agreement >= OFFERED_AGREEMENT or (score is not None and score >= OFFERED_FROM)
+    settled = trial.found.unsettled <= OFFERED_UNSETTLED * trial.samples
     return Rescue(
         spec=spec,
-        accuracy=accuracy,
+        samples=trial.samples,
+        stopped=stopped is not None,
+        accuracy=trial.accuracy,
         score=score,
-        reason=None if score is not None else f"only {lost} of {len(labels)} samples are lost, too few for a score",
-        agreement=agreement,
-        changed=changed,
-        offered=changed >= FEWEST_SAMPLES and given_back and found.unsettled <= 0.01 * len(labels),
-        unsettled=found.unsettled,
-        evaluations=found.predictions.mean_evaluations / repaired.evaluations_in_field,
+        reason=stopped or (goal.why_no_score if score is None else None),
+        agreement=trial.agreement,
+        changed=goal.changed,
+        offered=stopped is None and goal.changed >= FEWEST_SAMPLES and given_back and settled,
+        unsettled=trial.found.unsettled,
+        evaluations=trial.found.predictions.mean_evaluations / repaired.evaluations_in_field,
         evaluations_in_field=repaired.evaluations_in_field,
     )
+
+
+class _Goal:
+    """What a modified field has to give back, of all samples."""
+
+    def __init__(self, labels: Tensor, trained: Predictions, reference: Predictions) -> None:
+        self.labels, self.trained = labels, trained
+        self._before, self._after = reference.accuracy(labels), trained.accuracy(labels)
+        self._lost = round((self._after - self._before) * len(labels))
+        self.changed = int(reference.flips(trained).sum())
+
+    @property
+    def accuracy(self) -> float | None:
+        """The accuracy from which it is offered; None where too few samples are lost for a score."""
+        return None if self._lost < FEWEST_SAMPLES else self._before + OFFERED_FROM * (self._after - self._before)
+
+    @property
+    def why_no_score(self) -> str:
+        return f"only {self._lost} of {len(self.labels)} samples are lost, too few for a score"
+
+    def score(self, accuracy: float) -> float | None:
+        """Return the share of the lost accuracy that is won back."""
+        return None if self._lost < FEWEST_SAMPLES else (accuracy - self._before) / (self._after - self._before)
+
+
+class _Trial:
+    """What became of the first samples."""
+
+    def __init__(self, found: Reference, goal: _Goal) -> None:
+        self.found, self._goal, self.samples = found, goal, len(found.settled)
+        first = torch.arange(self.samples)
+        self.accuracy = found.predictions.accuracy(goal.labels[first])
+        self.agreeing = int((~found.predictions.flips(goal.trained.select(first))).sum())
+
+    @property
+    def agreement(self) -> float:
+        return self.agreeing / self.samples
+
+    def why_hopeless(self) -> str | None:
+        """Return why all samples would not make an offer, or None where they may."""
+        _, agreement = clopper_pearson(self.agreeing, self.samples, _CONFIDENCE)
+        _, accuracy = clopper_pearson(round(self.accuracy * self.samples), self.samples, _CONFIDENCE)
+        unsettled, _ = clopper_pearson(self.found.unsettled, self.samples, _CONFIDENCE)
+        far = agreement < OFFERED_AGREEMENT and (self._goal.accuracy is None or accuracy < self._goal.accuracy)
+        if not far and unsettled <= OFFERED_UNSETTLED:
+            return None
+        return (
+            f"stopped after the first {self.samples} of {len(self._goal.labels)} samples: {self.agreeing} of them have "
+            f"the trained prediction, and {self.found.unsettled} do not settle within {PILOT_EVALUATIONS:,} "
+            f"evaluations of the modified field"
+        )

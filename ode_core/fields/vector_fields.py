@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ode_core.fields.arithmetic import CastChain, CastNetwork, network_type
 from ode_core.fields.dense_chain import lower
 from ode_core.fields.growing_ellipses import GrowingEllipses
+from ode_core.fields.sample_blocks import in_sample_blocks
 from ode_core.fields.tape_memory import TapePool
 from ode_core.specs.model import (
     Activation,
@@ -81,16 +82,21 @@ class VectorField(nn.Module):
         """Return the same field, to round-off, prepared for many calls with states of one shape.
 
         What does not depend on ``(t, z)`` is computed here, once. It holds until the weights change: prepare
-        it anew for every solve. Perceptrons and convolutions over short signals become a ``DenseChain``.
+        it anew for every solve. Perceptrons and convolutions over short signals become a ``DenseChain``; in float64
+        on a CPU convolutions over images are done a few samples at a time.
         """
         dtype = self._network_type()
         chain = lower(list(self.network), state_shape, time_dependent=self.time_dependent)
         if chain is not None:
             chain = dataclasses.replace(chain, before_evaluation=self.before_evaluation, pool=self._pool)
             return chain if dtype is None else CastChain(chain, dtype)
+        network: Callable[[Tensor], Tensor] | None
         if dtype is None:
-            return self
-        network = CastNetwork(list(self.network), dtype)
+            network = in_sample_blocks(self.network, state_shape)
+            if network is None:
+                return self
+        else:
+            network = CastNetwork(list(self.network), dtype)
         return PreparedField(lambda t, z: self._evaluate(network, t, z), tuple(self.network.parameters()))
 
     def _network_type(self) -> torch.dtype | None:

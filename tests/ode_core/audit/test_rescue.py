@@ -1,0 +1,89 @@
+import pytest
+import torch
+
+from ode_core.audit.audit import audit
+from ode_core.audit.diagnosis import diagnose
+from ode_core.audit.reference import converged_reference
+from ode_core.audit.rescue import PILOT, PILOT_EVALUATIONS, Rescue, rescue
+from ode_core.models.classifier import Classifier
+from ode_core.models.predictions import predict
+from ode_core.specs import ModifiedFieldSpec, SolverSpec
+from tests.ode_core.audit.linear_models import LinearField, circle, classifier_around, rotation
+
+SAMPLES, EULER = 200, SolverSpec(method="euler", steps=1)
+
+
+def tried(model: Classifier, steps: int, terms: int = 4, pilot: int | None = PILOT) -> tuple[Rescue, int]:
+    """Try the modified field of Euler steps on points in a random order; return the trial and its evaluations."""
+    solver = SolverSpec(method="euler", steps=steps)
+    inputs = circle(SAMPLES)[torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(0))]
+    trained, reference = predict(model, inputs, solver), converged_reference(model, inputs).predictions
+    calls = 0
+
+    def count() -> None:
+        nonlocal calls
+        calls += 1
+
+    spec = ModifiedFieldSpec(solver=solver, kind="iterates", terms=terms)
+    found = rescue(model, inputs, trained.labels, spec, trained, reference, pilot=pilot, on_evaluation=count)
+    return found, calls
+
+
+class Counted(LinearField):
+    """A linear field that tells of its evaluations."""
+
+    before_evaluation = None
+
+    def forward(self, t: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        if self.before_evaluation is not None:
+            self.before_evaluation()
+        return super().forward(t, z)
+
+
+def test_a_field_that_is_stiff_beyond_the_bound_is_stopped_after_a_few_samples_and_says_why() -> None:
+    # The series of log(1 + x)/x to four terms at x = h a = -40 is -16,000 times the field's slope: dopri5 is stable to
+    # about 3.3, so the interval takes more steps than the bound allows.
+    x = -40.0
+    rate = sum((-1) ** (j + 1) / j * x**j for j in range(1, 5))
+    assert abs(rate) / 3.5 * 6 > 100 * PILOT_EVALUATIONS
+    found, calls = tried(classifier_around(Counted([[x, 0.0], [0.0, 0.0]])), steps=1)
+    assert found.stopped
+    assert found.samples == PILOT
+    assert not found.offered
+    assert found.score is None
+    assert found.unsettled == PILOT
+    assert found.reason is not None
+    assert found.reason.startswith(f"stopped after the first {PILOT} of {SAMPLES} samples")
+    assert calls <= 4 * PILOT_EVALUATIONS
+
+
+def test_a_field_that_gives_other_predictions_is_stopped_and_one_that_gives_the_trained_goes_on() -> None:
+    crossing, _ = tried(classifier_around(LinearField([[-3.0, 0.0], [0.0, 0.0]])), steps=1)
+    assert crossing.stopped
+    # The flow on a line keeps its sign, and the step changed it: no sample has the trained prediction.
+    assert crossing.agreement == 0
+    assert crossing.changed == SAMPLES
+    rotated, _ = tried(rotation(8.0), steps=30)
+    whole, _ = tried(rotation(8.0), steps=30, pilot=None)
+    assert not rotated.stopped
+    assert rotated.offered
+    assert rotated == whole
+
+
+def test_without_a_pilot_all_samples_are_tried() -> None:
+    found, _ = tried(classifier_around(LinearField([[-3.0, 0.0], [0.0, 0.0]])), steps=1, pilot=None)
+    assert not found.stopped
+    assert found.samples == SAMPLES
+    assert found.score == pytest.approx(0, abs=0.05)
+
+
+def test_an_audit_begins_with_a_few_samples_where_a_trial_would_be_dear() -> None:
+    model, inputs, solver = classifier_around(LinearField([[-3.0, 0.0], [0.0, 0.0]])), circle(SAMPLES), EULER
+    labels = predict(model, inputs, solver).labels
+    report = audit(model, inputs, labels, solver)
+    cheap, dear = (
+        [trial.samples for trial in diagnose(model, inputs, labels, report, operations=operations).rescues]
+        for operations in (2_000, 100_000)
+    )
+    assert set(cheap) == {SAMPLES}
+    assert set(dear) == {PILOT}
