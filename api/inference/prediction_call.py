@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from api.identifiers import VersionReference
-from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_EVIDENCE, ChosenSolver, Evidence
-from ode_core.specs import SolverSpec
+from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_EVIDENCE, ChosenSolver
+from ode_core.specs import Evidence, Otherwise, SolverSpec
 from ode_core.specs.solver import Precision
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 LONGEST_SECONDS = 60.0
 MOST_TIMES = 1000
 NO_LABEL = -1  # of an input whose solve failed
-
-Otherwise = Literal["refuse", "training_solver"]
 
 
 @dataclass(frozen=True)

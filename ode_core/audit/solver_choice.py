@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ode_core.specs.audited_agreement import Evidence
 from ode_core.specs.solver import SolverSpec
 
 if TYPE_CHECKING:  # its statistics load SciPy, which a server that answers from what is stored has no use for
@@ -24,9 +25,6 @@ if TYPE_CHECKING:  # its statistics load SciPy, which a server that answers from
 
 AgreementWith = Literal["reference", "reference_and_training", "training"]
 """What predictions are held against."""
-
-Evidence = Literal["estimate", "lower_bound"]
-"""What has to reach the asked agreement: the share of the samples, or the lower end of its 95 % interval."""
 
 DEFAULT_AGREEMENT = 0.999
 # An interval's lower end reaches this agreement with 3,688 samples, more than most test sets have.

@@ -7,6 +7,7 @@ from ode_core.specs.adaptation import (
     StepAdaptation,
     ToleranceAdaptation,
 )
+from ode_core.specs.audited_agreement import Evidence, Otherwise
 from ode_core.specs.budgets import (
     Budget,
     BudgetExceeded,
@@ -117,6 +118,7 @@ __all__ = [
     "DatasetSpec",
     "DigitsSpec",
     "EvaluationJobSpec",
+    "Evidence",
     "ExportFormat",
     "ExportImpossible",
     "ExportJobSpec",
@@ -133,6 +135,7 @@ __all__ = [
     "ModelName",
     "ModelSpec",
     "ModifiedFieldSpec",
+    "Otherwise",
     "PortraitImpossible",
     "PortraitJobSpec",
     "PredictJobSpec",
