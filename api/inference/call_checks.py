@@ -60,6 +60,7 @@ class CallChecks:
     def _from_database(self, versions: "_VersionsOfRound", call: PredictionCall) -> _Chosen | Exception:
         try:
             served = versions.find(call.model, call.version)
+            call.found.version = served.version
             if isinstance(call.solver, AutoSolver):
                 return served, *choose_solver(versions.choice(served), served.version, served.own_solver, call.solver)
         except SQLAlchemyError:
@@ -72,6 +73,7 @@ class CallChecks:
         self, ticket: Ticket, served: ServedVersion, solver: SolverSpec, choice: ChosenSolver | None
     ) -> CheckedCall | Exception:
         call, budget = ticket.call, self._budget
+        call.found.version = served.version
         try:
             self._check_cost(call, served, solver)
             inputs = call.inputs.checked(

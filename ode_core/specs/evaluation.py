@@ -17,7 +17,7 @@ def _kind_of_version(value: Any) -> str:
 
 
 def _kind_of_solver(value: Any) -> str:
-    return "(chosen)" if isinstance(value, str) else "(named)"
+    return "(chosen)" if value == "auto" else "(named)"
 
 
 # Each value is checked against what it looks like, and an error is about that alone. Tags stand in parentheses: they
