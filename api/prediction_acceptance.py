@@ -1,11 +1,16 @@
 """Accepts jobs that predict whole data sets: everything a worker needs is written into the spec."""
 
 import math
+from dataclasses import asdict
+from typing import Any
 
 from api.budget_problems import within_budget
+from api.chosen_solver import choose_solver
 from api.identifiers import find_version
-from api.problems import Problem
+from api.inference.prediction_call import AutoSolver
+from api.problems import Problem, invalid
 from api.uploaded_datasets import filled_in, require_dataset
+from ode_core.audit.solver_choice import SolverChoice
 from ode_core.specs import (
     DatasetSpec,
     ModifiedFieldSpec,
@@ -20,6 +25,7 @@ from ode_core.specs import (
     samples_to_predict,
 )
 from store.jobs import Job
+from store.models import ModelVersion
 from store.settings import Settings
 from store.unit_of_work import Transaction
 
@@ -28,12 +34,13 @@ def submit_prediction(tx: Transaction, settings: Settings, spec: PredictJobSpec)
     """Store the job with its version, solver and data set named.
 
     Raises:
-        Problem: there is no such version or data set, they do not fit, or the job is more than the budget allows.
+        Problem: there is no such version or data set, no solver is known to agree, they do not fit, or the job is more
+            than the budget allows.
     """
     version = find_version(tx, spec.model, spec.version)
     trained = TrainingJobSpec.model_validate(version.training_spec)
     field = None if version.modified_field is None else ModifiedFieldSpec.model_validate(version.modified_field)
-    solver = spec.solver or SolverSpec.model_validate(version.solver)
+    solver, asked = _solver(tx, spec, version)
     dataset = trained.dataset if spec.dataset is None else filled_in(tx, spec.dataset, "dataset")
     samples = _samples(spec, trained, dataset)
     require_dataset(dataset, settings)
@@ -43,12 +50,31 @@ def submit_prediction(tx: Transaction, settings: Settings, spec: PredictJobSpec)
         check_solve_budget(solver, trained.architecture.end_time, budget.evaluations_per_solve, state_size, each=each)
     with within_budget("samples"):
         check_prediction_budget(spec, trained, solver, samples, budget, each=each)
-    document = spec.model_dump(mode="json") | {
-        "version": version.version,
-        "solver": solver.document(),
-        "dataset": dataset.model_dump(mode="json"),
-    }
+    document = (
+        spec.model_dump(mode="json")
+        | asked
+        | {
+            "version": version.version,
+            "solver": solver.document(),
+            "dataset": dataset.model_dump(mode="json"),
+        }
+    )
     return tx.jobs.submit(spec.kind, document, model=spec.model, model_version=version.version, total=samples)
+
+
+def _solver(tx: Transaction, spec: PredictJobSpec, version: ModelVersion) -> tuple[SolverSpec, dict[str, Any]]:
+    """Return the solver to use, and all that was asked of it where it was to be chosen."""
+    own = SolverSpec.model_validate(version.solver)
+    given = {name: getattr(spec, name) for name in ("agreement", "evidence", "by", "otherwise")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if isinstance(spec.solver, str):
+        stored = tx.solver_choices.of_version(version.id)
+        choice = None if stored is None else SolverChoice.from_json(stored.choice)
+        asked = AutoSolver(**given)
+        return choose_solver(choice, version, own, asked)[0], asdict(asked)
+    for name in given:
+        raise invalid(name, 'is for "solver": "auto" alone: leave it out, or let the solver be chosen')
+    return spec.solver or own, {}
 
 
 def _samples(spec: PredictJobSpec, trained: TrainingJobSpec, dataset: DatasetSpec) -> int:

@@ -63,7 +63,7 @@ def field_path(location: Sequence[str | int], body: Any) -> str:
     """Return the dotted path of a field as the user wrote it, for example ``solvers.0.steps``.
 
     pydantic's location of a field inside a tagged union contains the tag, which is no field; it is
-    left out by walking along in ``body``.
+    left out by walking along in ``body``, or because it stands in parentheses.
     """
     parts = list(location)
     in_body = bool(parts) and parts[0] == "body"
@@ -75,6 +75,8 @@ def field_path(location: Sequence[str | int], body: Any) -> str:
     current = body
     for part in parts:
         if isinstance(current, dict) and part not in current and part == current.get("kind"):
+            continue
+        if isinstance(part, str) and part.startswith("(") and not (isinstance(current, dict) and part in current):
             continue
         path.append(str(part))
         current = _item(current, part)

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.budget_problems import within_budget
+from api.chosen_solver import choose_solver
 from api.identifiers import VersionReference
 from api.inference.prediction_call import AutoSolver, PredictionCall
 from api.inference.served_version import Catalogue, ServedVersion
 from api.inference.waiting_calls import CheckedCall, Ticket
 from api.problems import Problem, invalid
-from api.solver_choice_problems import no_solver_agrees, not_audited
 from ode_core.audit.finer_solver import finer_solver
 from ode_core.audit.solver_choice import ChosenSolver, SolverChoice
 from ode_core.specs import Budget, SolverSpec, check_solve_budget
@@ -60,8 +60,9 @@ class CallChecks:
     def _from_database(self, versions: "_VersionsOfRound", call: PredictionCall) -> _Chosen | Exception:
         try:
             served = versions.find(call.model, call.version)
+            call.found.version = served.version
             if isinstance(call.solver, AutoSolver):
-                return served, *_choose_solver(versions.choice(served), served, call.solver)
+                return served, *choose_solver(versions.choice(served), served.version, served.own_solver, call.solver)
         except SQLAlchemyError:
             raise
         except Exception as error:  # what is stored of a version may be damaged: the others' calls are fine
@@ -72,6 +73,7 @@ class CallChecks:
         self, ticket: Ticket, served: ServedVersion, solver: SolverSpec, choice: ChosenSolver | None
     ) -> CheckedCall | Exception:
         call, budget = ticket.call, self._budget
+        call.found.version = served.version
         try:
             self._check_cost(call, served, solver)
             inputs = call.inputs.checked(
@@ -126,26 +128,6 @@ class _VersionsOfRound:
             stored = self._tx.solver_choices.of_version(identifier)
             self._choices[identifier] = None if stored is None else SolverChoice.from_json(stored.choice)
         return self._choices[identifier]
-
-
-def _choose_solver(
-    choice: SolverChoice | None, served: ServedVersion, asked: AutoSolver
-) -> tuple[SolverSpec, ChosenSolver | None]:
-    """Return the cheapest solver that agrees well enough, and why.
-
-    Raises:
-        Problem: there is none, and the caller does not want the training solver in its place.
-    """
-    if choice is not None:
-        chosen = choice.cheapest(asked.agreement, asked.evidence, asked.by)
-        if chosen.candidate is not None:
-            return chosen.candidate.solver, chosen
-        if asked.otherwise == "refuse":
-            raise no_solver_agrees(served.version, chosen)
-        return served.own_solver, chosen
-    if asked.otherwise == "refuse":
-        raise not_audited(served.version)
-    return served.own_solver, None
 
 
 def _check_times(call: PredictionCall, served: ServedVersion, rows: int, budget: Budget) -> None:

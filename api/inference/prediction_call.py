@@ -1,26 +1,25 @@
 """What a caller asks of a model and what it gets, whatever the protocol. Without torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from api.identifiers import VersionReference
-from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_BY, DEFAULT_EVIDENCE, By, ChosenSolver, Evidence
-from ode_core.specs import SolverSpec
+from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_BY, DEFAULT_EVIDENCE, ChosenSolver
+from ode_core.specs import By, Evidence, Otherwise, SolverSpec
 from ode_core.specs.solver import Precision
 
 if TYPE_CHECKING:
     from api.inference.served_version import ServedVersion
     from ode_core.solvers.status import SolveStatus
+    from store.models import ModelVersion
 
 LONGEST_SECONDS = 60.0
 MOST_TIMES = 1000
 NO_LABEL = -1  # of an input whose solve failed
-
-Otherwise = Literal["refuse", "training_solver"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,13 @@ class AskedInputs(Protocol):
         ...
 
 
+@dataclass
+class FoundVersion:
+    """Which version a call turned out to mean, for whoever counts the calls that fail; None: it has not been found."""
+
+    version: "ModelVersion | None" = None
+
+
 @dataclass(frozen=True)
 class PredictionCall:
     """A request for predictions.
@@ -60,6 +66,7 @@ class PredictionCall:
         certify: whether to say of each prediction how sure it is of its solver.
         times: at which the states are wanted, ascending within the model's interval.
         seconds: how long the caller waits for the computation, at most.
+        found: filled in once the version is looked up.
     """
 
     model: str
@@ -69,6 +76,7 @@ class PredictionCall:
     certify: bool = False
     times: tuple[float, ...] = ()
     seconds: float = LONGEST_SECONDS
+    found: FoundVersion = field(default_factory=FoundVersion, compare=False)
 
 
 @dataclass(frozen=True)

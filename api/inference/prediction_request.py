@@ -12,11 +12,11 @@ from pydantic import ValidationError
 
 from api.identifiers import VersionReference
 from api.inference import prediction_call
-from api.inference.prediction_call import MOST_TIMES, AutoSolver, Otherwise, PredictionCall
+from api.inference.prediction_call import MOST_TIMES, AutoSolver, PredictionCall
 from api.problems import Problem, invalid
 from api.validation_messages import invalid_fields
-from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, By, Evidence
-from ode_core.specs import SolverSpec
+from ode_core.audit.solver_choice import DEFAULT_AGREEMENT
+from ode_core.specs import By, Evidence, Otherwise, SolverSpec
 from ode_core.specs.solver import Precision
 
 _FIELDS = ("inputs", "solver", "agreement", "evidence", "by", "otherwise", "certify", "times", "deadline_seconds")

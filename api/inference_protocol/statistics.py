@@ -26,7 +26,7 @@ class VersionStatistics:
         samples: predicted.
         last_inference: milliseconds since 1970; 0: never.
         success: whole requests that were answered.
-        fail: whole requests that were refused or failed.
+        fail: requests that were understood, but refused or not computed.
         compute_input: reading and checking.
         queue: waiting for the model.
         compute_infer: predicting, with the rest of the batch.

@@ -3,7 +3,6 @@
 import importlib.metadata
 import logging
 import time
-from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
@@ -229,6 +228,7 @@ async def answer_infer(request: Request, services: Services, name: str, referenc
     body = await request.body()
     began = time.perf_counter_ns()
     statistics = services.statistics
+    call = None
     try:
         headers = request.headers
         most = services.settings.max_body_bytes
@@ -246,7 +246,9 @@ async def answer_infer(request: Request, services: Services, name: str, referenc
             content, coded = await run_in_threadpool(packed, content, coding)
             answered |= coded
     except Exception:
-        await run_in_threadpool(_count_failure, services, name, reference, time.perf_counter_ns() - began)
+        # A request that could not be read, or of a model that is not there, belongs to no version's statistics.
+        if call is not None and (found := call.found.version) is not None:
+            statistics.failed(found.model, found.version, time.perf_counter_ns() - began)
         raise
     version = prediction.served.version
     statistics.succeeded(
@@ -265,12 +267,6 @@ def _read(headers: Headers, body: bytes, most: int) -> tuple[InferRequest, int]:
     """Return the request, and how many bytes it has once it is unpacked."""
     content = unpacked(body, headers.get("content-encoding"), most)
     return parse_infer_request(content, headers.get(HEADER_LENGTH)), len(content)
-
-
-def _count_failure(services: Services, name: str, reference: str | None, nanoseconds: int) -> None:
-    with suppress(Problem, SQLAlchemyError), services.store.reading() as tx:
-        version = find_version(tx, name, reference)
-        services.statistics.failed(version.model, version.version, nanoseconds)
 
 
 def _solver_label(version: ModelVersion) -> str:

@@ -156,7 +156,7 @@ class InferenceStats(Answer):
     """How long the parts of requests took."""
 
     success: DurationsAnswer = Field(description="whole requests that were answered")
-    fail: DurationsAnswer = Field(description="whole requests that were refused or failed")
+    fail: DurationsAnswer = Field(description="requests that were understood, but refused or not computed")
     queue: DurationsAnswer = Field(description="waiting for the model")
     compute_input: DurationsAnswer = Field(description="reading and checking")
     compute_infer: DurationsAnswer = Field(description="waiting for the model, and predicting")

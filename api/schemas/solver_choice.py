@@ -7,7 +7,8 @@ from pydantic import Field
 
 from api.schemas.answer import Answer
 from api.schemas.solvers import SolverAnswer
-from ode_core.audit.solver_choice import AgreementWith, By, Candidate, ChosenSolver, Evidence, SolverChoice
+from ode_core.audit.solver_choice import AgreementWith, Candidate, ChosenSolver, SolverChoice
+from ode_core.specs import By, Evidence
 from store.models import ModelVersion
 from store.solver_choices import StoredSolverChoice
 

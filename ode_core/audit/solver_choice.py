@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ode_core.audit.shown_agreement import samples_without_disagreement
 from ode_core.audit.solver_choice_reason import why, why_none, why_the_training_solver
+from ode_core.specs.audited_agreement import By, Evidence
 from ode_core.specs.solver import SolverSpec
 
 if TYPE_CHECKING:  # its statistics load SciPy, which a server that answers from what is stored has no use for
@@ -26,12 +27,6 @@ if TYPE_CHECKING:  # its statistics load SciPy, which a server that answers from
 
 AgreementWith = Literal["reference", "reference_and_training", "training"]
 """What predictions are held against."""
-
-Evidence = Literal["estimate", "lower_bound"]
-"""What has to reach the asked agreement: the share of the samples, or the lower end of its 95 % interval."""
-
-By = Literal["evaluations", "time"]
-"""What is to be the least: the evaluations of the field, or the measured time."""
 
 DEFAULT_AGREEMENT = 0.999
 # An interval's lower end reaches this agreement with 3,688 samples, more than most test sets have.

@@ -4,9 +4,10 @@ import math
 from typing import TYPE_CHECKING
 
 from ode_core.audit.shown_agreement import samples_that_show, samples_without_disagreement
+from ode_core.specs.audited_agreement import By, Evidence
 
 if TYPE_CHECKING:
-    from ode_core.audit.solver_choice import AgreementWith, By, Candidate, Evidence, SolverChoice
+    from ode_core.audit.solver_choice import AgreementWith, Candidate, SolverChoice
 
 _WITH: "dict[AgreementWith, str]" = {
     "reference": "the converged solution",
@@ -15,7 +16,7 @@ _WITH: "dict[AgreementWith, str]" = {
 }
 
 
-def why(choice: "SolverChoice", chosen: "Candidate", agreement: float, evidence: "Evidence", by: "By") -> str:
+def why(choice: "SolverChoice", chosen: "Candidate", agreement: float, evidence: Evidence, by: By) -> str:
     """Return why a solver was chosen among those that agree well enough."""
     sure = " with 95% confidence" if evidence == "lower_bound" else ""
     more = f"; {_what_shows(choice, chosen, agreement)}" if chosen.interval[0] < agreement else ""
@@ -38,7 +39,7 @@ def why_the_training_solver(choice: "SolverChoice", chosen: "Candidate") -> str:
     return f"{chosen.solver.label}, the solver of the training, whatever agreement is asked. {because}{failed}"
 
 
-def why_none(choice: "SolverChoice", closest: "Candidate", agreement: float, evidence: "Evidence") -> str:
+def why_none(choice: "SolverChoice", closest: "Candidate", agreement: float, evidence: Evidence) -> str:
     """Return why no solver was chosen, which comes closest, and what to do."""
     said = (
         f"None of the {len(choice.eligible)} solvers tried agrees with {_WITH[choice.agreement_with]} on "

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from ode_core.export.agreement import ExportFailed, Run
+from ode_core.export.onnx_constants import CONSTANTS
 
 OPSET = 20
 DESCRIPTION = "odeness"  # the key of the model's metadata
@@ -48,6 +49,7 @@ def write(program: ExportedProgram, description: dict[str, Any]) -> bytes:
                 input_names=[names[0]],
                 output_names=names[1],
                 opset_version=OPSET,
+                custom_translation_table=CONSTANTS,
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:

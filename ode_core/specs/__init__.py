@@ -7,6 +7,7 @@ from ode_core.specs.adaptation import (
     StepAdaptation,
     ToleranceAdaptation,
 )
+from ode_core.specs.audited_agreement import By, Evidence, Otherwise
 from ode_core.specs.budgets import (
     Budget,
     BudgetExceeded,
@@ -106,6 +107,7 @@ __all__ = [
     "Bracket",
     "Budget",
     "BudgetExceeded",
+    "By",
     "CertifiedAdaptation",
     "Cifar10Spec",
     "ClassifierSpec",
@@ -117,6 +119,7 @@ __all__ = [
     "DatasetSpec",
     "DigitsSpec",
     "EvaluationJobSpec",
+    "Evidence",
     "ExportFormat",
     "ExportImpossible",
     "ExportJobSpec",
@@ -133,6 +136,7 @@ __all__ = [
     "ModelName",
     "ModelSpec",
     "ModifiedFieldSpec",
+    "Otherwise",
     "PortraitImpossible",
     "PortraitJobSpec",
     "PredictJobSpec",

@@ -1,15 +1,36 @@
 """What is done with a stored model: sweep over test solvers, audit, portrait, predictions of a data set, export."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
+from ode_core.specs.audited_agreement import By, Evidence, Otherwise
 from ode_core.specs.dataset import DatasetSpec, Split
+from ode_core.specs.names import ALIAS_PATTERN
 from ode_core.specs.solver import SolverSpec
 from ode_core.specs.spec import Spec
 from ode_core.specs.training import ModelName
 
-Version = Annotated[int, Field(ge=1)]
+
+def _kind_of_version(value: Any) -> str:
+    return "(alias)" if isinstance(value, str) and not value.isdecimal() else "(number)"
+
+
+def _kind_of_solver(value: Any) -> str:
+    return "(chosen)" if value == "auto" else "(named)"
+
+
+# Each value is checked against what it looks like, and an error is about that alone. Tags stand in parentheses: they
+# are no fields.
+Version = Annotated[
+    Annotated[int, Field(ge=1), Tag("(number)")] | Annotated[str, Field(pattern=ALIAS_PATTERN), Tag("(alias)")],
+    Discriminator(_kind_of_version),
+]
+"""A version's number; or in a request an alias or ``latest``, in whose place the accepted job names the number."""
+NamedOrChosen = Annotated[
+    Annotated[SolverSpec, Tag("(named)")] | Annotated[Literal["auto"], Tag("(chosen)")], Discriminator(_kind_of_solver)
+]
+"""A solver; or in a request ``auto``, in whose place the accepted job names the solver."""
 Samples = Annotated[int, Field(ge=1, le=1_000_000)]
 ExportFormat = Literal["onnx", "torch"]
 
@@ -19,7 +40,9 @@ class SweepJobSpec(Spec):
 
     kind: Literal["sweep"] = "sweep"
     model: ModelName
-    version: Version | None = Field(default=None, description="null: the latest when the job is accepted")
+    version: Version | None = Field(
+        default=None, description="a number, an alias, or latest (null): what it is when the job is accepted"
+    )
     solvers: Annotated[list[SolverSpec], Field(min_length=1, max_length=200)]
     samples: Samples | None = Field(default=None, description="null: the whole test split")
 
@@ -29,7 +52,9 @@ class AuditJobSpec(Spec):
 
     kind: Literal["audit"] = "audit"
     model: ModelName
-    version: Version | None = Field(default=None, description="null: the latest when the job is accepted")
+    version: Version | None = Field(
+        default=None, description="a number, an alias, or latest (null): what it is when the job is accepted"
+    )
     epsilon: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.01, description="largest flip rate at which the model still counts as an ODE"
     )
@@ -46,7 +71,9 @@ class PortraitJobSpec(Spec):
 
     kind: Literal["portrait"] = "portrait"
     model: ModelName
-    version: Version | None = Field(default=None, description="null: the latest when the job is accepted")
+    version: Version | None = Field(
+        default=None, description="a number, an alias, or latest (null): what it is when the job is accepted"
+    )
     solver: SolverSpec | None = Field(
         default=None,
         description="a fixed grid; null: what the version was trained with, or of a repair rk4 with as many steps",
@@ -64,9 +91,28 @@ class PredictJobSpec(Spec):
 
     kind: Literal["predict"] = "predict"
     model: ModelName
-    version: Version | None = Field(default=None, description="null: the latest when the job is accepted")
-    solver: SolverSpec | None = Field(
-        default=None, description="null: what the version was trained with, or of a repair what it is served with"
+    version: Version | None = Field(
+        default=None, description="a number, an alias, or latest (null): what it is when the job is accepted"
+    )
+    solver: NamedOrChosen | None = Field(
+        default=None,
+        description="null: what the version was trained with, or of a repair what it is served with; auto: the "
+        "cheapest that an audit found to agree",
+    )
+    agreement: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None,
+        description="for auto: on which share of the audited samples it has to agree; null: what solver-choice takes",
+    )
+    evidence: Evidence | None = Field(
+        default=None,
+        description="for auto: what has to reach the agreement: the estimate (null), or its 95 % interval's lower end",
+    )
+    by: By | None = Field(
+        default=None, description="for auto: what is to be the least: evaluations of the field (null), or measured time"
+    )
+    otherwise: Otherwise | None = Field(
+        default=None,
+        description="for auto, where no solver is known to agree: refuse (null) with 409, or training_solver",
     )
     dataset: DatasetSpec | None = Field(
         default=None, description="null: the one the version was trained on; another must have inputs of the same shape"
@@ -81,7 +127,9 @@ class ExportJobSpec(Spec):
 
     kind: Literal["export"] = "export"
     model: ModelName
-    version: Version | None = Field(default=None, description="null: the latest when the job is accepted")
+    version: Version | None = Field(
+        default=None, description="a number, an alias, or latest (null): what it is when the job is accepted"
+    )
     solver: SolverSpec | None = Field(
         default=None,
         description="an explicit method with equal steps; null: what the version was trained with, or of a repair rk4 "

@@ -1,5 +1,7 @@
 """What predicting a whole data set asks of it, and how much is stored; known before anything is computed."""
 
+import math
+
 from ode_core.specs.dataset import DatasetSpec
 from ode_core.specs.evaluation import PredictJobSpec
 from ode_core.specs.training import TrainingJobSpec
@@ -36,11 +38,18 @@ def samples_to_predict(spec: PredictJobSpec, trained: TrainingJobSpec, dataset: 
         raise PredictionImpossible(
             "dataset",
             f"an input of the data set has shape {list(given)}, the model was trained on inputs of shape "
-            f"{list(expected)}: name a data set of that shape, or leave dataset out",
+            f"{list(expected)}: {_remedy(expected, given)}",
         )
     there = dataset.train_samples if spec.split == "train" else dataset.test_samples
     assert there is not None  # nothing but an uploaded data set without facts has none, and that has no shape either
     return there if spec.samples is None else min(spec.samples, there)
+
+
+def _remedy(expected: tuple[int, ...], given: tuple[int, ...]) -> str:
+    if math.prod(given) != math.prod(expected):
+        return "name a data set of that shape, or leave dataset out"
+    shape = ", ".join(map(str, expected))
+    return f"they are as many numbers, arranged otherwise; upload the set with inputs reshaped to [n, {shape}]"
 
 
 def prediction_bytes(classes: int, *, logits: bool) -> int:

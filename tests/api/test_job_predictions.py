@@ -18,10 +18,12 @@ from api.client import Client, ProblemError
 from api.schemas.answer import ListOf
 from api.schemas.stored_predictions import SamplePrediction
 from ode_core.models.prediction_columns import pack
-from ode_core.specs import Budget
+from ode_core.specs import Budget, PredictJobSpec
+from store.models import ModelVersion
 from store.predictions import PredictionChunk
 from tests.api.conftest import SPHERES_JOB, Served, assert_problem, claim, serve, train
-from tests.api.test_dataset_upload import upload
+from tests.api.solver_choices import store_choice
+from tests.api.test_dataset_upload import LABELS, POINTS, npz, upload
 
 SAMPLES, FAILED = 250, 7
 DATA_SET: dict[str, Any] = {"kind": "predict", "model": "spheres"}
@@ -85,6 +87,13 @@ def job_id(served: Served, client: httpx.Client) -> str:
     return accepted
 
 
+def version_of(served: Served) -> ModelVersion:
+    with served.store.reading() as tx:
+        version = tx.models.version("spheres", 1)
+    assert version is not None
+    return version
+
+
 # Accepted
 
 
@@ -116,9 +125,75 @@ def test_an_uploaded_data_set_is_pinned_with_its_facts(client: httpx.Client) -> 
     assert job["spec"]["dataset"]["facts"]["test_samples"] == 8
 
 
+@pytest.mark.parametrize(("reference", "number"), [("good", 1), ("latest", 2), (2, 2), (None, 2)])
+def test_a_version_may_be_an_alias_and_the_job_names_what_it_was(
+    served: Served, client: httpx.Client, reference: int | str | None, number: int
+) -> None:
+    train(served.store, SPHERES_JOB)
+    assert client.put("/v1/models/spheres/aliases/good", json={"version": 1}).status_code == 201
+    for kind in ("predict", "audit"):
+        job = client.post("/v1/evaluation-jobs", json={"kind": kind, "model": "spheres", "version": reference}).json()
+        assert (job["version"], job["spec"]["version"]) == (number, number)
+
+
+# The candidates agree on 970, 950, 995, 999 and 1,000 of 1,000 samples, for 2, 4, 8, 12 and 14.5 evaluations.
+@pytest.mark.parametrize(
+    ("asked", "solver", "kept"),
+    [
+        ({"agreement": 0.99}, {"method": "rk4", "steps": 2}, (0.99, "estimate", "refuse")),
+        ({"agreement": 0.96}, {"method": "euler", "steps": 2}, (0.96, "estimate", "refuse")),
+        # The exact interval of 999 of 1,000 begins at 0.9944, that of 995 at 0.9884.
+        (
+            {"agreement": 0.99, "evidence": "lower_bound"},
+            {"method": "rk4", "steps": 3},
+            (0.99, "lower_bound", "refuse"),
+        ),
+    ],
+)
+def test_auto_names_the_cheapest_solver_that_agrees_and_keeps_what_was_asked(
+    served: Served, client: httpx.Client, asked: dict[str, Any], solver: dict[str, Any], kept: tuple[Any, ...]
+) -> None:
+    store_choice(served.store, version_of(served))
+    spec = accept(client, solver="auto", **asked).json()["spec"]
+    assert spec["solver"] == solver
+    assert (spec["agreement"], spec["evidence"], spec["otherwise"]) == kept
+    PredictJobSpec.model_validate(spec)  # as the worker reads it
+
+
+def test_auto_without_an_audit_says_how_to_get_one_or_takes_the_training_solver(client: httpx.Client) -> None:
+    detail = assert_problem(accept(client, solver="auto"), 409, "not_audited")["detail"]
+    assert 'POST {"kind": "audit", "model": "spheres", "version": 1} to /v1/evaluation-jobs' in detail
+    spec = accept(client, solver="auto", otherwise="training_solver").json()["spec"]
+    assert spec["solver"] == {"method": "euler", "steps": 2}
+
+
+def test_auto_is_refused_where_no_solver_may_be_chosen(served: Served, client: httpx.Client) -> None:
+    store_choice(served.store, version_of(served))
+    assert_problem(accept(client, solver="auto", agreement=1.0, evidence="lower_bound"), 409, "no_solver_agrees")
+
+
+def test_a_data_set_with_the_same_numbers_in_another_shape_is_refused_with_the_shape_to_upload(
+    client: httpx.Client,
+) -> None:
+    content = npz(inputs=POINTS.reshape(-1, 1, 2), labels=LABELS)
+    assert upload(client, content, name="channels").status_code == 201
+    refused = accept(client, dataset={"kind": "uploaded", "name": "channels"})
+    problem = assert_problem(refused, 422, "prediction_impossible")
+    assert "has shape [1, 2], the model was trained on inputs of shape [2]" in problem["detail"]
+    assert "upload the set with inputs reshaped to [n, 2]" in problem["detail"]
+
+
 @pytest.mark.parametrize(
     ("options", "status", "code", "words"),
     [
+        ({"version": "nobody"}, 404, "alias_not_found", "aliases lists them"),
+        ({"version": "a b"}, 422, "invalid_request", "version: "),
+        ({"version": 0}, 422, "invalid_request", "version: must be at least 1"),
+        ({"solver": "best"}, 422, "invalid_request", "solver: "),
+        ({"solver": {"method": "rk5", "steps": 2}}, 422, "invalid_request", "solver.method: "),
+        ({"solver": {"method": "rk4"}}, 422, "invalid_request", "solver: "),
+        ({"agreement": 0.9}, 422, "invalid_request", 'agreement: is for "solver": "auto" alone'),
+        ({"solver": "auto", "agreement": 2}, 422, "invalid_request", "agreement: "),
         ({"model": "nobody"}, 404, "model_not_found", "nobody"),
         ({"version": 9}, 404, "model_version_not_found", "9"),
         ({"dataset": {"kind": "digits"}}, 422, "prediction_impossible", "name a data set of that shape"),

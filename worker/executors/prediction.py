@@ -38,6 +38,7 @@ def run_prediction(running: RunningJob) -> FinishJob:
     """
     spec = PredictJobSpec.model_validate(running.job.spec)
     loaded = load_version(running)
+    assert not isinstance(spec.solver, str)  # who accepted the job has chosen
     dataset, solver = spec.dataset or loaded.spec.dataset, spec.solver or loaded.solver
     samples = samples_to_predict(spec, loaded.spec, dataset)
     _check_budget(running, spec, loaded, solver, samples)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
+from sqlalchemy import event
 from tritonclient.utils import InferenceServerException
 
 from tests.api.conftest import SPHERES_JOB, Served, serve, train
@@ -46,6 +47,22 @@ def body(**changes: Any) -> dict[str, Any]:
 def expected(client: httpx.Client, solver: dict[str, Any] | None = None) -> np.ndarray:
     answer = client.post("/v1/models/spheres/predict", json={"inputs": SAMPLES.tolist(), "solver": solver}).json()
     return np.array([one["logits"] for one in answer["predictions"]], np.float32)
+
+
+def test_a_request_that_fails_is_counted_without_a_look_at_the_database(spheres: Served) -> None:
+    looks: list[str] = []
+    engine = spheres.app.state.services.store.engine
+    with spheres.client() as client:
+        path = "/v2/models/spheres/versions/1/infer"
+        good = {"inputs": [{"name": "inputs", "shape": [1, 1, 2], "datatype": "FP32", "data": [0.1, 0.2]}]}
+        assert client.post(path, json=good).status_code == 200
+        event.listen(engine, "before_cursor_execute", lambda *arguments: looks.append(arguments[2]))
+        good["inputs"][0] |= {"shape": [1, 2, 1]}
+        assert client.post(path, json=good).status_code == 422
+        assert client.post(path, content=b"{").status_code == 400
+        assert looks == []
+        statistics = client.get("/v2/models/spheres/versions/1/stats").json()["model_stats"][0]["inference_stats"]
+    assert (statistics["success"]["count"], statistics["fail"]["count"]) == (1, 1)
 
 
 @pytest.mark.parametrize("coding", [None, "gzip", "deflate"])

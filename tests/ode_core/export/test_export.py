@@ -32,6 +32,7 @@ from ode_core.specs import (
     ConvStem,
     DigitsSpec,
     ExportFormat,
+    GrowingEllipsesField,
     MlpField,
     ModifiedFieldSpec,
     SolverSpec,
@@ -124,6 +125,45 @@ def test_every_explicit_method_and_step_rule_is_written_as_it_is(solver: SolverS
     assert exported.description["solver"] == solver.document()
 
 
+def scaled() -> Classifier:
+    model = perceptron()
+    model.input_scale = 1 / 3
+    return model
+
+
+def repaired() -> Classifier:
+    field = ModifiedFieldSpec(solver=SolverSpec(method="ralston", steps=7), kind="iterates", terms=2)
+    return with_modified_field(perceptron(), field)
+
+
+def ellipses() -> Classifier:
+    return build_classifier(ClassifierSpec(field=GrowingEllipsesField()), PLANE, seed=6)
+
+
+@pytest.mark.parametrize(
+    ("build", "solver"),
+    [
+        (perceptron, SolverSpec(method="rk4", steps=6)),
+        (scaled, SolverSpec(method="ralston", steps=7)),
+        (repaired, SolverSpec(method="euler", steps=7)),
+        (ellipses, SolverSpec(method="rk4", steps=6)),
+    ],
+    ids=["rk4", "input scale", "modified field", "ellipses"],
+)
+def test_a_float64_model_keeps_every_digit_of_its_numbers_in_onnx(
+    build: Callable[[], Classifier], solver: SolverSpec
+) -> None:
+    model = build().double()
+    exported = export_classifier(model, solver, samples_of(model, 4), "onnx")
+    inputs = samples_of(model, 20)
+
+    probabilities, logits = in_onnxruntime(exported.data)(inputs.numpy())
+
+    expected = model.predict(inputs, solver).logits
+    np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(probabilities, torch.softmax(expected, 1).numpy(), rtol=1e-12, atol=1e-12)
+
+
 def test_the_file_does_not_grow_with_the_steps() -> None:
     model = perceptron()
     few, many = (
@@ -135,14 +175,14 @@ def test_the_file_does_not_grow_with_the_steps() -> None:
 
 def test_a_repaired_model_is_written_with_its_modified_field() -> None:
     field = ModifiedFieldSpec(solver=SolverSpec(method="euler", steps=8), kind="iterates", terms=2)
-    repaired = with_modified_field(perceptron(), field)
-    exported = export_classifier(repaired, SolverSpec(method="midpoint", steps=8), samples_of(repaired, 4), "onnx")
+    model = with_modified_field(perceptron(), field)
+    exported = export_classifier(model, SolverSpec(method="midpoint", steps=8), samples_of(model, 4), "onnx")
 
-    inputs = samples_of(repaired, 20)
+    inputs = samples_of(model, 20)
     _, logits = in_onnxruntime(exported.data)(inputs.numpy())
 
     plain = predict(perceptron(), inputs, SolverSpec(method="midpoint", steps=8)).logits.numpy()
-    expected = predict(repaired, inputs, SolverSpec(method="midpoint", steps=8)).logits.numpy()
+    expected = predict(model, inputs, SolverSpec(method="midpoint", steps=8)).logits.numpy()
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     assert np.abs(logits - plain).max() > 1e-2
 

@@ -1,0 +1,33 @@
+"""The solver that an audit found cheapest, for whoever leaves the choice to it. Without torch."""
+
+from api.inference.prediction_call import AutoSolver
+from api.solver_choice_problems import no_solver_agrees, not_audited
+from ode_core.audit.solver_choice import ChosenSolver, SolverChoice
+from ode_core.specs import SolverSpec
+from store.models import ModelVersion
+
+
+def choose_solver(
+    choice: SolverChoice | None, version: ModelVersion, own: SolverSpec, asked: AutoSolver
+) -> tuple[SolverSpec, ChosenSolver | None]:
+    """Return the cheapest solver that agrees well enough, and why.
+
+    Args:
+        choice: what the version's latest audit found; None before the first.
+        version: the version.
+        own: the solver it is predicted with where none is named.
+        asked: what is asked of the solver.
+
+    Raises:
+        Problem: there is none, and the caller does not want ``own`` in its place.
+    """
+    if choice is not None:
+        chosen = choice.cheapest(asked.agreement, asked.evidence, asked.by)
+        if chosen.candidate is not None:
+            return chosen.candidate.solver, chosen
+        if asked.otherwise == "refuse":
+            raise no_solver_agrees(version, chosen)
+        return own, chosen
+    if asked.otherwise == "refuse":
+        raise not_audited(version)
+    return own, None
