@@ -20,7 +20,7 @@ from ode_core.specs import SolverSpec
 from ode_core.specs.solver import Precision
 
 _FIELDS = ("inputs", "solver", "agreement", "evidence", "otherwise", "certify", "times", "deadline_seconds")
-_AUTO_ALONE = ("agreement", "evidence", "otherwise")
+AUTO_ALONE = ("agreement", "evidence", "otherwise")
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ def _may_hold_others_than_numbers(body: bytes, document: dict[str, Any]) -> bool
 def _solver(document: dict[str, Any]) -> SolverSpec | AutoSolver | None:
     solver = document.get("solver")
     if solver == "auto":
-        return auto_solver({name: document[name] for name in _AUTO_ALONE if document.get(name) is not None})
-    for name in _AUTO_ALONE:
+        return auto_solver({name: document[name] for name in AUTO_ALONE if document.get(name) is not None})
+    for name in AUTO_ALONE:
         if document.get(name) is not None:
             raise invalid(name, 'is for "solver": "auto" alone: leave it out, or let the solver be chosen')
     if solver is None:
@@ -138,22 +138,22 @@ def _solver(document: dict[str, Any]) -> SolverSpec | AutoSolver | None:
         raise invalid_fields(errors, document) from error
 
 
-def auto_solver(asked: dict[str, Any]) -> AutoSolver:
+def auto_solver(asked: dict[str, Any], prefix: str = "") -> AutoSolver:
     """Return what is asked of a chosen solver.
 
     Raises:
-        Problem: a wrong value, with the field's name.
+        Problem: a wrong value, with the field's name behind ``prefix``.
     """
     agreement = asked.get("agreement", DEFAULT_AGREEMENT)
     if isinstance(agreement, bool) or not isinstance(agreement, int | float) or not 0 < agreement <= 1:
-        raise invalid("agreement", "must be a number above 0 and at most 1, for example 0.99")
+        raise invalid(f"{prefix}agreement", "must be a number above 0 and at most 1, for example 0.99")
     for name, allowed in (("evidence", get_args(Evidence)), ("otherwise", get_args(Otherwise))):
         if name in asked and asked[name] not in allowed:
-            raise invalid(name, f"must be {' or '.join(allowed)}")
+            raise invalid(f"{prefix}{name}", f"must be {' or '.join(allowed)}")
     return AutoSolver(**asked | {"agreement": float(agreement)})
 
 
-def read_times(times: Any) -> tuple[float, ...]:
+def read_times(times: Any, path: str = "times") -> tuple[float, ...]:
     """Return the times at which states are wanted.
 
     Raises:
@@ -163,13 +163,13 @@ def read_times(times: Any) -> tuple[float, ...]:
         return ()
     numbers = isinstance(times, list) and all(type(time) in (int, float) for time in times)
     if not numbers or not 1 <= len(times) <= MOST_TIMES:
-        raise invalid("times", f"must be a list of 1 to {MOST_TIMES:,} numbers, for example [0, 0.5, 1]")
+        raise invalid(path, f"must be a list of 1 to {MOST_TIMES:,} numbers, for example [0, 0.5, 1]")
     if any(earlier > later for earlier, later in itertools.pairwise(times)):
-        raise invalid("times", "must ascend")
+        raise invalid(path, "must ascend")
     return tuple(float(time) for time in times)
 
 
-def read_deadline(seconds: Any) -> float:
+def read_deadline(seconds: Any, path: str = "deadline_seconds") -> float:
     """Return how long the caller waits, in seconds.
 
     Raises:
@@ -178,7 +178,7 @@ def read_deadline(seconds: Any) -> float:
     if seconds is None:
         return prediction_call.LONGEST_SECONDS
     if type(seconds) not in (int, float) or not 0 < seconds <= prediction_call.LONGEST_SECONDS:
-        raise invalid("deadline_seconds", f"must be above 0 and at most {prediction_call.LONGEST_SECONDS:g}")
+        raise invalid(path, f"must be above 0 and at most {prediction_call.LONGEST_SECONDS:g}")
     return float(seconds)
 
 
