@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from api.identifiers import VersionReference
 from api.inference import prediction_call
 from api.inference.prediction_call import MOST_TIMES, AutoSolver, Otherwise, PredictionCall
+from api.json_body import read_json
 from api.problems import Problem, invalid
 from api.validation_messages import invalid_fields
 from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, Evidence
@@ -93,10 +94,7 @@ def parse_body(body: bytes, content_type: str | None, model: str, version: Versi
         raise Problem(
             415, "unsupported_media_type", "send the body as JSON, with the header Content-Type: application/json"
         )
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Problem(400, "invalid_json", f"the body is not JSON: {error}") from error
+    document = read_json(body)
     if not isinstance(document, dict):
         raise Problem(422, "invalid_request", 'the body must be an object: {"inputs": [...], "solver": {...} or null}')
     for name in document:

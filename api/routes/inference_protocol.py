@@ -155,7 +155,12 @@ def _ready(store: Store, name: str, reference: str | None) -> ModelReady:
     return ModelReady(name=version.model, ready=True)
 
 
-@router.get("/models/{name}/config", responses=protocol_errors(404), summary="Configuration of a model")
+@router.get(
+    "/models/{name}/config",
+    response_model_exclude_none=True,
+    responses=protocol_errors(404),
+    summary="Configuration of a model",
+)
 def model_config(services: ServicesOfApp, name: ModelName) -> ModelConfig:
     """Return the latest version's configuration, in the form of Triton's."""
     return _config(services, name, None)
@@ -163,6 +168,7 @@ def model_config(services: ServicesOfApp, name: ModelName) -> ModelConfig:
 
 @router.get(
     "/models/{name}/versions/{version}/config",
+    response_model_exclude_none=True,
     responses=protocol_errors(404),
     summary="Configuration of one version of a model",
 )

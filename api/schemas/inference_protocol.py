@@ -96,18 +96,29 @@ class ModelMetadata(Answer):
         )
 
 
+class Reshape(Answer):
+    """The shape of one sample's part of a tensor, where `dims` cannot say it."""
+
+    shape: list[int]
+
+
 class ConfiguredTensor(Answer):
     """An input or output of one sample."""
 
     name: str
     data_type: str = Field(description="TYPE_ and the datatype; TYPE_STRING for BYTES")
-    dims: list[int] = Field(description="without the number of samples; [1] for a single value")
+    dims: list[int] = Field(
+        description="without the number of samples; [1] for a single value, as it must not be empty"
+    )
+    reshape: Reshape | None = Field(default=None, description="only of a single value: its shape is empty")
 
     @classmethod
     def of(cls, facts: TensorFacts) -> "ConfiguredTensor":
         """Return the answer about an input or output."""
         kind = "STRING" if facts.datatype == "BYTES" else facts.datatype
-        return cls(name=facts.name, data_type=f"TYPE_{kind}", dims=list(facts.shape[1:]) or [1])
+        dims = list(facts.shape[1:])
+        reshape = None if dims else Reshape(shape=dims)
+        return cls(name=facts.name, data_type=f"TYPE_{kind}", dims=dims or [1], reshape=reshape)
 
 
 class ConfiguredText(Answer):

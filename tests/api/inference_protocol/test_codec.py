@@ -124,6 +124,32 @@ def test_what_does_not_add_up_is_refused(document: Any, tail: bytes | None, stat
     assert says in refused.value.detail
 
 
+@pytest.mark.parametrize(
+    ("sent", "header_length", "says"),
+    [
+        (b"", None, "the body is empty"),
+        (
+            b'{"inputs": [{"name": "in',
+            None,
+            "ends early, after 24 bytes: is it cut off, or is the header Content-Length",
+        ),
+        (
+            b'{"inputs": [{"name": "in',
+            "20",
+            "after 20 bytes: is it cut off, or is the header Inference-Header-Content-",
+        ),
+        (b'{"inputs": nothing}', None, "is not JSON"),
+    ],
+)
+def test_a_body_that_is_no_json_is_refused_with_where_to_look(
+    sent: bytes, header_length: str | None, says: str
+) -> None:
+    with pytest.raises(Problem) as refused:
+        parse_infer_request(sent, header_length)
+    assert (refused.value.status_code, refused.value.code) == (400, "invalid_json")
+    assert says in refused.value.detail
+
+
 @pytest.mark.parametrize("length", ["", "-1", "1e3", "٣", "9" * 30, "999"])
 def test_a_wrong_length_of_the_json_is_refused(length: str) -> None:
     with pytest.raises(Problem) as refused:
