@@ -12,11 +12,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
+from api.content_coding import packed, unpacked
 from api.identifiers import ModelName, find_version
 from api.inference.prediction_call import Prediction
 from api.inference_protocol.answer import infer_answer
 from api.inference_protocol.call_parameters import asked_call
-from api.inference_protocol.content_coding import packed, unpacked
 from api.inference_protocol.prediction import prediction_call
 from api.inference_protocol.request import HEADER_LENGTH, InferRequest, parse_infer_request
 from api.inference_protocol.signature import wanted_outputs

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from api.content_coding import packed, preferred_coding, unpacked
 from api.inference.micro_batcher import MicroBatcher
 from api.inference.prediction_call import AutoSolver
-from api.inference_protocol.content_coding import packed, preferred_coding, unpacked
 from api.inference_protocol.request import parse_infer_request
 from api.inference_protocol.solver_parameters import asked_solver
 from api.inference_protocol.tensors import Tensor, from_bytes, from_json, to_bytes, to_json
