@@ -1,6 +1,7 @@
 """Reads prediction requests: strict about shape and numbers, fast when all is well. Without torch."""
 
 import itertools
+import json
 import math
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -19,6 +20,7 @@ from api.validation_messages import invalid_fields
 from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, Evidence
 from ode_core.specs import SolverSpec
 from ode_core.specs.solver import Precision
+from ode_core.specs.solver_text import solver_meant
 
 _FIELDS = ("inputs", "solver", "agreement", "evidence", "otherwise", "certify", "times", "deadline_seconds")
 AUTO_ALONE = ("agreement", "evidence", "otherwise")
@@ -129,6 +131,8 @@ def _solver(document: dict[str, Any]) -> SolverSpec | AutoSolver | None:
             raise invalid(name, 'is for "solver": "auto" alone: leave it out, or let the solver be chosen')
     if solver is None:
         return None
+    if isinstance(solver, str):
+        raise invalid("solver", f'must be an object, for example {json.dumps(solver_meant(solver))}, or "auto"')
     try:
         return SolverSpec.model_validate(solver)
     except ValidationError as error:

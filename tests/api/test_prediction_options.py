@@ -187,6 +187,23 @@ def test_a_wrong_option_is_named(refusing_client: httpx.Client, body: dict[str, 
     assert assert_problem(response, 422, "invalid_request")["errors"][0]["path"] == path
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", PATH, {"inputs": POINTS, "solver": "rk4-16"}),
+        ("POST", "/v1/training-jobs", SPHERES_JOB | {"solver": "rk4-16"}),
+        ("POST", "/v1/evaluation-jobs", {"kind": "sweep", "model": "spheres", "solvers": ["rk4-16"]}),
+    ],
+)
+def test_a_solver_written_as_a_text_is_answered_with_the_object(
+    refusing_client: httpx.Client, method: str, path: str, body: dict[str, Any]
+) -> None:
+    problem = assert_problem(refusing_client.request(method, path, json=body), 422, "invalid_request")
+    assert problem["errors"][0]["path"] in ("solver", "solvers.0")
+    assert '{"method": "rk4", "steps": 16}' in problem["detail"]
+    assert ('"auto"' in problem["detail"]) == (path == PATH)
+
+
 def test_a_deadline_ends_a_long_computation(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(micro_batcher, "LOOK_SECONDS", 0.05)
     train(served.store, SPHERES_JOB)
