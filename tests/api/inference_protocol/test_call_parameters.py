@@ -16,7 +16,7 @@ from api.inference_protocol.call_parameters import AskedCall, asked_call
 from api.inference_protocol.request import InferRequest, RequestedOutput
 from api.problems import Problem
 from ode_core.specs import SolverSpec
-from tests.api.conftest import SPHERES_JOB, Served, train
+from tests.api.conftest import SPHERES_JOB, Served, serve, train
 from tests.api.solver_choices import store_choice
 
 SAMPLES = np.random.default_rng(1).uniform(-1, 1, (12, 1, 2)).astype(np.float32)
@@ -105,17 +105,36 @@ def test_what_costs_more_is_neither_answered_unasked_nor_in_the_metadata(client:
     assert not named & EXTRA
 
 
-def test_a_certificate_whose_check_fails_says_why(spheres: Served, client: triton.InferenceServerClient) -> None:
-    # The first and only tried step is good enough for a tolerance of 1, but not for a tenth of it, and leaves no other.
-    result = client.infer(
-        "spheres",
-        [tensor()],
-        parameters={"solver": "heun_euler", "rtol": 1, "atol": 1, "max_steps": 1, "certify": True},
-    )
-    failed = result.as_numpy("finer_label") == -1
-    assert set(result.as_numpy("finer_status")[failed]) <= {b"max_steps_reached"}
+def test_a_check_that_fails_says_why_in_both_protocols(make_settings: Any) -> None:
+    # A tenth of the tolerance takes this method three times the evaluations, and the budget lies between.
+    solver = {"rtol": 1e-3, "atol": 1e-3}
+    with serve(make_settings(budget={"inference_evaluations": 100})) as served:
+        train(served.store, SPHERES_JOB)
+        rows = of_v1(served, solver=solver | {"method": "heun_euler"}, certify=True)["predictions"]
+        with triton.InferenceServerClient(urlsplit(served.url).netloc) as client:
+            asked = solver | {"solver": "heun_euler", "certify": True}
+            result = client.infer("spheres", [tensor()], parameters=asked)
+    failed = result.as_numpy("finer_status") == b"budget_exceeded"
+    assert failed.any()
+    assert set(result.as_numpy("status")) == {b"success"}
+    assert set(result.as_numpy("finer_label")[failed]) == {-1}
     assert not result.as_numpy("holds")[failed].any()
     assert np.isnan(result.as_numpy("logit_error")[failed]).all()
+    for row, without in zip(rows, failed, strict=True):
+        certificate = row["certificate"]
+        assert certificate["status"] == ("budget_exceeded" if without else "success")
+        assert ("larger budget" in (certificate["remedy"] or "")) == without
+        assert (certificate["flips"] is None) == without
+
+
+def test_a_bound_on_the_steps_leaves_room_for_the_check(spheres: Served) -> None:
+    solver = {"method": "heun_euler", "rtol": 1e-3, "atol": 1e-3}
+    steps = [row["accepted"] + row["rejected"] for row in of_v1(spheres, solver=solver)["predictions"]]
+    bounded = solver | {"max_steps": max(steps)}
+    answer = of_v1(spheres, solver=bounded, certify=True)
+    assert {row["certificate"]["status"] for row in answer["predictions"]} == {"success"}
+    assert answer["solver"] == bounded
+    assert answer["certificate"]["solver"] == bounded | {"rtol": 1e-4, "atol": 1e-4, "max_steps": 4 * max(steps)}
 
 
 def test_auto_falls_back_and_tells_its_reason(spheres: Served, client: triton.InferenceServerClient) -> None:
