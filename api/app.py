@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from api.authentication import Authentication
 from api.body_limit import BodyLimit
+from api.content_coding import UncodedBodies
 from api.dataset_upload import AT_ONCE
 from api.doorbell import create_doorbell, create_sender
 from api.inference.service import Inference
@@ -94,6 +95,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             Middleware(Authentication, api_key=None if key is None else key.get_secret_value()),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes),
             *([] if settings.role == "control" else [Middleware(PredictionPath)]),
+            Middleware(UncodedBodies),
         ],
         exception_handlers={
             HTTPException: answer_problem,

@@ -67,11 +67,12 @@ def _add_certificates(answer: dict[str, Any], outcome: Outcome, certificate: Cer
         "nfe": mean_count(certificate.evaluations),
         "held": int(holds(outcome, certificate).sum()),
     }
-    for row, held, label, found, error, margin in zip(
+    for row, held, label, found, status, error, margin in zip(
         answer["predictions"],
         holds(outcome, certificate).tolist(),
         outcome.labels.tolist(),
         certificate.labels.tolist(),
+        certificate.statuses,
         _finite_or_null(certificate.logit_error),
         _finite_or_null(certificate.margin),
         strict=True,
@@ -81,6 +82,8 @@ def _add_certificates(answer: dict[str, Any], outcome: Outcome, certificate: Cer
             "flips": None if found < 0 or row["label"] is None else found != label,
             "logit_error": error,
             "margin": margin,
+            "status": status.text,
+            "remedy": status.remedy or None,
         }
 
 

@@ -86,6 +86,7 @@ class Certificate:
     Attributes:
         solver: the finer one: twice the steps, or a tolerance of a tenth.
         labels: ``(n,)``, what it predicts; -1 where its solve failed.
+        statuses: how its solves ended.
         logit_error: ``(n,)``, the largest error of a logit, estimated from the difference; NaN where a solve failed.
         margin: ``(n,)``, by how much the largest logit leads; NaN where the solve failed.
         evaluations: ``(n,)``, what the finer solve took.
@@ -93,6 +94,7 @@ class Certificate:
 
     solver: SolverSpec
     labels: NDArray[np.int64]
+    statuses: "Sequence[SolveStatus]"
     logit_error: NDArray[np.float64]
     margin: NDArray[np.float64]
     evaluations: NDArray[np.int64]
@@ -150,6 +152,7 @@ class Outcome:
             else Certificate(
                 certificate.solver,
                 certificate.labels[part],
+                certificate.statuses[part],
                 certificate.logit_error[part],
                 certificate.margin[part],
                 certificate.evaluations[part],

@@ -1,6 +1,7 @@
 """Reads prediction requests: strict about shape and numbers, fast when all is well. Without torch."""
 
 import itertools
+import json
 import math
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -13,14 +14,16 @@ from pydantic import ValidationError
 from api.identifiers import VersionReference
 from api.inference import prediction_call
 from api.inference.prediction_call import MOST_TIMES, AutoSolver, PredictionCall
+from api.json_body import read_json
 from api.problems import Problem, invalid
 from api.validation_messages import invalid_fields
 from ode_core.audit.solver_choice import DEFAULT_AGREEMENT
 from ode_core.specs import By, Evidence, Otherwise, SolverSpec
 from ode_core.specs.solver import Precision
+from ode_core.specs.solver_text import solver_meant
 
 _FIELDS = ("inputs", "solver", "agreement", "evidence", "by", "otherwise", "certify", "times", "deadline_seconds")
-_AUTO_ALONE = ("agreement", "evidence", "by", "otherwise")
+AUTO_ALONE = ("agreement", "evidence", "by", "otherwise")
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,7 @@ def parse_body(body: bytes, content_type: str | None, model: str, version: Versi
         raise Problem(
             415, "unsupported_media_type", "send the body as JSON, with the header Content-Type: application/json"
         )
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Problem(400, "invalid_json", f"the body is not JSON: {error}") from error
+    document = read_json(body)
     if not isinstance(document, dict):
         raise Problem(422, "invalid_request", 'the body must be an object: {"inputs": [...], "solver": {...} or null}')
     for name in document:
@@ -125,12 +125,14 @@ def _may_hold_others_than_numbers(body: bytes, document: dict[str, Any]) -> bool
 def _solver(document: dict[str, Any]) -> SolverSpec | AutoSolver | None:
     solver = document.get("solver")
     if solver == "auto":
-        return auto_solver({name: document[name] for name in _AUTO_ALONE if document.get(name) is not None})
-    for name in _AUTO_ALONE:
+        return auto_solver({name: document[name] for name in AUTO_ALONE if document.get(name) is not None})
+    for name in AUTO_ALONE:
         if document.get(name) is not None:
             raise invalid(name, 'is for "solver": "auto" alone: leave it out, or let the solver be chosen')
     if solver is None:
         return None
+    if isinstance(solver, str):
+        raise invalid("solver", f'must be an object, for example {json.dumps(solver_meant(solver))}, or "auto"')
     try:
         return SolverSpec.model_validate(solver)
     except ValidationError as error:
@@ -138,23 +140,23 @@ def _solver(document: dict[str, Any]) -> SolverSpec | AutoSolver | None:
         raise invalid_fields(errors, document) from error
 
 
-def auto_solver(asked: dict[str, Any]) -> AutoSolver:
+def auto_solver(asked: dict[str, Any], prefix: str = "") -> AutoSolver:
     """Return what is asked of a chosen solver.
 
     Raises:
-        Problem: a wrong value, with the field's name.
+        Problem: a wrong value, with the field's name behind ``prefix``.
     """
     agreement = asked.get("agreement", DEFAULT_AGREEMENT)
     if isinstance(agreement, bool) or not isinstance(agreement, int | float) or not 0 < agreement <= 1:
-        raise invalid("agreement", "must be a number above 0 and at most 1, for example 0.99")
+        raise invalid(f"{prefix}agreement", "must be a number above 0 and at most 1, for example 0.99")
     for name, choices in (("evidence", Evidence), ("by", By), ("otherwise", Otherwise)):
         allowed = get_args(choices)
         if name in asked and asked[name] not in allowed:
-            raise invalid(name, f"must be {' or '.join(allowed)}")
+            raise invalid(f"{prefix}{name}", f"must be {' or '.join(allowed)}")
     return AutoSolver(**asked | {"agreement": float(agreement)})
 
 
-def read_times(times: Any) -> tuple[float, ...]:
+def read_times(times: Any, path: str = "times") -> tuple[float, ...]:
     """Return the times at which states are wanted.
 
     Raises:
@@ -164,13 +166,13 @@ def read_times(times: Any) -> tuple[float, ...]:
         return ()
     numbers = isinstance(times, list) and all(type(time) in (int, float) for time in times)
     if not numbers or not 1 <= len(times) <= MOST_TIMES:
-        raise invalid("times", f"must be a list of 1 to {MOST_TIMES:,} numbers, for example [0, 0.5, 1]")
+        raise invalid(path, f"must be a list of 1 to {MOST_TIMES:,} numbers, for example [0, 0.5, 1]")
     if any(earlier > later for earlier, later in itertools.pairwise(times)):
-        raise invalid("times", "must ascend")
+        raise invalid(path, "must ascend")
     return tuple(float(time) for time in times)
 
 
-def read_deadline(seconds: Any) -> float:
+def read_deadline(seconds: Any, path: str = "deadline_seconds") -> float:
     """Return how long the caller waits, in seconds.
 
     Raises:
@@ -179,7 +181,7 @@ def read_deadline(seconds: Any) -> float:
     if seconds is None:
         return prediction_call.LONGEST_SECONDS
     if type(seconds) not in (int, float) or not 0 < seconds <= prediction_call.LONGEST_SECONDS:
-        raise invalid("deadline_seconds", f"must be above 0 and at most {prediction_call.LONGEST_SECONDS:g}")
+        raise invalid(path, f"must be above 0 and at most {prediction_call.LONGEST_SECONDS:g}")
     return float(seconds)
 
 

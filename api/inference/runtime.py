@@ -121,6 +121,7 @@ class ModelRuntime:
         certificate = Certificate(
             solver=finer,
             labels=np.where(check.failed, NO_LABEL, check.labels),
+            statuses=check.statuses,
             logit_error=difference * error_per_difference(solver),
             margin=leading[:, 1] - leading[:, 0],
             evaluations=check.evaluations,
@@ -155,20 +156,28 @@ def _joined(parts: Sequence[Outcome]) -> Outcome:
     if len(parts) == 1:
         return parts[0]
 
-    def together(name: str, of: Sequence[Any] = parts) -> NDArray[Any]:
-        return np.concatenate([getattr(part, name) for part in of])
+    def together(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(part, name) for part in parts])
 
-    first = parts[0].certificate
-    certificates = [part.certificate for part in parts]
-    arrays = ("labels", "logit_error", "margin", "evaluations")
     return Outcome(
         statuses=[status for part in parts for status in part.statuses],
         trajectory=None if parts[0].trajectory is None else together("trajectory"),
-        certificate=None
-        if first is None
-        else Certificate(solver=first.solver, **{name: together(name, certificates) for name in arrays}),
+        certificate=_joined_certificates([part.certificate for part in parts if part.certificate is not None]),
         **{
             name: together(name)
             for name in ("labels", "probabilities", "logits", "evaluations", "accepted", "rejected")
+        },
+    )
+
+
+def _joined_certificates(parts: Sequence[Certificate]) -> Certificate | None:
+    if not parts:
+        return None
+    return Certificate(
+        solver=parts[0].solver,
+        statuses=[status for part in parts for status in part.statuses],
+        **{
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("labels", "logit_error", "margin", "evaluations")
         },
     )

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from api.inference.prediction_call import NO_LABEL, Outcome, Prediction, mean_count
+from api.inference.prediction_answer import holds
+from api.inference.prediction_call import NO_LABEL, Certificate, Outcome, Prediction, mean_count
 from api.inference_protocol.request import HEADER_LENGTH, RequestedOutput
-from api.inference_protocol.signature import DATATYPE_OF
+from api.inference_protocol.signature import CERTIFICATE_OUTPUTS, DATATYPE_OF, TRAJECTORY
 from api.inference_protocol.tensors import Tensor, texts, to_bytes, to_json
 from ode_core.specs.solver import Precision
 
@@ -60,21 +61,39 @@ def _output(name: str, outcome: Outcome, precision: Precision) -> Tensor:
         return Tensor(name, "INT64", outcome.evaluations)
     if name == "label":
         return Tensor(name, "INT64", np.where(outcome.failed, NO_LABEL, outcome.labels))
+    if name == TRAJECTORY:
+        assert outcome.trajectory is not None
+        return Tensor(name, DATATYPE_OF[precision], outcome.trajectory.astype(precision))
+    if name in CERTIFICATE_OUTPUTS:
+        assert outcome.certificate is not None
+        return _of_certificate(name, outcome, outcome.certificate, precision)
     values = (outcome.probabilities if name == "probabilities" else outcome.logits).astype(precision)
     values[outcome.failed] = np.nan
     return Tensor(name, DATATYPE_OF[precision], values)
 
 
+def _of_certificate(name: str, outcome: Outcome, certificate: Certificate, precision: Precision) -> Tensor:
+    if name == "holds":
+        return Tensor(name, "BOOL", holds(outcome, certificate))
+    if name == "finer_label":
+        return Tensor(name, "INT64", certificate.labels)
+    if name == "finer_status":
+        return texts(name, [status.text for status in certificate.statuses])
+    values = certificate.logit_error if name == "logit_error" else certificate.margin
+    return Tensor(name, DATATYPE_OF[precision], values.astype(precision))
+
+
 def solver_facts(prediction: Prediction) -> dict[str, str | int | float]:
     """Return the solver and what it cost, as the protocol's parameters: texts and numbers.
 
-    ``nfe``, ``accepted`` and ``rejected`` are means over the samples.
+    ``nfe``, ``accepted`` and ``rejected`` are means over the samples. A solver that was chosen comes with the reason,
+    certificates with what they took.
     """
     solver = prediction.solver.document()
     outcome = prediction.outcome
     failures = int(outcome.failed.sum())
     status = "success" if not failures else "failed" if failures == len(outcome) else "partial"
-    return {
+    facts = {
         "solver": solver.pop("method"),
         **solver,
         "nfe": mean_count(outcome.evaluations),
@@ -83,3 +102,10 @@ def solver_facts(prediction: Prediction) -> dict[str, str | int | float]:
         "failures": failures,
         "status": status,
     }
+    if prediction.choice is not None:
+        facts["solver_reason"] = prediction.choice.reason
+    if outcome.certificate is not None:
+        facts["finer_solver"] = outcome.certificate.solver.label
+        facts["finer_nfe"] = mean_count(outcome.certificate.evaluations)
+        facts["held"] = int(holds(outcome, outcome.certificate).sum())
+    return facts

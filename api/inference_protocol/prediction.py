@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from api.inference.prediction_call import AutoSolver, PredictionCall
+from api.inference.prediction_call import PredictionCall
 from api.inference.prediction_request import refuse_too_many_rows
+from api.inference_protocol.call_parameters import AskedCall
 from api.inference_protocol.request import InferRequest
 from api.inference_protocol.signature import samples_of
-from ode_core.specs import SolverSpec
 from ode_core.specs.solver import Precision
 
 
@@ -31,9 +31,10 @@ class TensorInputs:
         return samples
 
 
-def prediction_call(
-    model: str, reference: str | None, request: InferRequest, solver: SolverSpec | AutoSolver | None
-) -> PredictionCall:
+def prediction_call(model: str, reference: str | None, request: InferRequest, asked: AskedCall) -> PredictionCall:
     """Return what a request asks of a model; ``reference`` is a version's number or alias, None for the latest."""
     number = reference is not None and reference.isascii() and reference.isdecimal() and len(reference) < 10
-    return PredictionCall(model, int(reference) if number and reference else reference, TensorInputs(request), solver)
+    version = int(reference) if number and reference else reference
+    return PredictionCall(
+        model, version, TensorInputs(request), asked.solver, asked.certify, asked.times, asked.seconds
+    )

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from api.inference_protocol.tensors import DATATYPES, Tensor, checked_shape, from_bytes, from_json
+from api.json_body import read_json
 from api.problems import Problem, invalid
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -64,11 +63,10 @@ def parse_infer_request(body: bytes, header_length: str | None) -> InferRequest:
         Problem: 400 where the body cannot be taken apart, 422 where a part of it is wrong.
     """
     json_bytes, tail = _split(body, header_length)
-    try:
-        document = orjson.loads(json_bytes)
-    except orjson.JSONDecodeError as error:
-        hint = "" if header_length else f"; with binary data, send the header {HEADER_LENGTH}"
-        raise _unreadable(f"the body is not JSON, which has no NaN: {error}{hint}", "invalid_json") from error
+    if header_length is None:
+        document = read_json(json_bytes, hint=f"; with binary data, send the header {HEADER_LENGTH}")
+    else:
+        document = read_json(json_bytes, counted_by=HEADER_LENGTH)
     if not isinstance(document, dict):
         raise Problem(422, "invalid_request", 'the body must be an object: {"inputs": [...]}')
     _require_known(document, _REQUEST_FIELDS, "")
@@ -199,5 +197,5 @@ def _id(value: Any) -> str | None:
     raise invalid("id", "must be a text")
 
 
-def _unreadable(detail: str, code: str = "unreadable_body") -> Problem:
-    return Problem(400, code, detail)
+def _unreadable(detail: str) -> Problem:
+    return Problem(400, "unreadable_body", detail)

@@ -16,6 +16,10 @@ from store.models import ModelVersion
 
 INPUT = "inputs"
 OUTPUTS = ("probabilities", "logits", "label", "status", "nfe")
+
+# Those that cost more than a prediction. The metadata, from which clients ask for all there is, leaves them out.
+CERTIFICATE_OUTPUTS = ("holds", "finer_label", "finer_status", "logit_error", "margin")
+TRAJECTORY = "trajectory"
 DATATYPE_OF: dict[Precision, str] = {"float32": "FP32", "float64": "FP64"}
 
 # The datatypes of which every value is one of the model's precision, too.
@@ -101,19 +105,26 @@ def samples_of(request: InferRequest, input_shape: tuple[int, ...], precision: P
     return array
 
 
-def wanted_outputs(request: InferRequest) -> tuple[RequestedOutput, ...]:
-    """Return the outputs to answer with: those asked for, else all.
+def wanted_outputs(
+    request: InferRequest, *, certify: bool = False, trajectory: bool = False
+) -> tuple[RequestedOutput, ...]:
+    """Return the outputs to answer with: those asked for, else all of a prediction.
+
+    Args:
+        request: as sent.
+        certify: whether its predictions are to be certified.
+        trajectory: whether states along the way are wanted.
 
     Raises:
         Problem: there is no such output.
     """
     if request.outputs is None:
-        return tuple(RequestedOutput(name, request.binary_outputs) for name in OUTPUTS)
+        names = (*OUTPUTS, *(CERTIFICATE_OUTPUTS if certify else ()), *((TRAJECTORY,) if trajectory else ()))
+        return tuple(RequestedOutput(name, request.binary_outputs) for name in names)
+    known = (*OUTPUTS, *CERTIFICATE_OUTPUTS, TRAJECTORY)
     for position, output in enumerate(request.outputs):
-        if output.name not in OUTPUTS:
-            raise invalid(
-                f"outputs.{position}.name", f"there is no output {output.name[:100]}: use {', '.join(OUTPUTS)}"
-            )
+        if output.name not in known:
+            raise invalid(f"outputs.{position}.name", f"there is no output {output.name[:100]}: use {', '.join(known)}")
     return request.outputs
 
 

@@ -7,56 +7,56 @@ from typing import Any
 from pydantic import ValidationError
 
 from api.inference.prediction_call import AutoSolver
+from api.inference.prediction_request import AUTO_ALONE, auto_solver
 from api.problems import invalid
 from ode_core.specs import SolverSpec
 from ode_core.specs.spec import reasons
 
-_WHOLE = ("steps", "max_steps")
+_WHOLE = ("steps", "max_steps", "max_order")
 _REAL = ("step_size", "rtol", "atol")
-_SOLVER_PARAMETERS = ("solver", *_WHOLE, *_REAL, "agreement")
-
-# What the protocol's clients and servers put there for themselves.
-_IGNORED = frozenset({"content_type", "headers", "priority", "timeout"})
+_TEXTS = ("controller", "grid", "backend")
+SOLVER_PARAMETERS = ("solver", *_WHOLE, *_REAL, *_TEXTS, *AUTO_ALONE)
 
 
-def asked_solver(parameters: Mapping[str, Any]) -> SolverSpec | AutoSolver | None:
+def asked_solver(given: Mapping[str, Any]) -> SolverSpec | AutoSolver | None:
     """Return the solver asked for, None for the version's own.
 
     ``solver`` is a method, with ``steps``, ``step_size``, or ``rtol`` and ``atol``; or ``auto``.
     Numbers may come as texts, because some clients have only these.
 
+    Args:
+        given: some of ``SOLVER_PARAMETERS``.
+
     Raises:
-        Problem: a parameter is unknown, or they make no solver.
+        Problem: they make no solver.
     """
-    given = {name: value for name, value in parameters.items() if name not in _IGNORED and value is not None}
-    if unknown := sorted(given.keys() - set(_SOLVER_PARAMETERS)):
-        raise invalid(
-            f"parameters.{unknown[0][:100]}", f"there is no such parameter: use {', '.join(_SOLVER_PARAMETERS)}"
-        )
-    method = given.pop("solver", None)
-    agreement = given.pop("agreement", None)
+    settings = dict(given)
+    method = settings.pop("solver", None)
+    choice = {name: settings.pop(name) for name in AUTO_ALONE if name in settings}
     if method is not None and not isinstance(method, str):
         raise invalid("parameters.solver", "must be the name of a method, for example dopri5, or auto")
-    if method == "auto" or (method is None and agreement is not None):
-        if given:
-            raise invalid(f"parameters.{min(given)}", "is for a solver that is named: leave it out, or name the solver")
-        return AutoSolver() if agreement is None else AutoSolver(_agreement(agreement))
-    if agreement is not None:
-        raise invalid("parameters.agreement", "chooses the solver: leave it out, or ask for the solver auto")
+    if method == "auto" or (method is None and choice):
+        if settings:
+            raise invalid(f"parameters.{min(settings)}", "is for a solver that is named: leave it out, or name it")
+        if "agreement" in choice:
+            choice["agreement"] = real_number(choice["agreement"], "parameters.agreement")
+        return auto_solver(choice, "parameters.")
+    if choice:
+        raise invalid(f"parameters.{min(choice)}", "is for the solver auto: leave it out, or let the solver be chosen")
     if method is None:
-        if given:
-            raise invalid(f"parameters.{min(given)}", "belongs to a solver: name it in solver, too")
+        if settings:
+            raise invalid(f"parameters.{min(settings)}", "belongs to a solver: name it in solver, too")
         return None
-    numbers = {name: _number(name, value) for name, value in given.items()}
+    read = {name: value if name in _TEXTS else _number(name, value) for name, value in settings.items()}
     try:
-        return SolverSpec.model_validate({"method": method, **numbers})
+        return SolverSpec.model_validate({"method": method, **read})
     except ValidationError as error:
         raise invalid("parameters", reasons(error)) from error
 
 
 def _number(name: str, value: Any) -> int | float:
     path = f"parameters.{name}"
-    number = _real(value, path)
+    number = real_number(value, path)
     if name not in _WHOLE:
         return number
     if not number.is_integer():
@@ -64,7 +64,12 @@ def _number(name: str, value: Any) -> int | float:
     return int(number)
 
 
-def _real(value: Any, path: str) -> float:
+def real_number(value: Any, path: str) -> float:
+    """Return a finite number that came as one or as its text.
+
+    Raises:
+        Problem: it is neither.
+    """
     try:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError
@@ -74,10 +79,3 @@ def _real(value: Any, path: str) -> float:
     if not math.isfinite(number):
         raise invalid(path, "must be finite")
     return number
-
-
-def _agreement(value: Any) -> float:
-    agreement = _real(value, "parameters.agreement")
-    if not 0 < agreement <= 1:
-        raise invalid("parameters.agreement", "must be greater than 0 and at most 1, for example 0.999")
-    return agreement

@@ -11,13 +11,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
+from api.content_coding import packed, unpacked
 from api.identifiers import ModelName, find_version
+from api.inference.prediction_call import Prediction
 from api.inference_protocol.answer import infer_answer
-from api.inference_protocol.content_coding import packed, unpacked
+from api.inference_protocol.call_parameters import asked_call
 from api.inference_protocol.prediction import prediction_call
 from api.inference_protocol.request import HEADER_LENGTH, InferRequest, parse_infer_request
 from api.inference_protocol.signature import wanted_outputs
-from api.inference_protocol.solver_parameters import asked_solver
 from api.openapi import POSTED, described, protocol_errors
 from api.problems import Problem
 from api.schemas.inference_protocol import (
@@ -42,7 +43,9 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
-READ_AT_ONCE = 2**15  # bytes; what is larger is read beside the event loop, which others wait for
+# What is larger is read and written beside the event loop, which others wait for.
+READ_AT_ONCE = 2**15  # bytes
+STATE_NUMBERS_WRITTEN_AT_ONCE = 2**13
 
 EXTENSIONS = ["binary_tensor_data", "parameters", "statistics", "model_configuration", "model_repository"]
 
@@ -151,7 +154,12 @@ def _ready(store: Store, name: str, reference: str | None) -> ModelReady:
     return ModelReady(name=version.model, ready=True)
 
 
-@router.get("/models/{name}/config", responses=protocol_errors(404), summary="Configuration of a model")
+@router.get(
+    "/models/{name}/config",
+    response_model_exclude_none=True,
+    responses=protocol_errors(404),
+    summary="Configuration of a model",
+)
 def model_config(services: ServicesOfApp, name: ModelName) -> ModelConfig:
     """Return the latest version's configuration, in the form of Triton's."""
     return _config(services, name, None)
@@ -159,6 +167,7 @@ def model_config(services: ServicesOfApp, name: ModelName) -> ModelConfig:
 
 @router.get(
     "/models/{name}/versions/{version}/config",
+    response_model_exclude_none=True,
     responses=protocol_errors(404),
     summary="Configuration of one version of a model",
 )
@@ -236,12 +245,16 @@ async def answer_infer(request: Request, services: Services, name: str, referenc
             asked, size = await run_in_threadpool(_read, headers, body, most)
         else:
             asked, size = _read(headers, body, most)
-        call = prediction_call(name, reference, asked, asked_solver(asked.parameters))
-        wanted = wanted_outputs(asked)
+        options = asked_call(asked)
+        call = prediction_call(name, reference, asked, options)
+        wanted = wanted_outputs(asked, certify=options.certify, trajectory=bool(options.times))
         read = time.perf_counter_ns()
         prediction = await services.inference.predict(call, size=size, is_disconnected=request.is_disconnected)
         predicted = time.perf_counter_ns()
-        content, answered = infer_answer(prediction, wanted, asked.id)
+        if _states(prediction) > STATE_NUMBERS_WRITTEN_AT_ONCE:
+            content, answered = await run_in_threadpool(infer_answer, prediction, wanted, asked.id)
+        else:
+            content, answered = infer_answer(prediction, wanted, asked.id)
         if coding := headers.get("accept-encoding"):
             content, coded = await run_in_threadpool(packed, content, coding)
             answered |= coded
@@ -267,6 +280,12 @@ def _read(headers: Headers, body: bytes, most: int) -> tuple[InferRequest, int]:
     """Return the request, and how many bytes it has once it is unpacked."""
     content = unpacked(body, headers.get("content-encoding"), most)
     return parse_infer_request(content, headers.get(HEADER_LENGTH)), len(content)
+
+
+def _states(prediction: Prediction) -> int:
+    """Return how many numbers the states along the way are."""
+    trajectory = prediction.outcome.trajectory
+    return 0 if trajectory is None else trajectory.size
 
 
 def _solver_label(version: ModelVersion) -> str:

@@ -4,10 +4,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request
 from fastapi.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.responses import Response
 
+from api.content_coding import packed, unpacked
 from api.identifiers import ModelName, Version, VersionReference
 from api.inference.prediction_answer import answer_of
+from api.inference.prediction_call import PredictionCall
 from api.inference.prediction_request import parse_body
 from api.openapi import POSTED, problem_responses
 from api.query_parameters import refuse_unknown_query
@@ -20,6 +23,9 @@ router = APIRouter(prefix="/v1", tags=["predictions"], dependencies=[Depends(ref
 PARSED_AT_ONCE = 2**15
 ROWS_WRITTEN_AT_ONCE = 256
 STATE_NUMBERS_WRITTEN_AT_ONCE = 2**13
+
+# Most clients accept codings whether or not they gain by them: what is shorter is sent sooner than packed.
+PACKED_BYTES = 2**15
 
 Alias = Annotated[str, Path(description="alias of a version, or latest")]
 
@@ -74,16 +80,26 @@ async def predict_with_alias(request: Request, services: ServicesOfApp, name: Mo
 async def answer_prediction(request: Request, services: Services, name: str, version: VersionReference) -> Response:
     """Return the answer to a request for predictions."""
     body = await request.body()
-    content_type = request.headers.get("content-type")
-    if len(body) > PARSED_AT_ONCE:
-        call = await run_in_threadpool(parse_body, body, content_type, name, version)
+    headers = request.headers
+    most = services.settings.max_body_bytes
+    if len(body) > PARSED_AT_ONCE or "content-encoding" in headers:
+        call, size = await run_in_threadpool(_read, headers, body, most, name, version)
     else:
-        call = parse_body(body, content_type, name, version)
-    prediction = await services.inference.predict(call, size=len(body), is_disconnected=request.is_disconnected)
+        call, size = _read(headers, body, most, name, version)
+    prediction = await services.inference.predict(call, size=size, is_disconnected=request.is_disconnected)
     outcome = prediction.outcome
     states = 0 if outcome.trajectory is None else outcome.trajectory.size
     if len(outcome) > ROWS_WRITTEN_AT_ONCE or states > STATE_NUMBERS_WRITTEN_AT_ONCE:
         content = await run_in_threadpool(answer_of, prediction)
     else:
         content = answer_of(prediction)
-    return Response(content, media_type="application/json")
+    if len(content) < PACKED_BYTES:
+        return Response(content, media_type="application/json")
+    content, coded = await run_in_threadpool(packed, content, headers.get("accept-encoding"), worth_bytes=PACKED_BYTES)
+    return Response(content, headers=coded, media_type="application/json")
+
+
+def _read(headers: Headers, body: bytes, most: int, name: str, version: VersionReference) -> tuple[PredictionCall, int]:
+    """Return what is asked, and how many bytes that has once it is unpacked."""
+    content = unpacked(body, headers.get("content-encoding"), most)
+    return parse_body(content, headers.get("content-type"), name, version), len(content)

@@ -9,7 +9,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.inference_protocol.signature import INPUT, Signature, TensorFacts
+from api.inference_protocol.signature import (
+    CERTIFICATE_OUTPUTS,
+    INPUT,
+    OUTPUTS,
+    TRAJECTORY,
+    Signature,
+    TensorFacts,
+)
 from api.inference_protocol.statistics import Durations, VersionStatistics
 from api.inference_protocol.tensors import DATATYPES
 from api.schemas.answer import Answer, JsonObject
@@ -89,18 +96,29 @@ class ModelMetadata(Answer):
         )
 
 
+class Reshape(Answer):
+    """The shape of one sample's part of a tensor, where `dims` cannot say it."""
+
+    shape: list[int]
+
+
 class ConfiguredTensor(Answer):
     """An input or output of one sample."""
 
     name: str
     data_type: str = Field(description="TYPE_ and the datatype; TYPE_STRING for BYTES")
-    dims: list[int] = Field(description="without the number of samples; [1] for a single value")
+    dims: list[int] = Field(
+        description="without the number of samples; [1] for a single value, as it must not be empty"
+    )
+    reshape: Reshape | None = Field(default=None, description="only of a single value: its shape is empty")
 
     @classmethod
     def of(cls, facts: TensorFacts) -> "ConfiguredTensor":
         """Return the answer about an input or output."""
         kind = "STRING" if facts.datatype == "BYTES" else facts.datatype
-        return cls(name=facts.name, data_type=f"TYPE_{kind}", dims=list(facts.shape[1:]) or [1])
+        dims = list(facts.shape[1:])
+        reshape = None if dims else Reshape(shape=dims)
+        return cls(name=facts.name, data_type=f"TYPE_{kind}", dims=dims or [1], reshape=reshape)
 
 
 class ConfiguredText(Answer):
@@ -264,7 +282,9 @@ class InferTensor(BaseModel):
 class InferOutput(BaseModel):
     """An output asked for."""
 
-    name: str = Field(description="probabilities, logits, label, status or nfe")
+    name: str = Field(
+        description=f"{', '.join(OUTPUTS)}; of a certificate {', '.join(CERTIFICATE_OUTPUTS)}; or {TRAJECTORY}"
+    )
     parameters: JsonObject | None = Field(
         default=None, description="`binary_data`: whether its values follow the JSON as bytes"
     )
@@ -281,10 +301,13 @@ class InferBody(BaseModel):
     parameters: JsonObject | None = Field(
         default=None,
         description="`solver` with `steps`, `step_size`, or `rtol` and `atol`, and `max_steps`; or `solver` auto with "
-        "`agreement`; `binary_data_output`: whether all outputs follow the JSON as bytes",
+        "`agreement`, `evidence` and `otherwise`; `certify`; `times`, a list or a text; `deadline_seconds`, or "
+        "`timeout` in microseconds; `binary_data_output`: whether all outputs follow the JSON as bytes",
     )
     inputs: list[InferTensor]
-    outputs: list[InferOutput] | None = Field(default=None, description="null: all")
+    outputs: list[InferOutput] | None = Field(
+        default=None, description="null: those of the metadata, and those of `certify` and `times` where they are given"
+    )
 
 
 class InferredTensor(Answer):
@@ -309,6 +332,7 @@ class InferAnswer(Answer):
     id: str | None = Field(default=None, description="the request's")
     parameters: Parameters = Field(
         description="the solver (`solver`, and `steps` or the like), means of `nfe`, `accepted` and `rejected` over "
-        "the samples, `failures`: samples whose solve failed, and `status`: success, partial or failed"
+        "the samples, `failures`: samples whose solve failed, and `status`: success, partial or failed; of `auto` the "
+        "`solver_reason`; of certificates `finer_solver`, its mean `finer_nfe`, and `held`: predictions that hold"
     )
     outputs: list[InferredTensor]

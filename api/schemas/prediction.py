@@ -70,6 +70,8 @@ class PredictionCertificate(Answer):
         description="largest error of a logit, estimated from the difference to the finer solver's; null: one failed"
     )
     margin: float | None = Field(description="by how much the largest logit leads; null when the solve failed")
+    status: str = Field(description="how the finer solve ended, as a prediction's status says it of its own")
+    remedy: str | None = Field(description="what to do about a failed check")
 
 
 class CertificateSummary(Answer):

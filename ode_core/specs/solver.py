@@ -4,9 +4,10 @@ import math
 import struct
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ode_core.specs.methods import METHODS, Backend, MethodFacts, MethodName
+from ode_core.specs.solver_text import refuse_label, refuse_text
 from ode_core.specs.spec import Spec
 from ode_core.specs.torchdiffeq_methods import ADAMS_ORDERS, DEFAULT_ADAMS_ORDER, TORCHDIFFEQ_METHODS
 
@@ -52,6 +53,16 @@ class SolverSpec(Spec):
         description="Adams methods: the order once there is history for it, 3 or 4 for explicit_adams, 4 or 5 for "
         "implicit_adams (default 4)",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_text(cls, solver: Any) -> Any:
+        return refuse_text(solver)
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _no_label(cls, method: Any) -> Any:
+        return refuse_label(method)
 
     @model_validator(mode="after")
     def _exactly_one_step_rule(self) -> Self:

@@ -110,11 +110,12 @@ def test_a_certificate_compares_with_a_finer_solver(
     coarse, fine = logits_of(model, solver), logits_of(model, finer)
     errors = np.abs(coarse - fine).max(axis=1) * factor
     margins = np.abs(coarse[:, 0] - coarse[:, 1])
-    assert answer["certificate"]["solver"] == pytest.approx(finer)
+    assert answer["certificate"]["solver"] == finer
     assert answer["certificate"]["nfe"] > answer["nfe"] or "rtol" in solver
     held = 0
     for number, row in enumerate(answer["predictions"]):
         certificate = row.pop("certificate")
+        assert (certificate["status"], certificate["remedy"]) == ("success", None)
         assert certificate["logit_error"] == pytest.approx(errors[number], abs=5e-6)
         assert certificate["margin"] == pytest.approx(margins[number], abs=5e-6)
         assert certificate["flips"] == (coarse[number].argmax() != fine[number].argmax())
@@ -188,6 +189,23 @@ def test_every_method_shows_its_states(refusing_client: httpx.Client, method: st
 def test_a_wrong_option_is_named(refusing_client: httpx.Client, body: dict[str, Any], path: str) -> None:
     response = refusing_client.post(PATH, json={"inputs": POINTS} | body)
     assert assert_problem(response, 422, "invalid_request")["errors"][0]["path"] == path
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", PATH, {"inputs": POINTS, "solver": "rk4-16"}),
+        ("POST", "/v1/training-jobs", SPHERES_JOB | {"solver": "rk4-16"}),
+        ("POST", "/v1/evaluation-jobs", {"kind": "sweep", "model": "spheres", "solvers": ["rk4-16"]}),
+    ],
+)
+def test_a_solver_written_as_a_text_is_answered_with_the_object(
+    refusing_client: httpx.Client, method: str, path: str, body: dict[str, Any]
+) -> None:
+    problem = assert_problem(refusing_client.request(method, path, json=body), 422, "invalid_request")
+    assert problem["errors"][0]["path"] in ("solver", "solvers.0")
+    assert '{"method": "rk4", "steps": 16}' in problem["detail"]
+    assert ('"auto"' in problem["detail"]) == (path == PATH)
 
 
 def test_a_deadline_ends_a_long_computation(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,6 +204,16 @@ def test_an_output_that_does_not_exist_and_a_choice_without_an_audit_are_refused
     assert client.post(URL, json=body() | {"parameters": {"solver": "auto"}}).status_code == 409
 
 
+def test_the_configuration_has_the_shapes_of_the_metadata_in_tritons_form(client: httpx.Client) -> None:
+    configuration = client.get("/v2/models/spheres/config").json()
+    metadata = client.get("/v2/models/spheres/versions/1").json()
+    for configured, described in (("input", "inputs"), ("output", "outputs")):
+        for one, other in zip(configuration[configured], metadata[described], strict=True):
+            assert one["dims"], "Triton refuses a tensor without dims"
+            assert [-1, *one.get("reshape", {"shape": one["dims"]})["shape"]] == other["shape"]
+    assert [one["name"] for one in configuration["output"] if "reshape" in one] == ["label", "status", "nfe"]
+
+
 def test_outputs_come_in_the_order_asked_for_each_in_its_form(client: httpx.Client) -> None:
     outputs = [{"name": "label", "parameters": {"binary_data": True}}, {"name": "status"}]
     response = client.post(URL, json=body() | {"outputs": outputs})

@@ -3,11 +3,15 @@
 import re
 import zlib
 
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from api.problems import Problem
 
 _WINDOW = {"gzip": 31, "deflate": 15}  # of zlib: what the data is wrapped in
 _LEVEL = 1  # numbers of a model hardly shrink further, however long one tries
 _WORTH_BYTES = 1400  # less goes into one packet anyway
+_UNPACKED_PATH = re.compile(r"/v[12]/models/.+/(?:predict|predict/explain|infer)")
 _PREFERENCE = re.compile(r"\s*([a-z*-]+)\s*(?:;\s*q\s*=\s*([01](?:\.[0-9]{0,3})?)\s*)?", re.IGNORECASE)
 
 
@@ -21,12 +25,7 @@ def unpacked(body: bytes, coding: str | None, most_bytes: int) -> bytes:
     if coding == "identity":
         return body
     if coding not in _WINDOW:
-        raise Problem(
-            415,
-            "unsupported_content_encoding",
-            f"Content-Encoding {coding[:50]} is not supported: use gzip or deflate, or none",
-            headers={"Accept-Encoding": "gzip, deflate"},
-        )
+        raise _unsupported(coding, "gzip or deflate, or none", "gzip, deflate")
     unpacker = zlib.decompressobj(_WINDOW[coding])
     try:
         content = unpacker.decompress(body, most_bytes + 1)
@@ -46,9 +45,9 @@ def unpacked(body: bytes, coding: str | None, most_bytes: int) -> bytes:
     return content
 
 
-def packed(content: bytes, accepted: str | None) -> tuple[bytes, dict[str, str]]:
+def packed(content: bytes, accepted: str | None, *, worth_bytes: int = _WORTH_BYTES) -> tuple[bytes, dict[str, str]]:
     """Return an answer in a coding that ``Accept-Encoding`` prefers, with its headers; a short one as it is."""
-    coding = preferred_coding(accepted) if len(content) >= _WORTH_BYTES else None
+    coding = preferred_coding(accepted) if len(content) >= worth_bytes else None
     headers = {"Vary": "Accept-Encoding"}
     if coding is None:
         return content, headers
@@ -65,6 +64,42 @@ def preferred_coding(accepted: str | None) -> str | None:
     weighted = {coding: weights.get(coding, weights.get("*", 0.0)) for coding in _WINDOW}
     best = max(weighted, key=lambda coding: weighted[coding])
     return best if weighted[best] > 0 else None
+
+
+class UncodedBodies:
+    """ASGI middleware that refuses coded bodies with 415 where nothing unpacks them.
+
+    They would else be read as JSON, or as a file, which they are not.
+
+    Args:
+        app: the application.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        coding = ""
+        if scope["type"] == "http" and not _UNPACKED_PATH.fullmatch(scope["path"]):
+            coding = Headers(scope=scope).get("content-encoding", "").strip().lower()
+        if coding in ("", "identity"):
+            await self.app(scope, receive, send)
+            return
+
+        async def receive_uncoded() -> Message:
+            message = await receive()
+            if message.get("body"):
+                # An HTTPException, so that body parsers let it through.
+                raise _unsupported(coding, "none here; predictions take gzip and deflate", "identity")
+            return message
+
+        await self.app(scope, receive_uncoded, send)
+
+
+def _unsupported(coding: str, use: str, accepted: str) -> Problem:
+    detail = f"Content-Encoding {coding[:50]} is not supported: use {use}"
+    return Problem(415, "unsupported_content_encoding", detail, headers={"Accept-Encoding": accepted})
 
 
 def _broken(coding: str, reason: str) -> Problem:
