@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.authentication import Authentication
+from api.authentication import ApiKey, Authentication
 from api.body_limit import BodyLimit
 from api.content_coding import UncodedBodies
 from api.dataset_upload import AT_ONCE
@@ -25,8 +25,7 @@ from api.doorbell import create_doorbell, create_sender
 from api.inference.service import Inference
 from api.inference.warm_up import WarmUp
 from api.inference_protocol.statistics import InferenceStatistics
-from api.openapi import DescribedApp
-from api.prediction_path import PredictionPath
+from api.prediction_path import PredictingApp
 from api.problems import Problem, answer_problem, invalid, problem_response
 from api.reconciler_thread import ReconcilerThread
 from api.request_guard import RequestGuard
@@ -81,20 +80,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or Settings.load()
     metrics = RequestMetrics()
-    key = settings.api_key
-    app = DescribedApp(
+    key = ApiKey(None if settings.api_key is None else settings.api_key.get_secret_value())
+    app = PredictingApp(
         title="odeness",
         summary="Train, test and serve neural ODEs, and tell whether a trained model really is one.",
         version="1",
         docs_url=None,  # these would load scripts from another host; /docs is a page of ours
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=functools.partial(_lifespan, settings=settings, metrics=metrics),
+        lifespan=functools.partial(_lifespan, settings=settings, metrics=metrics, key=key),
         middleware=[
             Middleware(RequestGuard, metrics=metrics),
-            Middleware(Authentication, api_key=None if key is None else key.get_secret_value()),
+            Middleware(Authentication, key=key),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes),
-            *([] if settings.role == "control" else [Middleware(PredictionPath)]),
             Middleware(UncodedBodies),
         ],
         exception_handlers={
@@ -111,7 +109,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI, settings: Settings, metrics: RequestMetrics) -> AsyncIterator[None]:
+async def _lifespan(
+    app: PredictingApp, settings: Settings, metrics: RequestMetrics, key: ApiKey
+) -> AsyncIterator[None]:
     store = Store.connect(settings.database, keep_checkpoints=settings.keep_checkpoints)
     try:
         await anyio.to_thread.run_sync(require_head, store.engine)
@@ -136,6 +136,7 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: RequestMetrics) -
         warming = None
         if settings.role != "control":
             inference.start()
+            app.take_short_way(app.state.services, key)
             warming = asyncio.create_task(warm_up.run())
         if settings.role != "inference":
             doorbell.start()

@@ -20,26 +20,42 @@ class PublicBindWithoutKey(ValueError):
     """The server would listen for other machines without asking who they are."""
 
 
+class ApiKey:
+    """The key that requests must have.
+
+    Args:
+        key: in clear; None: there is none, and none is asked for.
+    """
+
+    def __init__(self, key: str | None) -> None:
+        self._expected = None if key is None else _digest(key)
+
+    def opens(self, authorization: str | None) -> bool:
+        """Return whether a header ``Authorization`` has the key."""
+        if self._expected is None:
+            return True
+        scheme, _, presented = (authorization or "").partition(" ")
+        # Digests have one length, so that the comparison does not tell the key's.
+        return scheme.lower() == "bearer" and hmac.compare_digest(_digest(presented.strip()), self._expected)
+
+
 class Authentication:
     """ASGI middleware that lets requests with the right key pass; without a key set, all."""
 
-    def __init__(self, app: ASGIApp, api_key: str | None) -> None:
+    def __init__(self, app: ASGIApp, key: ApiKey) -> None:
         self.app = app
-        self._expected = None if api_key is None else _digest(api_key)
+        self.key = key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not self._authorized(scope):
+        if (
+            scope["type"] == "http"
+            and scope["path"] not in OPEN_PATHS
+            and not self.key.opens(Headers(scope=scope).get("authorization"))
+        ):
             await problem_response(_UNAUTHORIZED, scope)(scope, receive, send)
             return
         await self.app(scope, receive, send)
-
-    def _authorized(self, scope: Scope) -> bool:
-        if self._expected is None:
-            return True
-        scheme, _, presented = Headers(scope=scope).get("authorization", "").partition(" ")
-        # Digests have one length, so that the comparison does not tell the key's.
-        return scheme.lower() == "bearer" and hmac.compare_digest(_digest(presented.strip()), self._expected)
 
 
 _UNAUTHORIZED = Problem(

@@ -1,6 +1,7 @@
 """Bounds the size of request bodies, whatever they claim it to be."""
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,26 +39,35 @@ class BodyLimit:
             return
         uploading = scope["method"] == "POST" and scope["path"] in _UPLOADS
         limit = self.max_upload_bytes if uploading else self.max_bytes
-        problem = _upload_too_large(limit) if uploading else _too_large(limit)
-        announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced[:20]) > limit:
+        too_large = _upload_too_large if uploading else _too_large
+        if not announces_at_most(Headers(scope=scope).get("content-length", ""), limit):
             await _drain(receive)
-            await problem_response(problem, scope)(scope, receive, send)
+            await problem_response(too_large(limit), scope)(scope, receive, send)
             return
-        received = 0
+        await self.app(scope, bounded(receive, limit, too_large), send)
 
-        async def receive_bounded() -> Message:
-            nonlocal received
-            message = await receive()
-            if message["type"] == "http.request":
-                received += len(message.get("body", b""))
-                if received > limit:
-                    if message.get("more_body", False):
-                        await _drain(receive)
-                    raise problem  # an HTTPException, so that body parsers let it through
-            return message
 
-        await self.app(scope, receive_bounded, send)
+def announces_at_most(length: str, limit: int) -> bool:
+    """Return whether a Content-Length, or none or nonsense, announces no more than ``limit`` bytes."""
+    return not length.isdecimal() or int(length[:20]) <= limit
+
+
+def bounded(receive: Receive, limit: int, too_large: Callable[[int], Problem] | None = None) -> Receive:
+    """Return ``receive`` that raises the problem of a body that is too large, by default that of requests in memory."""
+    received = 0
+
+    async def receive_bounded() -> Message:
+        nonlocal received
+        message = await receive()
+        if message["type"] == "http.request":
+            received += len(message.get("body", b""))
+            if received > limit:
+                if message.get("more_body", False):
+                    await _drain(receive)
+                raise (too_large or _too_large)(limit)  # an HTTPException, so that body parsers let it through
+        return message
+
+    return receive_bounded
 
 
 async def _drain(receive: Receive) -> None:

@@ -93,10 +93,10 @@ def logging_configuration(level: str, form: str = "line") -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {
-            "line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
+            "line": {"()": "api.log_stream.LineFormatter"},
             "json": {"()": "api.log_format.JsonFormatter"},
         },
-        "handlers": {"console": {"class": "logging.StreamHandler", "formatter": form}},
+        "handlers": {"console": {"class": "api.log_stream.TurnHandler", "formatter": form}},
         "root": {"handlers": ["console"], "level": level.upper()},
         "loggers": {
             name: {"level": "WARNING"} for name in ("httpx", "httpcore", "celery", "kombu", "alembic", "uvicorn.access")

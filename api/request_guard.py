@@ -1,18 +1,15 @@
 """The outermost layer of every request: its id, its security headers, its measurements, its unexpected errors."""
 
-import logging
 import random
 import re
 import time
 from collections.abc import Iterable
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.access_log import log, log_request
 from api.problems import Problem, problem_response
 from api.request_metrics import RequestMetrics
-
-log = logging.getLogger("api.access")
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -67,21 +64,7 @@ class RequestGuard:
         finally:
             seconds = time.perf_counter() - started
             self.metrics.observe(scope["method"], route_template(scope), status, seconds)
-            log.info(
-                "%s %s %d %.1f ms request_id=%s",
-                scope["method"],
-                scope["path"],
-                status,
-                seconds * 1000,
-                identifier,
-                extra={
-                    "request_id": identifier,
-                    "method": scope["method"],
-                    "path": scope["path"],
-                    "status": status,
-                    "milliseconds": round(seconds * 1000, 3),
-                },
-            )
+            log_request(scope["method"], scope["path"], status, seconds, identifier)
 
 
 _DEFAULT_HEADERS = [
@@ -89,13 +72,17 @@ _DEFAULT_HEADERS = [
     for name, value in (SECURITY_HEADERS | {"Cache-Control": "no-store"}).items()
 ]
 
+_NAMES = {b"x-request-id", *(name for name, _ in _DEFAULT_HEADERS)}
+
 
 def _guarded_headers(headers: Iterable[tuple[bytes, bytes]], identifier: str) -> list[tuple[bytes, bytes]]:
     """Return a response's headers with the request's id, and with those of ours that it does not set itself."""
-    given = [header for header in headers if header[0].lower() != b"x-request-id"]
+    given, own = [*headers], (b"x-request-id", identifier.encode())
     names = {name.lower() for name, _ in given}
-    ours = [header for header in _DEFAULT_HEADERS if header[0] not in names]
-    return [*given, (b"x-request-id", identifier.encode()), *ours]
+    if names.isdisjoint(_NAMES):
+        return [*given, own, *_DEFAULT_HEADERS]
+    given = [header for header in given if header[0].lower() != b"x-request-id"]
+    return [*given, own, *(header for header in _DEFAULT_HEADERS if header[0] not in names)]
 
 
 _UNEXPECTED = Problem(
@@ -111,5 +98,5 @@ def route_template(scope: Scope) -> str:
 
 
 def _request_id(scope: Scope) -> str:
-    given = Headers(scope=scope).get("x-request-id", "")
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
     return given if _SANE_REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"  # no secret

@@ -32,6 +32,8 @@ class RequestMetrics:
             buckets=_LATENCY_BUCKETS,
             registry=self.registry,
         )
+        # As few as there are labels; to find these takes longer than to count.
+        self._of_route: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._predictions = Counter(
             "odeness_predictions", "Samples predicted", ("solver_method", "status"), registry=self.registry
         )
@@ -66,8 +68,13 @@ class RequestMetrics:
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request; ``status`` 0: it had no answer, the client left."""
         method = method if method in _METHODS else "other"  # labels must not grow with what clients send
-        self._requests.labels(method, route, str(status or "none")).inc()
-        self._latency.labels(method, route).observe(seconds)
+        found = self._of_route.get((method, route, status))
+        if found is None:
+            requests = self._requests.labels(method, route, str(status or "none"))
+            found = self._of_route[method, route, status] = requests, self._latency.labels(method, route)
+        requests, latency = found
+        requests.inc()
+        latency.observe(seconds)
 
     def observe_batch(self, method: str, statuses: "Counted[str]", evaluations: int, rows: int, seconds: float) -> None:
         """Count a batch: how many of its rows ended with each status."""

@@ -34,6 +34,7 @@ STARTS_BEFORE_GIVING_UP = 4  # until the server has been ready once
 BROKER_START_SECONDS = 10.0
 STOP_SECONDS = {"api": 10.0, "worker": 30.0, "broker": 5.0}
 LOG_BYTES, LOG_FILES = 10_000_000, 3
+LAST_LINES = 8  # of a part's log, told where it does not start
 
 _ERROR_MARKS = (" ERROR ", " CRITICAL ")
 
@@ -74,7 +75,7 @@ class Part:
         self._reader: threading.Thread | None = None
         self._started_at = 0.0
         self._start_again_at = 0.0
-        self._last_lines: deque[str] = deque(maxlen=8)
+        self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
 
     def start(self) -> None:
         """Start the process; must be called in the main thread, which the process is tied to."""
@@ -139,14 +140,26 @@ class Part:
         log = logging.handlers.RotatingFileHandler(
             self.log, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8"
         )
+        rest = b""
         with output:
-            for raw in output:
-                line = raw.decode(errors="replace").rstrip()
-                self._last_lines.append(line)
-                log.emit(logging.makeLogRecord({"msg": line}))
+            while chunk := os.read(output.fileno(), 2**16):
+                # As many lines at once as have come: a busy server writes thousands a second.
+                whole, newline, rest = (rest + chunk).rpartition(b"\n")
+                if newline:
+                    self._keep_lines(log, whole)
+            if rest:
+                self._keep_lines(log, rest)
+        log.close()
+
+    def _keep_lines(self, log: logging.Handler, raw: bytes) -> None:
+        text = raw.decode(errors="replace")
+        lines = [line.rstrip() for line in text.split("\n")]
+        self._last_lines.extend(lines[-LAST_LINES:])
+        log.emit(logging.makeLogRecord({"msg": "\n".join(lines)}))
+        if any(mark in text for mark in _ERROR_MARKS):
+            for line in lines:
                 if any(mark in line for mark in _ERROR_MARKS):
                     self._say(f"{self.name}: {line}")
-        log.close()
 
 
 class Supervisor:

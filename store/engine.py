@@ -111,3 +111,11 @@ def reading(engine: Engine) -> Connection:
     if engine.dialect.name == "sqlite":
         return connection.execution_options(**{SQLITE_BEGIN: "DEFERRED"})
     return connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+
+def autocommitting(engine: Engine) -> Connection:
+    """Return a connection on whose driver each statement is a transaction of its own."""
+    connection = engine.connect()
+    if engine.dialect.name == "sqlite":
+        return connection  # where none is begun; see _configure_sqlite
+    return connection.execution_options(isolation_level="AUTOCOMMIT", postgresql_readonly=True)

@@ -1,6 +1,7 @@
 """Whether calls fit their models, and with which solver each is computed. Without torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -15,8 +16,10 @@ from ode_core.audit.finer_solver import finer_solver
 from ode_core.audit.solver_choice import ChosenSolver, SolverChoice
 from ode_core.specs import Budget, SolverSpec, check_solve_budget
 from store.unit_of_work import Store, Transaction
+from store.version_lookup import VersionLookup
 
 _Chosen = tuple[ServedVersion, SolverSpec, ChosenSolver | None]
+_Reference = tuple[str, VersionReference]
 
 
 class CallChecks:
@@ -30,7 +33,12 @@ class CallChecks:
     def __init__(self, store: Store, budget: Budget) -> None:
         self._store = store
         self._budget = budget
+        self._lookup = VersionLookup(store.engine)
         self.catalogue = Catalogue()
+
+    def close(self) -> None:
+        """Give back what is kept of the database."""
+        self._lookup.close()
 
     def __call__(self, tickets: Sequence[Ticket]) -> list[CheckedCall | Exception]:
         """Return the calls with what is needed to compute them, each or why it is refused, in their order."""
@@ -41,21 +49,32 @@ class CallChecks:
         ]
 
     def _choose(self, calls: Sequence[PredictionCall]) -> list[_Chosen | Exception]:
-        found = [self._without_database(call) for call in calls]
+        versions = self._kept_versions(calls)
+        found = [_with_kept(versions, call) for call in calls]
         if None not in found:
             return [one for one in found if one is not None]
         with self._store.reading() as tx:
-            versions = _VersionsOfRound(self.catalogue, tx)
-            return [
-                self._from_database(versions, call) if one is None else one
+            stored = _VersionsOfRound(self.catalogue, tx)
+            chosen = [
+                self._from_database(stored, call) if one is None else one
                 for call, one in zip(calls, found, strict=True)
             ]
+        with suppress(SQLAlchemyError):  # these calls have what they need
+            self._lookup.connect()
+        return chosen
 
-    def _without_database(self, call: PredictionCall) -> _Chosen | None:
-        served = self.catalogue.known(call.model, call.version)
-        if served is None or isinstance(call.solver, AutoSolver):
-            return None
-        return served, call.solver or served.own_solver, None
+    def _kept_versions(self, calls: Sequence[PredictionCall]) -> dict[_Reference, ServedVersion]:
+        """Return the versions that are meant and kept; the database is asked at most which of them is meant."""
+        found = {}
+        for model, version in {(call.model, call.version) for call in calls}:
+            if isinstance(version, int):
+                served = self.catalogue.known(model, version)
+            else:
+                identifier = self._lookup.id_of(model, version)
+                served = None if identifier is None else self.catalogue.kept(identifier)
+            if served is not None:
+                found[model, version] = served
+        return found
 
     def _from_database(self, versions: "_VersionsOfRound", call: PredictionCall) -> _Chosen | Exception:
         try:
@@ -101,13 +120,20 @@ class CallChecks:
         )
 
 
+def _with_kept(versions: Mapping[_Reference, ServedVersion], call: PredictionCall) -> _Chosen | None:
+    served = versions.get((call.model, call.version))
+    if served is None or isinstance(call.solver, AutoSolver):
+        return None
+    return served, call.solver or served.own_solver, None
+
+
 class _VersionsOfRound:
     """What the database says of the versions of one round; each is asked for once."""
 
     def __init__(self, catalogue: Catalogue, tx: Transaction) -> None:
         self._catalogue = catalogue
         self._tx = tx
-        self._found: dict[tuple[str, VersionReference], ServedVersion | Problem] = {}
+        self._found: dict[_Reference, ServedVersion | Problem] = {}
         self._choices: dict[str, SolverChoice | None] = {}
 
     def find(self, model: str, reference: VersionReference) -> ServedVersion:

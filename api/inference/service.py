@@ -1,8 +1,10 @@
 """Predictions as the routes see them. This module loads without torch, which enters with the first prediction."""
 
+import sys
 from collections.abc import Sequence
 
 from api.inference.call_checks import CallChecks
+from api.inference.collector import spare_what_stays
 from api.inference.micro_batcher import Computation, MicroBatcher
 from api.inference.prediction_call import Prediction, PredictionCall
 from api.inference.served_version import ServedVersion
@@ -17,14 +19,17 @@ class Inference:
     """Answers calls, keeps models loaded, and knows how much it was asked."""
 
     def __init__(self, store: Store, settings: Settings, metrics: RequestMetrics) -> None:
-        checks = CallChecks(store, settings.budget)
+        self._checks = CallChecks(store, settings.budget)
 
         def computation() -> Computation:
+            first = "torch" not in sys.modules
             from api.inference.runtime import ModelRuntime  # noqa: PLC0415  # torch, with the first prediction
 
+            if first:
+                spare_what_stays()
             return ModelRuntime(store, settings.torch_threads, settings.budget.inference_evaluations)
 
-        self._batcher = MicroBatcher(checks, computation, metrics)
+        self._batcher = MicroBatcher(self._checks, computation, metrics)
 
     def start(self) -> None:
         """Start the model thread."""
@@ -33,6 +38,7 @@ class Inference:
     def close(self) -> None:
         """Stop: what waits is refused, what runs is finished."""
         self._batcher.close()
+        self._checks.close()
 
     def served(self, version: ModelVersion) -> ServedVersion:
         """Return what requests to a version are checked against."""

@@ -11,6 +11,7 @@ import pytest
 
 from api.http_server import logging_configuration
 from api.log_format import JsonFormatter
+from api.log_stream import LineFormatter
 from tests.api.conftest import Served
 
 
@@ -57,7 +58,7 @@ def test_an_error_is_one_line_with_its_traceback() -> None:
     assert "ValueError: it is\nso" in json.loads(line)["traceback"]
 
 
-@pytest.mark.parametrize(("form", "kind"), [("line", logging.Formatter), ("json", JsonFormatter)])
+@pytest.mark.parametrize(("form", "kind"), [("line", LineFormatter), ("json", JsonFormatter)])
 def test_the_servers_configuration_makes_the_formatter_asked_for(form: str, kind: type[logging.Formatter]) -> None:
     configuration = logging_configuration("info", form)
     configurator = logging.config.DictConfigurator(configuration)  # type: ignore[attr-defined]

@@ -348,6 +348,22 @@ def test_a_call_whose_check_fails_unexpectedly_is_refused_alone(store: Store) ->
     assert isinstance(fine, CheckedCall), fine
 
 
+def test_a_lost_database_connection_is_not_noticed_by_calls(store: Store) -> None:
+    train(store, SPHERES_JOB)
+    checks = CallChecks(store, Budget())
+
+    async def check() -> CheckedCall | Exception:
+        call = PredictionCall("spheres", None, JsonInputs([[[0.1, 0.2]]], False))
+        (checked,) = checks([Ticket(call, 1, asyncio.get_running_loop().create_future(), None)])
+        return checked
+
+    for _ in range(3):
+        assert isinstance(asyncio.run(check()), CheckedCall)
+        assert checks._lookup._cursor is not None
+        checks._lookup._cursor.connection.close()
+    checks.close()
+
+
 def test_a_batch_that_keeps_trajectories_has_fewer_rows(store: Store, served_version: ServedVersion) -> None:
     runtime = ModelRuntime(store, 1, 1000)
     assert runtime.rows_at_once(served_version, 0) == ROWS_AT_ONCE

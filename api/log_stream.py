@@ -1,0 +1,62 @@
+"""The log's stream: what one turn of the event loop logs is written at once."""
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+
+
+class LineFormatter(logging.Formatter):
+    """Time, level, logger and message in a line."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._second, self._written = -1, ""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  # the base's
+        """Return the time of a record, of which a second is written once."""
+        second = int(record.created)
+        if second != self._second:
+            self._written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+            self._second = second
+        return f"{self._written},{int(record.msecs):03d}"
+
+
+class TurnHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to standard error: each write costs a system call here, and whoever reads the log as much again.
+
+    Warnings, and what is logged where no event loop runs, are written at once, after what has been kept.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, or keep it until the turn of the loop is over; called by one thread at a time."""
+        try:
+            self._kept.append(self.format(record) + self.terminator)
+        except Exception:
+            self.handleError(record)
+            return
+        if record.levelno >= logging.WARNING:
+            self.flush()
+        elif len(self._kept) == 1:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                self.flush()
+            else:
+                loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what is kept."""
+        self.acquire()
+        try:
+            kept, self._kept = self._kept, []
+            with suppress(OSError, ValueError):  # it is closed, and there is nobody to tell
+                if kept:
+                    self.stream.write("".join(kept))
+                super().flush()
+        finally:
+            self.release()
