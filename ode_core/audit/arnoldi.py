@@ -32,11 +32,16 @@ from torch import Tensor
 
 from ode_core.solvers.krylov import orthogonalised
 
-DIRECTIONS = 100
+DIRECTIONS = 150
+"""At most. Of a convolution's long steps on 3,072 numbers 67 % were undecided with 50, 33 % with 100, 8 % with 150 and
+with 300."""
+USUAL_DIRECTIONS = 50
+"""For estimates of time: short steps are decided with 10 to 20."""
 MISS_PROBABILITY = 1e-6
 """That a matrix with a negative eigenvalue is said to have none, over the first direction."""
 
-_CHECK_EVERY = 5
+# Directions between two looks at what is known, and their share of those there are: a look at many takes long.
+_PAUSE, _PAUSE_SHARE = 5, 0.1
 # A direction this small beside its product is round-off: the space is invariant.
 _INVARIANT = 1e-12
 # Of the distance to what would change the answer. With 0.1 one in a thousand eigenvalues of random networks was none.
@@ -99,6 +104,7 @@ def left_end(multiply: Multiply, start: Tensor, *, directions: int = DIRECTIONS)
     basis = start.new_zeros(batch, most + 1, n)
     basis[:, 0] = start / torch.linalg.vector_norm(start, dim=1, keepdim=True)
     projected = start.new_zeros(batch, most + 1, most)
+    next_look = _PAUSE
     for j in range(most):
         product = multiply(basis[:, j], samples)
         found.products[samples] += 1
@@ -109,7 +115,10 @@ def left_end(multiply: Multiply, start: Tensor, *, directions: int = DIRECTIONS)
         projected[:, j + 1, j] = torch.where(invariant, 0.0, size)
         basis[:, j + 1] = rest / torch.where(invariant, 1.0, size).unsqueeze(1)
         last = j + 1 == most
-        due = torch.full_like(invariant, last or (j + 1) % _CHECK_EVERY == 0) | invariant
+        looking = last or j + 1 == next_look
+        if looking:
+            next_look = j + 1 + max(_PAUSE, int(_PAUSE_SHARE * (j + 1)))
+        due = torch.full_like(invariant, looking) | invariant
         if not bool(due.any()):
             continue
         rows = torch.nonzero(due).flatten()
