@@ -117,12 +117,18 @@ class CrossingMap(Answer):
 
 
 class MechanismCrossing(Answer):
-    """Steps that no flow can make, as their derivative has a negative real eigenvalue (flagged)."""
+    """Steps that no flow can make, as their derivative has a negative real eigenvalue oddly often (flagged)."""
 
-    method: Literal["dense", "arnoldi"] = Field(description="all eigenvalues, or the left end by products alone")
+    method: Literal["dense", "arnoldi"] = Field(
+        description="all eigenvalues, or products, and all eigenvalues of some steps that these leave undecided"
+    )
     flagged_share: float = Field(description="share of the steps of all samples, 0 to 1")
     certified_share: float | None = Field(
         description="share of the steps whose derivative has a negative determinant, 0 to 1; null with arnoldi"
+    )
+    paired_share: float | None = Field(
+        description="share of the steps whose negative real eigenvalues all come an even number of times, as those of "
+        "a half turn do: they are not flagged; null with arnoldi"
     )
     undecided_share: float = Field(description="share of the steps of which nothing is known, 0 to 1")
     samples_with_a_flag: int = Field(description="samples with at least one flagged step")

@@ -241,4 +241,4 @@ def _evaluations_of_step(solver: SolverSpec, size: int) -> int:
         # Columns of the field's Jacobian at each stage, with derivatives, for the linear systems and for the tangents.
         return PASSES * (stages * NEWTON_EVALUATIONS + size) + 4 * stages * size
     # Each iteration, and each of Arnoldi's directions, solves a system for each stage by products.
-    return 2 * stages * krylov.DIRECTIONS * (PASSES * NEWTON_EVALUATIONS + arnoldi.DIRECTIONS)
+    return 2 * stages * krylov.DIRECTIONS * (PASSES * NEWTON_EVALUATIONS + arnoldi.USUAL_DIRECTIONS)

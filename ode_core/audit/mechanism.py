@@ -101,6 +101,7 @@ class Mechanism:
                 "method": spectrum.method,
                 "flagged_share": spectrum.flagged_share,
                 "certified_share": spectrum.certified_share if spectrum.method == "dense" else None,
+                "paired_share": spectrum.paired_share if spectrum.method == "dense" else None,
                 "undecided_share": spectrum.undecided_share,
                 "samples_with_a_flag": int(spectrum.flagged.any(dim=0).sum()),
                 "map": crossing_map(spectrum, self.grid).to_json(),

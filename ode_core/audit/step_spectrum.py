@@ -2,17 +2,22 @@
 
 The derivative ``P`` of the time-h map of a flow solves ``P' = J P`` from the identity, so its determinant stays
 positive. A step's derivative ``D`` with ``det D < 0`` is therefore that of no flow: the certificate. More generally, a
-real matrix with a negative eigenvalue has no real logarithm, hence is not the time-h map of any linear field, unless
-each Jordan block of that eigenvalue comes an even number of times, which no two different eigenvalues satisfy. For
-Euler's method, ``D = I + h J``, it is an eigenvalue of ``h J`` below -1.
+real matrix without the eigenvalue 0 has a real logarithm, hence is the time-h map of a linear field, if and only if
+each Jordan block of a negative eigenvalue comes an even number of times. For Euler's method, ``D = I + h J``, these
+are eigenvalues of ``h J`` below -1.
+
+A negative eigenvalue that comes an odd number of times stays real however round-off moves it, and is flagged. One
+that comes an even number of times, like that of ``-2 I`` in the plane, a half turn that doubles, may leave the axis in
+pairs: next to the matrix lie others that are flows. It is ``paired`` and no flag.
 
 One-sided: a step without such an eigenvalue may be no flow's either.
 
 Source: Culver, On the existence and uniqueness of the real logarithm of a matrix, Proc. AMS 17, 1966.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -26,9 +31,13 @@ from ode_core.solvers.step_map import StepMap, TimeStep
 SpectrumMethod = Literal["dense", "arnoldi"]
 
 DENSE_STATE = 128
+LARGEST_DENSE_STATE = 1024
+_EIGENVALUE_OPERATIONS = 64 * 784**3
 _NUMBERS_AT_ONCE, _MOST_ROWS = 2**21, 2**14  # of Jacobians, or of Krylov bases
 # Roundings by which a computed eigenvalue, or a singular matrix, may seem to be on the other side.
 _ROUNDINGS = 16
+# Round-off parts a double eigenvalue by about the root of it. Eigenvalues this close, relative to the matrix, are one.
+_ONE = 4 * math.sqrt(torch.finfo(torch.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -37,13 +46,15 @@ class LeftSpectrum:
 
     Attributes:
         least_real: smallest real eigenvalue, NaN where none is known.
-        flagged: it is below 0.
+        flagged: there is one below 0 that comes an odd number of times.
+        paired: there are some below 0, and all come an even number of times, to round-off.
         determinant_sign: int8, -1 or 1 where the sign is certain, else 0.
         decided: whether the answer is one; not flagged and not decided means not known.
     """
 
     least_real: Tensor
     flagged: Tensor
+    paired: Tensor
     determinant_sign: Tensor
     decided: Tensor
 
@@ -53,17 +64,20 @@ class StepSpectrum:
     """The same for the derivative of every step, ``(steps, n)`` each; no step is neither flagged nor certified.
 
     Attributes:
-        method: ``dense``: all eigenvalues of the Jacobian; ``arnoldi``: from products with it.
+        method: ``dense``: all eigenvalues of the Jacobian; ``arnoldi``: from products with it, and all eigenvalues of
+            some steps that these leave undecided.
         least_real: smallest real eigenvalue, NaN where none is known.
-        flagged: it is below 0.
+        flagged: there is one below 0 that comes an odd number of times.
+        paired: there are some below 0, and all come an even number of times; only where Jacobians are dense.
         certified: the determinant is negative for sure; only where Jacobians are dense.
-        decided: whether the answer is one.
+        decided: whether the answer is one; what is decided and neither flagged nor paired has no negative eigenvalue.
         taken: which steps are steps.
     """
 
     method: SpectrumMethod
     least_real: Tensor
     flagged: Tensor
+    paired: Tensor
     certified: Tensor
     decided: Tensor
     taken: Tensor
@@ -77,6 +91,11 @@ class StepSpectrum:
     def certified_share(self) -> float:
         """Share of the steps whose determinant is negative."""
         return float(self.certified.sum()) / max(1, int(self.taken.sum()))
+
+    @property
+    def paired_share(self) -> float:
+        """Share of the steps whose negative eigenvalues all come an even number of times."""
+        return float(self.paired.sum()) / max(1, int(self.taken.sum()))
 
     @property
     def undecided_share(self) -> float:
@@ -94,15 +113,22 @@ def left_spectrum(matrices: Tensor) -> LeftSpectrum:
     finite = torch.isfinite(matrices).all(dim=(1, 2))
     matrices = torch.where(finite.reshape(-1, 1, 1), matrices, torch.eye(n, dtype=torch.float64))
     rounding = _ROUNDINGS * n * torch.finfo(torch.float64).eps * torch.linalg.matrix_norm(matrices)
-    values = torch.linalg.eigvals(matrices)
-    # Round-off may part a double real eigenvalue into a pair next to the axis.
-    real = values.imag.abs() <= rounding.unsqueeze(1)
-    least = torch.where(real, values.real, torch.inf).amin(dim=1)
     sign = _determinant_sign(matrices, rounding)
-    # A negative determinant has a negative eigenvalue, however round-off placed it.
-    flagged = (least < -rounding) | (sign < 0)
+    values = torch.linalg.eigvals(matrices)
+    near = (_ONE * torch.linalg.matrix_norm(matrices)).unsqueeze(1)
+    # Round-off may part a double real eigenvalue into a pair next to the axis.
+    real = values.imag.abs() <= near / 2
+    least = torch.where(real, values.real, torch.inf).amin(dim=1)
+    negative = real & (values.real < -rounding.unsqueeze(1)) & finite.unsqueeze(1)
+    odd = torch.zeros_like(negative)
+    which, place = torch.nonzero(negative, as_tuple=True)
+    together = ((values[which] - values.real[which, place].unsqueeze(1)).abs() <= near[which]).sum(dim=1)
+    odd[which, place] = together % 2 == 1
+    # A negative determinant has an odd number of negative eigenvalues, however round-off placed them.
+    flagged = (odd.any(dim=1) | (sign < 0)) & finite
     least = torch.where(torch.isfinite(least) & finite, least, torch.nan)
-    return LeftSpectrum(least, flagged & finite, torch.where(finite, sign, 0).to(torch.int8), finite)
+    sign = torch.where(finite, sign, 0).to(torch.int8)
+    return LeftSpectrum(least, flagged, negative.any(dim=1) & ~flagged, sign, finite)
 
 
 def _determinant_sign(matrices: Tensor, rounding: Tensor) -> Tensor:
@@ -126,6 +152,7 @@ def step_spectrum(
     *,
     method: SpectrumMethod | None = None,
     directions: int = DIRECTIONS,
+    full_jacobians: int | None = None,
     on_block: Callable[[int], None] | None = None,
 ) -> StepSpectrum:
     """Return what is known of the derivative of every step along a numerical solution.
@@ -136,6 +163,8 @@ def step_spectrum(
         states: ``(steps + 1, n, *state)``, the numerical solution.
         method: None takes ``dense`` up to ``DENSE_STATE`` numbers in a state.
         directions: of Arnoldi's iteration, at most.
+        full_jacobians: at most so many steps that Arnoldi's iteration leaves undecided have all their eigenvalues
+            computed; None: as many as take about a minute, of states up to ``LARGEST_DENSE_STATE``.
         on_block: called before each block with the number of steps left to look at.
     """
     size = states[0, 0].numel()
@@ -143,31 +172,69 @@ def step_spectrum(
         method = "dense" if size <= DENSE_STATE else "arnoldi"
     taken = grid.taken
     number, sample = torch.nonzero(taken, as_tuple=True)
-    width = size * size if method == "dense" else size * (directions + 1)
-    rows = max(1, min(_MOST_ROWS, _NUMBERS_AT_ONCE // width))
-    found = []
-    for first in range(0, len(number), rows):
-        if on_block is not None:
-            on_block(len(number) - first)
-        block = slice(first, first + rows)
-        k, i = number[block], sample[block]
-        z = states[k.to(states.device), i.to(states.device)]
-        step = _steps(grid, k, i, z)
-        found.append(_dense(psi, z, step) if method == "dense" else _arnoldi(psi, z, step, directions))
 
-    def spread(values: list[Tensor], nothing: float | bool) -> Tensor:
-        table = torch.full(taken.shape, nothing, dtype=values[0].dtype if values else torch.bool)
-        if values:
-            table[number, sample] = torch.cat(values).cpu()
-        return table
+    def look(which: Tensor, by: SpectrumMethod) -> LeftSpectrum:
+        width = size * size if by == "dense" else size * (directions + 1)
+        rows = max(1, min(_MOST_ROWS, _NUMBERS_AT_ONCE // width))
+        found = []
+        for first in range(0, len(which), rows):
+            if on_block is not None:
+                on_block(len(which) - first)
+            block = which[first : first + rows]
+            k, i = number[block], sample[block]
+            z = states[k.to(states.device), i.to(states.device)]
+            step = _steps(grid, k, i, z)
+            found.append(_dense(psi, z, step) if by == "dense" else _arnoldi(psi, z, step, directions))
+        return _joined(found)
+
+    found = look(torch.arange(len(number)), method)
+    open_steps = torch.nonzero(~found.decided).flatten()
+    if method == "arnoldi" and len(open_steps):
+        most = affordable_jacobians(size) if full_jacobians is None else full_jacobians
+        again = _spread(open_steps, most)
+        if len(again):
+            found = _replaced(found, again, look(again, "dense"))
+
+    def table(values: Tensor, nothing: float | bool) -> Tensor:
+        filled = torch.full(taken.shape, nothing, dtype=values.dtype)
+        filled[number, sample] = values
+        return filled
 
     return StepSpectrum(
         method=method,
-        least_real=spread([part.least_real for part in found], torch.nan),
-        flagged=spread([part.flagged for part in found], False),
-        certified=spread([part.determinant_sign < 0 for part in found], False),
-        decided=spread([part.decided for part in found], True),
+        least_real=table(found.least_real, torch.nan),
+        flagged=table(found.flagged, False),
+        paired=table(found.paired, False),
+        certified=table(found.determinant_sign < 0, False),
+        decided=table(found.decided, True),
         taken=taken,
+    )
+
+
+def affordable_jacobians(size: int) -> int:
+    """Return of how many steps all eigenvalues take about a minute: of 64 with 784 numbers, of none above 1,024."""
+    return 0 if size > LARGEST_DENSE_STATE else _EIGENVALUE_OPERATIONS // size**3
+
+
+def _joined(found: list[LeftSpectrum]) -> LeftSpectrum:
+    if not found:
+        nothing, none = torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.bool)
+        return LeftSpectrum(nothing, none, none, torch.empty(0, dtype=torch.int8), none)
+    return LeftSpectrum(
+        *(torch.cat([getattr(part, field.name) for part in found]).cpu() for field in fields(LeftSpectrum))
+    )
+
+
+def _spread(steps: Tensor, most: int) -> Tensor:
+    """Return at most so many of the steps, from beginning to end."""
+    if len(steps) <= most:
+        return steps
+    return steps[torch.arange(most) * len(steps) // max(1, most)]
+
+
+def _replaced(found: LeftSpectrum, which: Tensor, known: LeftSpectrum) -> LeftSpectrum:
+    return LeftSpectrum(
+        *(getattr(found, field.name).index_put((which,), getattr(known, field.name)) for field in fields(LeftSpectrum))
     )
 
 
@@ -193,5 +260,5 @@ def _arnoldi(psi: StepMap, z: Tensor, step: TimeStep, directions: int) -> LeftSp
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(z[0].numel(), dtype=torch.float64, generator=generator).to(z)
     found = left_end(multiply, direction.expand(len(z), -1), directions=directions)
-    nothing = torch.zeros_like(found.negative, dtype=torch.int8)
-    return LeftSpectrum(found.least_real, found.negative, nothing, found.decided)
+    unseen = torch.zeros_like(found.negative)
+    return LeftSpectrum(found.least_real, found.negative, unseen, unseen.to(torch.int8), found.decided)

@@ -25,6 +25,7 @@ def spectrum(flagged: torch.Tensor, grid: StepGrid, method: str = "dense") -> St
         method=method,  # type: ignore[arg-type]
         least_real=flagged.double(),
         flagged=flagged,
+        paired=nothing,
         certified=nothing,
         decided=~nothing,
         taken=grid.taken,

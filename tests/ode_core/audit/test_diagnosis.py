@@ -59,12 +59,13 @@ def test_a_step_that_throws_states_over_the_origin_is_said_to_cross() -> None:
     assert "100% of the steps are such as no flow can make" in told["sentence"]
 
 
-@pytest.mark.parametrize(("real", "angle", "flagged"), [(-3.0, 0.5, 0), (-3.0, 0.0, 1), (-0.5, 0.0, 0)])
-def test_complex_eigenvalues_left_of_minus_one_are_no_crossing(real: float, angle: float, flagged: int) -> None:
-    # One Euler step: D = I + h J has the eigenvalues 1 + real +- i angle.
+@pytest.mark.parametrize(("real", "angle", "paired"), [(-3.0, 0.5, 0), (-3.0, 0.0, 1), (-0.5, 0.0, 0)])
+def test_pairs_of_eigenvalues_left_of_minus_one_are_no_crossing(real: float, angle: float, paired: int) -> None:
+    # One Euler step: D = I + h J has the eigenvalues 1 + real +- i angle. Without the angle it is a half turn.
     _, found = diagnosed(spiral(real, angle), SolverSpec(method="euler", steps=1))
     assert found.mechanism is not None
-    assert found.mechanism.spectrum.flagged_share == flagged
+    assert found.mechanism.spectrum.flagged_share == 0
+    assert found.mechanism.to_json()["crossing"]["paired_share"] == paired
 
 
 def test_findings_are_json_without_nan_and_name_the_samples_they_are_of() -> None:
