@@ -30,6 +30,7 @@ from api.problems import Problem, answer_problem, invalid, problem_response
 from api.reconciler_thread import ReconcilerThread
 from api.request_guard import RequestGuard
 from api.request_metrics import RequestMetrics
+from api.request_spans import RequestSpans, request_telemetry
 from api.routes import (
     aliases,
     charts,
@@ -49,11 +50,13 @@ from api.routes import (
     studies,
 )
 from api.services import Services
+from api.traced_inference import TracedInference
 from api.validation_messages import answer_invalid_request
 from store.errors import InvalidCursor
 from store.reconciliation import reconcile
 from store.schema_version import require_head
 from store.settings import Settings
+from store.tracing import Tracing, no_trace, tracing_of
 from store.unit_of_work import Store
 
 log = logging.getLogger(__name__)
@@ -80,6 +83,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or Settings.load()
     metrics = RequestMetrics()
+    tracing = tracing_of(settings, "odeness-api")
     key = settings.api_key
     app = DescribedApp(
         title="odeness",
@@ -88,8 +92,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,  # these would load scripts from another host; /docs is a page of ours
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=functools.partial(_lifespan, settings=settings, metrics=metrics),
+        lifespan=functools.partial(_lifespan, settings=settings, metrics=metrics, tracing=tracing),
+        telemetry=request_telemetry(tracing),
         middleware=[
+            *([] if tracing is None else [Middleware(RequestSpans)]),
             Middleware(RequestGuard, metrics=metrics),
             Middleware(Authentication, api_key=None if key is None else key.get_secret_value()),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes),
@@ -109,13 +115,25 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI, settings: Settings, metrics: RequestMetrics) -> AsyncIterator[None]:
-    store = Store.connect(settings.database, keep_checkpoints=settings.keep_checkpoints)
+async def _lifespan(
+    app: FastAPI, settings: Settings, metrics: RequestMetrics, tracing: Tracing | None
+) -> AsyncIterator[None]:
+    store = Store.connect(
+        settings.database,
+        keep_checkpoints=settings.keep_checkpoints,
+        trace_context=no_trace if tracing is None else tracing.context,
+    )
     try:
+        if tracing is not None:
+            tracing.start()
         await anyio.to_thread.run_sync(require_head, store.engine)
         sender = create_sender(settings)
         doorbell = create_doorbell(sender, store)
-        inference = Inference(store, settings, metrics)
+        inference = (
+            Inference(store, settings, metrics)
+            if tracing is None
+            else TracedInference(store, settings, metrics, tracing.tracer)
+        )
         reconciler = ReconcilerThread(lambda: reconcile(store, settings, doorbell.ring_now), settings.reconcile_seconds)
         warm_up = WarmUp(_names(settings.warm_models), store, inference)
         metrics.watch_jobs(store)
@@ -150,6 +168,8 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics: RequestMetrics) -
             sender.close()
     finally:
         store.close()
+        if tracing is not None:
+            await anyio.to_thread.run_sync(tracing.close)
 
 
 def _names(listed: str) -> tuple[str, ...]:

@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["line", "json"] = Field(default="line", description="of the API's log")
+    telemetry: bool = Field(default=False, description="whether spans go to a collector of OpenTelemetry's")
 
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where training and evaluation run; auto: a GPU if torch sees one"
