@@ -27,6 +27,7 @@ from api.inference_protocol.statistics import InferenceStatistics
 from api.openapi import DescribedApp
 from api.prediction_path import PredictionPath
 from api.problems import Problem, answer_problem, invalid, problem_response
+from api.process_metrics import ProcessMetrics
 from api.reconciler_thread import ReconcilerThread
 from api.request_guard import RequestGuard
 from api.request_metrics import RequestMetrics
@@ -82,7 +83,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     (``SchemaNotAtHead``) on a database that is not migrated.
     """
     settings = settings or Settings.load()
-    metrics = RequestMetrics()
+    together = ProcessMetrics.of_environment()
+    metrics = RequestMetrics(together)
     tracing = tracing_of(settings, "odeness-api")
     key = settings.api_key
     app = DescribedApp(
@@ -92,7 +94,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,  # these would load scripts from another host; /docs is a page of ours
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=functools.partial(_lifespan, settings=settings, metrics=metrics, tracing=tracing),
+        lifespan=functools.partial(_lifespan, settings=settings, metrics=metrics, together=together, tracing=tracing),
         telemetry=request_telemetry(tracing),
         middleware=[
             *([] if tracing is None else [Middleware(RequestSpans)]),
@@ -116,7 +118,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(
-    app: FastAPI, settings: Settings, metrics: RequestMetrics, tracing: Tracing | None
+    app: FastAPI,
+    settings: Settings,
+    metrics: RequestMetrics,
+    together: ProcessMetrics | None,
+    tracing: Tracing | None,
 ) -> AsyncIterator[None]:
     store = Store.connect(
         settings.database,
@@ -124,6 +130,8 @@ async def _lifespan(
         trace_context=no_trace if tracing is None else tracing.context,
     )
     try:
+        if together is not None:
+            together.take_over_from_the_dead()
         if tracing is not None:
             tracing.start()
         await anyio.to_thread.run_sync(require_head, store.engine)
