@@ -15,7 +15,7 @@ RUN python -m venv --without-pip /opt/odeness
 
 # The dependencies are a layer of their own: a change of the code does not download torch again.
 COPY pyproject.toml constraints.txt ./
-RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['export'], sep='\n')" > requirements.txt
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['export'], *p['optional-dependencies']['telemetry'], sep='\n')" > requirements.txt
 ARG TORCH_INDEX=""
 RUN --mount=type=cache,target=/root/.cache/pip \
     if [ -n "$TORCH_INDEX" ]; then \

@@ -27,9 +27,11 @@ from api.inference.warm_up import WarmUp
 from api.inference_protocol.statistics import InferenceStatistics
 from api.prediction_path import PredictingApp
 from api.problems import Problem, answer_problem, invalid, problem_response
+from api.process_metrics import ProcessMetrics
 from api.reconciler_thread import ReconcilerThread
 from api.request_guard import RequestGuard
 from api.request_metrics import RequestMetrics
+from api.request_spans import RequestSpans, request_telemetry
 from api.routes import (
     aliases,
     charts,
@@ -49,11 +51,13 @@ from api.routes import (
     studies,
 )
 from api.services import Services
+from api.traced_inference import TracedInference
 from api.validation_messages import answer_invalid_request
 from store.errors import InvalidCursor
 from store.reconciliation import reconcile
 from store.schema_version import require_head
 from store.settings import Settings
+from store.tracing import Tracing, no_trace, tracing_of
 from store.unit_of_work import Store
 
 log = logging.getLogger(__name__)
@@ -79,7 +83,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     (``SchemaNotAtHead``) on a database that is not migrated.
     """
     settings = settings or Settings.load()
-    metrics = RequestMetrics()
+    together = ProcessMetrics.of_environment()
+    metrics = RequestMetrics(together)
+    tracing = tracing_of(settings, "odeness-api")
     key = ApiKey(None if settings.api_key is None else settings.api_key.get_secret_value())
     app = PredictingApp(
         title="odeness",
@@ -88,8 +94,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,  # these would load scripts from another host; /docs is a page of ours
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=functools.partial(_lifespan, settings=settings, metrics=metrics, key=key),
+        lifespan=functools.partial(
+            _lifespan, settings=settings, metrics=metrics, key=key, together=together, tracing=tracing
+        ),
+        telemetry=request_telemetry(tracing),
         middleware=[
+            *([] if tracing is None else [Middleware(RequestSpans)]),
             Middleware(RequestGuard, metrics=metrics),
             Middleware(Authentication, key=key),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes),
@@ -110,14 +120,31 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(
-    app: PredictingApp, settings: Settings, metrics: RequestMetrics, key: ApiKey
+    app: PredictingApp,
+    settings: Settings,
+    metrics: RequestMetrics,
+    key: ApiKey,
+    together: ProcessMetrics | None,
+    tracing: Tracing | None,
 ) -> AsyncIterator[None]:
-    store = Store.connect(settings.database, keep_checkpoints=settings.keep_checkpoints)
+    store = Store.connect(
+        settings.database,
+        keep_checkpoints=settings.keep_checkpoints,
+        trace_context=no_trace if tracing is None else tracing.context,
+    )
     try:
+        if together is not None:
+            together.take_over_from_the_dead()
+        if tracing is not None:
+            tracing.start()
         await anyio.to_thread.run_sync(require_head, store.engine)
         sender = create_sender(settings)
         doorbell = create_doorbell(sender, store)
-        inference = Inference(store, settings, metrics)
+        inference = (
+            Inference(store, settings, metrics)
+            if tracing is None
+            else TracedInference(store, settings, metrics, tracing.tracer)
+        )
         reconciler = ReconcilerThread(lambda: reconcile(store, settings, doorbell.ring_now), settings.reconcile_seconds)
         warm_up = WarmUp(_names(settings.warm_models), store, inference)
         metrics.watch_jobs(store)
@@ -153,6 +180,8 @@ async def _lifespan(
             sender.close()
     finally:
         store.close()
+        if tracing is not None:
+            await anyio.to_thread.run_sync(tracing.close)
 
 
 def _names(listed: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from api.http_server import PortUnavailable, serve
 from api.supervisor import CannotStart, run_embedded
 from store.errors import SchemaNotAtHead
 from store.settings import Settings, SettingsInvalid
+from store.tracing import TelemetryUnavailable, tracing_of
 
 EXPECTED_ERRORS = (
     CannotStart,
@@ -27,6 +28,7 @@ EXPECTED_ERRORS = (
     PublicBindWithoutKey,
     SchemaNotAtHead,
     SettingsInvalid,
+    TelemetryUnavailable,
 )
 
 app = typer.Typer(
@@ -56,25 +58,30 @@ def serve_command(host: Host = None, port: Port = None, data: Data = None) -> No
 
     API, worker, broker and an SQLite database, with their data in one folder. Ctrl-C stops it.
     """
-    run_embedded(_settings(host=host, port=port, data_dir=data), typer.echo)
+    settings = _settings(host=host, port=port, data_dir=data)
+    tracing_of(settings, "odeness")  # its processes make their own; here it only has to be possible
+    run_embedded(settings, typer.echo)
 
 
 @app.command("api")
 def api_command(
     host: Host = None,
     port: Port = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Number of processes.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Number of processes.  [default: 1]", show_default=False)
+    ] = None,
 ) -> None:
     """Run the HTTP API only.
 
-    Database and broker are those of the settings. With several processes, /metrics shows one of them.
+    Database and broker are those of the settings.
     """
-    settings = _settings(host=host, port=port)
+    settings = _settings(host=host, port=port, api_processes=workers)
     require_key_for_public_bind(settings.host, settings)
     require_migrated(settings)
+    tracing_of(settings, "odeness-api")  # each process makes its own; here it only has to be possible
     # Each process of uvicorn reads the settings itself.
     os.environ |= {"ODENESS_HOST": settings.host, "ODENESS_PORT": str(settings.port)}
-    serve(settings.host, settings.port, workers, settings.log_level, settings.log_format)
+    serve(settings.host, settings.port, settings.api_processes, settings.log_level, settings.log_format)
 
 
 @app.command("worker")

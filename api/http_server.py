@@ -7,6 +7,8 @@ from typing import Any
 
 import uvicorn
 
+from api.measuring_together import measured_together
+
 APPLICATION = "api.app:create_app"
 
 # Open event streams would hold up a shutdown for ever.
@@ -69,7 +71,8 @@ def serve(host: str, port: int, processes: int, log_level: str, log_format: str)
         serve_on(listen(host, port), log_level, log_format)
     else:
         listen(host, port).close()  # a clear error now, instead of one from each process
-        uvicorn.run(APPLICATION, host=host, port=port, workers=processes, **_options(log_level, log_format))
+        with measured_together():
+            uvicorn.run(APPLICATION, host=host, port=port, workers=processes, **_options(log_level, log_format))
 
 
 def _do_nothing(number: int, frame: object) -> None:

@@ -9,6 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.process_metrics import ProcessMetrics
 from store.unit_of_work import Store
 
 log = logging.getLogger(__name__)
@@ -18,9 +19,15 @@ _LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 
 
 
 class RequestMetrics:
-    """The counters of one application; each has a registry of its own."""
+    """The counters of one application; each has a registry of its own.
 
-    def __init__(self) -> None:
+    Args:
+        together: the measurements of all processes of the server, where there are several.
+    """
+
+    def __init__(self, together: ProcessMetrics | None = None) -> None:
+        self._together = together
+        self._of_database: list[Collector] = []
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "odeness_http_requests", "HTTP requests", ("method", "route", "status"), registry=self.registry
@@ -95,10 +102,14 @@ class RequestMetrics:
 
     def watch_jobs(self, store: Store) -> None:
         """Report the number of jobs in each status, read from the database when asked."""
-        self.registry.register(_JobsByStatus(store))
+        jobs = _JobsByStatus(store)
+        self._of_database.append(jobs)
+        self.registry.register(jobs)
 
     def exposition(self) -> bytes:
-        """Return everything in Prometheus' text format."""
+        """Return everything in Prometheus' text format, of all processes."""
+        if self._together is not None:
+            return self._together.exposition(self._of_database)
         return generate_latest(self.registry)
 
 

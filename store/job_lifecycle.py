@@ -103,7 +103,7 @@ class Jobs(JobQueries):
             .mappings()
             .one()
         )
-        insert_event(self._scope, job_id, 1, "queued", {})
+        insert_event(self._scope, job_id, 1, "queued", self._scope.trace_context())
         return job_from_row(row)
 
     def claim(self, job_id: str, worker: str, lease_seconds: float) -> Claim | None:

@@ -1,4 +1,4 @@
-"""What the repositories of one transaction share: its connection and its clock."""
+"""What the repositories of one transaction share: its connection, its clock and the trace it is part of."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, func, select
 
 from store.column_types import UtcDateTime
+from store.tracing import TraceContext, no_trace
 
 Clock = Callable[[], datetime]
 
@@ -15,10 +16,16 @@ class Scope:
 
     Leases compare times written by several machines, so PostgreSQL's clock decides rather than
     each machine's own. Users of an SQLite file are on one machine.
+
+    Attributes:
+        trace_context: the trace that the transaction is part of, if any.
     """
 
-    def __init__(self, connection: Connection, clock: Clock | None = None) -> None:
+    def __init__(
+        self, connection: Connection, clock: Clock | None = None, trace_context: TraceContext = no_trace
+    ) -> None:
         self.connection = connection
+        self.trace_context = trace_context
         self._clock = clock
 
     def now(self) -> datetime:

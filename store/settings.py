@@ -52,6 +52,7 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    api_processes: Annotated[int, Field(ge=1, le=64)] = Field(default=1, description="of `odeness api`")
     api_key: SecretStr | None = None
     api_key_file: Path | None = None
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
@@ -69,6 +70,7 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["line", "json"] = Field(default="line", description="of the API's log")
+    telemetry: bool = Field(default=False, description="whether spans go to a collector of OpenTelemetry's")
 
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where training and evaluation run; auto: a GPU if torch sees one"

@@ -26,6 +26,7 @@ from store.results import Results
 from store.scope import Clock, Scope
 from store.solver_choices import SolverChoices
 from store.studies import Studies
+from store.tracing import TraceContext, no_trace
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +34,8 @@ logger = logging.getLogger(__name__)
 class Transaction:
     """One transaction's repositories."""
 
-    def __init__(self, connection: Connection, clock: Clock | None) -> None:
-        scope = Scope(connection, clock)
+    def __init__(self, connection: Connection, clock: Clock | None, trace_context: TraceContext = no_trace) -> None:
+        scope = Scope(connection, clock, trace_context)
         self.now = scope.now
         self.jobs = Jobs(scope)
         self.studies = Studies(scope, self.jobs)
@@ -59,17 +60,26 @@ class Store:
         engine: from ``store.engine.create_engine_from``.
         clock: for tests; default: the database server's clock, or this machine's with SQLite.
         keep_checkpoints: how many of a job stay.
+        trace_context: the trace that a job is submitted in, kept with its first event.
     """
 
-    def __init__(self, engine: Engine, *, clock: Clock | None = None, keep_checkpoints: int = 2) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        clock: Clock | None = None,
+        keep_checkpoints: int = 2,
+        trace_context: TraceContext = no_trace,
+    ) -> None:
         self.engine = engine
         self._clock = clock
         self._keep_checkpoints = keep_checkpoints
+        self._trace_context = trace_context
 
     @classmethod
-    def connect(cls, url: str, *, keep_checkpoints: int = 2) -> "Store":
+    def connect(cls, url: str, *, keep_checkpoints: int = 2, trace_context: TraceContext = no_trace) -> "Store":
         """Return the store at a database URL; nothing is opened before the first transaction."""
-        return cls(create_engine_from(url), keep_checkpoints=keep_checkpoints)
+        return cls(create_engine_from(url), keep_checkpoints=keep_checkpoints, trace_context=trace_context)
 
     def close(self) -> None:
         """Close all connections."""
@@ -79,7 +89,7 @@ class Store:
     def transaction(self) -> Iterator[Transaction]:
         """Open a transaction that may write: committed when the block ends, rolled back when it raises."""
         with writing(self.engine) as connection, connection.begin():
-            yield Transaction(connection, self._clock)
+            yield Transaction(connection, self._clock, self._trace_context)
 
     @contextmanager
     def reading(self) -> Iterator[Transaction]:

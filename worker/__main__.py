@@ -13,6 +13,7 @@ from store.errors import SchemaNotAtHead
 from store.reconciliation import reconcile
 from store.schema_version import require_head
 from store.settings import RUN_JOB_TASK, Settings, SettingsInvalid
+from store.tracing import TelemetryUnavailable, tracing_of
 from store.unit_of_work import Store
 from worker.celery_app import create_celery
 from worker.doorbell import make_ring
@@ -28,9 +29,10 @@ def main() -> int:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     try:
         settings = Settings.load()
+        tracing_of(settings, "odeness-worker")  # each process makes its own; here it only has to be possible
         store = Store.connect(settings.database, keep_checkpoints=settings.keep_checkpoints)
         require_head(store.engine)
-    except (SettingsInvalid, SchemaNotAtHead) as error:
+    except (SettingsInvalid, SchemaNotAtHead, TelemetryUnavailable) as error:
         sys.stderr.write(f"the worker cannot start: {error}\n")
         return os.EX_CONFIG
     app = create_celery(settings)

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 
 import torch
+from celery import signals
 
 from store.settings import Settings
+from store.tracing import no_trace, tracing_of
 from store.unit_of_work import Store
 from worker.drain import DrainMark
 from worker.executors.audit import run_audit
@@ -14,6 +16,7 @@ from worker.executors.prediction import run_prediction
 from worker.executors.study_run import run_of_study
 from worker.executors.sweep import run_sweep
 from worker.executors.training import train
+from worker.job_spans import no_span, spans_of_jobs
 from worker.run_job import Executor, JobRunner
 from worker.torch_runtime import configure_torch
 
@@ -32,14 +35,24 @@ def compose_runner(ring: Callable[[str], None]) -> JobRunner:
     """Return this process's runner, from the environment that the parent handed down."""
     settings = Settings.load()
     configure_torch(settings)
+    tracing = tracing_of(settings, "odeness-worker")
+    store = Store.connect(
+        settings.database,
+        keep_checkpoints=settings.keep_checkpoints,
+        trace_context=no_trace if tracing is None else tracing.context,
+    )
+    if tracing is not None:
+        tracing.start()
+        signals.worker_process_shutdown.connect(lambda **_: tracing.close(), weak=False)
     return JobRunner(
         settings=settings,
-        store=Store.connect(settings.database, keep_checkpoints=settings.keep_checkpoints),
+        store=store,
         executors=EXECUTORS,
         ring=ring,
         draining=DrainMark.of_parent().is_set,
         # After some errors on a GPU every later call of this process fails, too.
         spoiled=torch.cuda.is_initialized,
+        span=no_span if tracing is None else spans_of_jobs(tracing, store),
     )
 
 

@@ -21,6 +21,7 @@ from store.errors import LeaseLost
 from store.settings import Settings
 from store.unit_of_work import Store
 from worker.failures import describe_failure
+from worker.job_spans import JobSpan, TellOutcome, no_span
 from worker.lease import JobCancelled, Lease, StopReason, WorkerDraining
 from worker.running_job import DATABASE_AWAY, FinishJob, RunningJob
 
@@ -57,6 +58,7 @@ class JobRunner:
         end_process: called when a job's thread is stuck; does not return in a real worker.
         grace_seconds: how long such a thread may take to stop.
         spoiled: says, after a failed job, whether it may have spoiled this process for others.
+        span: opened around every attempt.
     """
 
     settings: Settings
@@ -67,6 +69,7 @@ class JobRunner:
     end_process: Callable[[int], object] = os._exit
     grace_seconds: float = GRACE_SECONDS
     spoiled: Callable[[], bool] = lambda: False
+    span: JobSpan = no_span
 
     def run(self, job_id: object) -> Outcome:
         """Run the job if it waits to be run; a message for any other is dropped."""
@@ -102,8 +105,8 @@ class JobRunner:
         )
         started = time.monotonic()
         log.info("job %s: %s, attempt %d", job_id, claim.job.kind, claim.attempt)
-        with _sigterm_drains(lease), lease:
-            outcome = self._run_claimed(RunningJob(self.store, self.settings, claim.job, claim.attempt, lease))
+        with self.span(claim.job) as tell, _sigterm_drains(lease), lease:
+            outcome = self._run_claimed(RunningJob(self.store, self.settings, claim.job, claim.attempt, lease), tell)
         log.info("job %s: %s after %.1f s", job_id, outcome, time.monotonic() - started)
         if outcome is Outcome.RELEASED:
             self.ring(job_id)
@@ -114,7 +117,12 @@ class JobRunner:
             _end_this_process_soon()
         return outcome
 
-    def _run_claimed(self, running: RunningJob) -> Outcome:
+    def _run_claimed(self, running: RunningJob, tell: TellOutcome) -> Outcome:
+        outcome, error = self._outcome(running)
+        tell(outcome, error)
+        return outcome
+
+    def _outcome(self, running: RunningJob) -> tuple[Outcome, str | None]:
         job_id, attempt = running.job.id, running.attempt
         try:
             try:
@@ -124,11 +132,11 @@ class JobRunner:
                 raise
             except JobCancelled:
                 running.write(lambda tx: tx.jobs.finish_cancelled(job_id, attempt))
-                return Outcome.CANCELLED
+                return Outcome.CANCELLED, None
             except WorkerDraining:
                 job = running.write(lambda tx: tx.jobs.release(job_id, attempt))
                 # A cancel that was asked for at the same moment wins.
-                return Outcome.RELEASED if job.status == "queued" else Outcome.CANCELLED
+                return Outcome.RELEASED if job.status == "queued" else Outcome.CANCELLED, None
             except Exception as error:
                 failure = describe_failure(error)
                 if failure["code"] == "internal_error":
@@ -136,13 +144,13 @@ class JobRunner:
                 else:  # the user's to mend, and told so in the job's error
                     log.warning("job %s failed: %s: %s", job_id, failure["code"], failure["message"])
                 running.write(lambda tx: tx.jobs.fail(job_id, attempt, failure))
-                return Outcome.FAILED
+                return Outcome.FAILED, str(failure["code"])
         except LeaseLost:
-            return Outcome.LOST
+            return Outcome.LOST, None
         except DATABASE_AWAY:
             log.exception("job %s: could not write how it ended; its lease runs out", job_id)
-            return Outcome.LOST
-        return Outcome.SUCCEEDED
+            return Outcome.LOST, None
+        return Outcome.SUCCEEDED, None
 
     def _ring_for_successors(self, study_id: str) -> None:
         """Tell the workers of the jobs that the study went on with; best effort, as all rings."""

@@ -57,5 +57,5 @@ def readyz(services: ServicesOfApp) -> Ready:
     summary="Measurements for Prometheus",
 )
 def metrics(services: ServicesOfApp) -> Response:
-    """Return the measurements of this process, and the number of jobs by status."""
+    """Return the measurements of all processes of this server, and the number of jobs by status."""
     return Response(services.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

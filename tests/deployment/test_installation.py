@@ -41,7 +41,7 @@ def test_the_wheel_brings_the_command_the_licence_and_the_dependencies(installat
     assert "Requires-Dist: torch" in required
 
 
-def test_the_requirements_that_the_image_installs_first_are_the_projects_and_its_exports(
+def test_the_requirements_that_the_image_installs_first_are_the_projects_with_its_extras(
     installation: Installation,
 ) -> None:
     source = installation.wheel.parents[1] / "source"
@@ -49,7 +49,8 @@ def test_the_requirements_that_the_image_installs_first_are_the_projects_and_its
     listed = (source / "requirements.txt").read_text().splitlines()
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert listed == [*project["dependencies"], *project["optional-dependencies"]["export"]]
+    extras = project["optional-dependencies"]
+    assert listed == [*project["dependencies"], *extras["export"], *extras["telemetry"]]
 
 
 def test_the_packages_are_imported_from_the_installation_and_not_from_the_checkout(

@@ -1,0 +1,104 @@
+"""The metrics of a server with several processes, of which any may be asked and any may die."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import wait_until
+
+REQUESTS = 'odeness_http_requests_total{method="GET",route="/healthz",status="200"}'
+
+
+@dataclass
+class Processes:
+    """A server of two processes."""
+
+    url: str
+    parent: "subprocess.Popen[bytes]"
+    folder: Path
+
+    def get(self, path: str) -> httpx.Response:
+        """Ask on a connection of its own, which either process may take."""
+        return httpx.get(self.url + path, timeout=30, trust_env=False)
+
+    def ready(self) -> bool:
+        try:
+            return self.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def measuring(self) -> set[int]:
+        """Return the processes with files of their own."""
+        found = (re.fullmatch(r"counter_([0-9]+)\.db", path.name) for path in self.folder.iterdir())
+        return {int(one[1]) for one in found if one}
+
+    def counted(self) -> float | None:
+        lines = self.get("/metrics").text.splitlines()
+        values = [line.rpartition(" ")[2] for line in lines if line.startswith(REQUESTS)]
+        return float(values[0]) if values else None
+
+
+@pytest.fixture
+def processes(sqlite_database: str, tmp_path: Path) -> Iterator[Processes]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = os.environ | {
+        "ODENESS_DATABASE_URL": sqlite_database,
+        "ODENESS_DATA_DIR": str(tmp_path),
+        "ODENESS_LOG_LEVEL": "warning",
+        "ODENESS_API_PROCESSES": "2",
+        "TMPDIR": str(temporary),
+    }
+    command = [sys.executable, "-m", "api.command_line", "api", "--port", str(port)]
+    parent = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        wait_until(lambda: any(temporary.glob("odeness-metrics-*")), "the folder is there")
+        (folder,) = temporary.glob("odeness-metrics-*")
+        running = Processes(f"http://127.0.0.1:{port}", parent, folder)
+        wait_until(lambda: running.ready() and len(running.measuring()) == 2, "both processes have started")
+        yield running
+        parent.terminate()
+        assert parent.wait(30) == 0
+        assert not folder.exists()
+    finally:
+        if parent.poll() is None:
+            os.killpg(parent.pid, signal.SIGKILL)
+            parent.wait()
+
+
+def test_any_process_tells_what_all_have_counted_and_nothing_is_lost_when_one_dies(processes: Processes) -> None:
+    one, other = sorted(processes.measuring())
+    # While one stands still the other takes all requests. It goes on before the server gives it up, after 5 seconds.
+    for still in (one, other):
+        os.kill(still, signal.SIGSTOP)
+        try:
+            for _ in range(3):
+                assert processes.get("/healthz").status_code == 200
+        finally:
+            os.kill(still, signal.SIGCONT)
+    wait_until(lambda: processes.counted() == 6, "the last is counted, which happens behind its answer")
+    assert [processes.counted() for _ in range(6)] == [6.0] * 6
+
+    os.kill(one, signal.SIGKILL)
+    wait_until(
+        lambda: len(processes.measuring()) == 2 and one not in processes.measuring(), "another process has replaced it"
+    )
+    wait_until(processes.ready, "it serves")
+    assert processes.counted() == 6
+    processes.get("/healthz")
+    wait_until(lambda: processes.counted() == 7, "it is counted")
+    assert [processes.counted() for _ in range(6)] == [7.0] * 6
+    assert {path.name for path in processes.folder.glob("*dead*")} == {"counter_dead.db", "histogram_dead.db"}
+    assert 'odeness_jobs{status="queued"} 0.0' in processes.get("/metrics").text
