@@ -161,9 +161,7 @@ class MechanismSplit(Answer):
     without_accumulation: InterventionOutcome = Field(description="all other steps replaced")
     by_accuracy: MechanismShares = Field(description="of the accuracy that is lost; saturates at chance")
     by_flips: MechanismShares = Field(description="of the predictions that change; the cause goes by these")
-    unconverged: int = Field(
-        description="replaced steps whose flow was not found to the accuracy, in both runs, of the samples run again"
-    )
+    unconverged: int = Field(description="predictions of the samples run again that did not settle, of both runs")
 
 
 class MarginByStretch(Answer):

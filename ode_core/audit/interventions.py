@@ -3,6 +3,9 @@
 The model is run again with some of its steps replaced by the exact flow over the same time: those that no flow can
 make (flagged), and, in a second run, all others. What the first run loses of what the converged solution loses is the
 share of crossing, what the second loses that of accumulation. They need not add up to 1; the rest is interaction.
+
+Steps that follow each other are replaced by one flow over all of them. The predictions decide how accurately: as for
+the audit's reference the tolerance is tightened until they are settled.
 """
 
 from collections.abc import Callable
@@ -13,18 +16,16 @@ import torch
 from torch import Tensor
 
 from ode_core.audit.exact_flow import flow
+from ode_core.audit.reference import FIRST_TOLERANCE, LAST_TOLERANCE, are_settled
 from ode_core.audit.step_grid import StepGrid, walk
 from ode_core.models.predictions import NO_LABEL
 from ode_core.solvers.step_map import StepMap
 
-# Of one step, relative to the state: the steps after it let an error grow. With 1e-4 one label in 500 was another.
-ACCURACY = 1e-5
-
 # Fewer samples than this make no denominator: one sample would be a tenth of a share and more.
 FEWEST_SAMPLES = 10
 
-Labelling = Callable[[Tensor], Tensor]
-"""From final states ``(n, *state)`` to predicted classes ``(n,)`` on the CPU, ``NO_LABEL`` where there is none."""
+Head = Callable[[Tensor], Tensor]
+"""From final states ``(n, *state)`` to logits ``(n, classes)``."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class InterventionalSplit:
         without_accumulation: with all other steps replaced.
         by_accuracy: shares of the accuracy that is lost. They saturate where it falls to chance.
         by_flips: shares of the predictions that change, which do not.
-        unconverged: replaced steps whose flow was not found to the accuracy asked for, in both runs.
+        unconverged: predictions that did not settle, of both runs.
     """
 
     samples: int
@@ -81,14 +82,6 @@ class InterventionalSplit:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Intervention:
-    """The end ``(n, *state)`` of a run with steps replaced, and how many of them were not found to the accuracy."""
-
-    final: Tensor
-    unconverged: int
-
-
 @torch.no_grad()
 def intervene(
     psi: StepMap,
@@ -96,47 +89,100 @@ def intervene(
     z0: Tensor,
     replaced: Tensor,
     *,
-    accuracy: float = ACCURACY,
+    tolerance: float,
     max_evaluations: int | None = None,
-) -> Intervention:
-    """Run the grid from ``z0`` with the exact flow in the place of some steps.
+) -> Tensor:
+    """Return ``(n, *state)``, the ends of a run of the grid from ``z0`` with the exact flow in the place of some steps.
 
     Args:
         psi: the step.
         grid: the steps.
         z0: ``(n, *state)`` in float64.
         replaced: ``(steps, n)`` of bool, on the CPU.
-        accuracy: of each flow, relative to the state.
+        tolerance: of each flow, relative to the state. A solve that fails is NaN.
         max_evaluations: bound on the evaluations of the field for one sample in one flow, or None.
     """
-    unconverged = 0
+    replaced = replaced & grid.taken
+    begins, ends = _runs(grid, replaced)
 
     def advance(number: int, samples: Tensor, z: Tensor) -> Tensor:
-        nonlocal unconverged
-        exactly = replaced[number, samples]
-        here, there = torch.nonzero(~exactly).flatten(), torch.nonzero(exactly).flatten()
-        after = torch.empty_like(z)
+        exactly, begin = replaced[number, samples], begins[number, samples]
+        here, there = torch.nonzero(~exactly).flatten(), torch.nonzero(begin).flatten()
+        after = z.clone()  # in the midst of a run, and already at its end
         if len(here) > 0:
             rows = here.to(z.device)
             after[rows] = psi(z[rows], grid.step(number, samples[here], z))
         if len(there) > 0:
             who, rows = samples[there], there.to(z.device)
-            found = flow(
+            after[rows] = flow(
                 psi.field,
                 z[rows],
                 grid.starts[number, who],
-                grid.ends[number, who],
-                accuracy=accuracy,
+                ends[number, who],
+                first_tolerance=tolerance,
+                refinements=0,
                 max_evaluations=max_evaluations,
-            )
-            after[rows] = found.ends
-            unconverged += int((~found.converged).sum())
+            ).ends
         return after
 
     final = z0
     for state in walk(grid, z0, advance):
         final = state
-    return Intervention(final, unconverged)
+    return final
+
+
+def _runs(grid: StepGrid, replaced: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``(steps, n)``: which replaced steps follow none, and the time after the last of those that follow it."""
+    begins, ends = replaced.clone(), grid.ends.clone()
+    begins[1:] &= ~replaced[:-1]
+    for number in reversed(range(grid.steps - 1)):
+        goes_on = replaced[number] & replaced[number + 1]
+        ends[number] = torch.where(goes_on, ends[number + 1], ends[number])
+    return begins, ends
+
+
+def settled_intervention(
+    psi: StepMap,
+    grid: StepGrid,
+    z0: Tensor,
+    replaced: Tensor,
+    head: Head,
+    *,
+    max_evaluations: int | None = None,
+) -> tuple[Tensor, int]:
+    """Return the classes ``(n,)`` that a run with steps replaced predicts, and how many of them did not settle.
+
+    ``NO_LABEL`` where a solve fails; it counts as not settled. See ``intervene`` and ``are_settled``.
+    """
+
+    def run(samples: Tensor, tolerance: float) -> Tensor:
+        final = intervene(
+            psi,
+            grid.select(samples),
+            z0[samples.to(z0.device)],
+            replaced[:, samples],
+            tolerance=tolerance,
+            max_evaluations=max_evaluations,
+        )
+        with torch.no_grad():
+            return head(final).cpu()
+
+    open_samples, tolerance = torch.arange(len(z0)), FIRST_TOLERANCE
+    logits = run(open_samples, tolerance)
+    unsettled = torch.ones(len(z0), dtype=torch.bool)
+    while len(open_samples) > 0 and tolerance > 1.01 * LAST_TOLERANCE:
+        tolerance /= 10
+        fine = run(open_samples, tolerance)
+        settled = are_settled(logits[open_samples], fine)
+        logits[open_samples], unsettled[open_samples] = fine, ~settled
+        # A solve that fails does so at a tighter tolerance too.
+        open_samples = open_samples[~settled & torch.isfinite(fine).all(dim=1)]
+    return labels_of(logits), int(unsettled.sum())
+
+
+def labels_of(logits: Tensor) -> Tensor:
+    """Return the predicted classes ``(n,)``, ``NO_LABEL`` where a logit is no number."""
+    return torch.where(torch.isfinite(logits).all(dim=1), logits.argmax(dim=1), NO_LABEL)
 
 
 def interventional_split(
@@ -144,12 +190,11 @@ def interventional_split(
     grid: StepGrid,
     z0: Tensor,
     flagged: Tensor,
-    classify: Labelling,
+    head: Head,
     labels: Tensor,
     trained: Tensor,
     reference: Tensor,
     *,
-    accuracy: float = ACCURACY,
     max_evaluations: int | None = None,
 ) -> InterventionalSplit:
     """Replace the flagged steps, then all others, and say what became of the predictions.
@@ -162,11 +207,10 @@ def interventional_split(
         grid: the steps.
         z0: ``(n, *state)`` in float64.
         flagged: ``(steps, n)`` of bool, on the CPU.
-        classify: the head.
+        head: of the model.
         labels: ``(n,)``, the right classes.
         trained: ``(n,)``, those predicted under the training solver.
         reference: ``(n,)``, those predicted under a converged one.
-        accuracy: of each flow, relative to the state.
         max_evaluations: bound on the evaluations of the field for one sample in one flow, or None.
     """
     unconverged = 0
@@ -177,16 +221,15 @@ def interventional_split(
         predicted = torch.where(some, reference, trained)
         mixed = torch.nonzero(some & ~every).flatten()
         if len(mixed) > 0:
-            run = intervene(
+            predicted[mixed], unsettled = settled_intervention(
                 psi,
                 grid.select(mixed),
                 z0[mixed.to(z0.device)],
                 replaced[:, mixed],
-                accuracy=accuracy,
+                head,
                 max_evaluations=max_evaluations,
             )
-            unconverged += run.unconverged
-            predicted[mixed] = classify(run.final)
+            unconverged += unsettled
         return predicted
 
     a, b = predictions(flagged & grid.taken), predictions(~flagged & grid.taken)

@@ -13,18 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ode_core.audit import error_transport, interventions
+from ode_core.audit import error_transport
 from ode_core.audit.cause import cause, cause_in_words
 from ode_core.audit.crossing_map import crossing_map
 from ode_core.audit.error_transport import ErrorTransport, MarginAttribution, margin_attribution
 from ode_core.audit.fan_quantiles import fan_quantiles
-from ode_core.audit.interventions import InterventionalSplit, interventional_split
+from ode_core.audit.interventions import InterventionalSplit, interventional_split, labels_of
 from ode_core.audit.step_grid import StepGrid, fixed_grid, frozen_grid, numerical_path
 from ode_core.audit.step_spectrum import SpectrumMethod, StepSpectrum, step_spectrum
 from ode_core.models.audited_model import AuditedModel
-from ode_core.models.predictions import NO_LABEL
 from ode_core.solvers.step_map import KNOWN_FAMILIES, step_map
 from ode_core.specs.solver import SolverSpec
+
+STRETCHES = 16
 
 OnPart = Callable[[str], None]
 """Called before each part with its name; an exception it raises ends the analysis."""
@@ -143,10 +144,9 @@ def find_mechanism(
     train_solver: SolverSpec,
     reference: Tensor,
     *,
-    step_accuracy: float = interventions.ACCURACY,
     end_accuracy: float = error_transport.ACCURACY,
     spectrum: SpectrumMethod | None = None,
-    stretches: int | None = 16,
+    stretches: int | None = STRETCHES,
     on_part: OnPart | None = None,
     on_evaluation: Callable[[], None] | None = None,
     max_evaluations: int | None = None,
@@ -159,7 +159,6 @@ def find_mechanism(
         labels: ``(n,)``, the right classes.
         train_solver: what the model was trained with.
         reference: ``(n,)``, the classes that a converged solver predicts.
-        step_accuracy: of the exact flow over a step, relative to the state.
         end_accuracy: of the exact flow to the end.
         spectrum: full Jacobians or Arnoldi's iteration; None goes by the size of the state.
         stretches: parts of the grid whose errors are carried to the end; None: each step, 0: none.
@@ -192,23 +191,17 @@ def find_mechanism(
     report("derivatives of the steps")
     found = step_spectrum(psi, grid, states, method=spectrum)
     report("interventions")
-
-    def classify(final: Tensor) -> Tensor:
-        with torch.no_grad():
-            logits = exact.head(final)
-        finite = torch.isfinite(logits).all(dim=1)
-        return torch.where(finite, logits.argmax(dim=1), NO_LABEL).cpu()
-
+    with torch.no_grad():
+        trained = labels_of(exact.head(states[-1]).cpu())
     split = interventional_split(
         psi,
         grid,
         states[0],
         found.flagged,
-        classify,
+        exact.head,
         labels[samples].cpu(),
-        classify(states[-1]),
+        trained,
         reference[samples].cpu(),
-        accuracy=step_accuracy,
         max_evaluations=max_evaluations,
     )
     transport = margins = None

@@ -103,7 +103,7 @@ def converged_reference(
         evaluations += int(fine.evaluations.sum())
         # A solve that leaves the floating-point range does so at every tolerance; a tighter one only costs.
         hopeless = fine.status != SolveStatus.SUCCESS
-        open_samples = open_samples[~(_settled(coarse, fine) | hopeless)]
+        open_samples = open_samples[~(are_settled(coarse.logits, fine.logits) | hopeless)]
     settled = found.status == SolveStatus.SUCCESS
     settled[open_samples] = False
     return Reference(
@@ -114,6 +114,15 @@ def converged_reference(
         predictions=found,
         evaluations=evaluations / len(inputs),
     )
+
+
+def are_settled(coarse: Tensor, fine: Tensor) -> Tensor:
+    """Return ``(n,)``: which predictions are settled, by logits ``(n, classes)`` and those of ten times the tolerance.
+
+    The label is the same, and no logit moved by more than a tenth of the margin. False where a solve failed.
+    """
+    change = (fine - coarse).abs().amax(dim=1)
+    return (fine.argmax(dim=1) == coarse.argmax(dim=1)) & (change <= SETTLED_SHARE * margins(fine))
 
 
 def _state_size(model: AuditedModel, inputs: Tensor) -> float:
@@ -134,11 +143,6 @@ def _solve(
     solver = SolverSpec(method=METHOD, rtol=tolerance, atol=min(1.0, tolerance * scale), max_steps=MAX_STEPS)
     report = None if on_tolerance is None else functools.partial(on_tolerance, tolerance)
     return predict(model, inputs, solver, on_batch=report, max_evaluations=max_evaluations)
-
-
-def _settled(coarse: Predictions, fine: Predictions) -> Tensor:
-    change = (fine.logits - coarse.logits).abs().amax(dim=1)
-    return (fine.labels == coarse.labels) & (change <= SETTLED_SHARE * margins(fine.logits))
 
 
 def _replace(predictions: Predictions, samples: Tensor, finer: Predictions) -> None:

@@ -121,6 +121,26 @@ def test_larger_models_are_looked_into_with_fewer_samples_and_the_largest_not_at
     assert samples(SMALL, size=2**26) == 0
 
 
+@pytest.mark.parametrize(
+    ("steps", "size", "operations", "evaluations"),
+    [
+        # Multiplications and evaluations of the reference, of fields 1 x 1, 3 x 3, 1 x 1 after a short training.
+        (2, 64, 64 * (32 + 9 * 32 * 32 + 32), 413),
+        (16, 64, 64 * (32 + 9 * 32 * 32 + 32), 230),
+        (2, 784, 784 * (16 + 9 * 16 * 16 + 16), 146),
+        (2, 3072, 1024 * (3 * 16 + 9 * 16 * 16 + 16 * 3), 93),
+    ],
+    ids=["digits", "digits, 16 steps", "MNIST", "CIFAR-10"],
+)
+def test_all_200_samples_of_an_image_data_set_are_looked_into(
+    steps: int, size: int, operations: int, evaluations: float
+) -> None:
+    report, _ = diagnosed(rotation(2.0), SolverSpec(method="euler", steps=4))
+    solver = SolverSpec(method="euler", steps=steps)
+    like = replace(report, train_solver=solver, reference=replace(report.reference, evaluations=evaluations))
+    assert affordable_samples(like, (size,), 1.0, operations) == MOST_SAMPLES
+
+
 def test_a_model_that_is_not_looked_into_has_the_reason() -> None:
     model, inputs = rotation(2.0), circle(50)
     solver = SolverSpec(method="euler", steps=4)
