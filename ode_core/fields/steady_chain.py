@@ -4,13 +4,18 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ode_core.fields.arithmetic import CastChain
+from ode_core.fields.chain_kernel import ChainKernel, chain_kernel
 from ode_core.fields.dense_chain import DenseChain, lower
-from ode_core.fields.steady_layers import steady, whole_blocks
+from ode_core.fields.steady_layers import BLOCK, steady, whole_blocks
+from ode_core.fields.tape_memory import NARROW
 from ode_core.fields.vector_fields import VectorField
+from ode_core.solvers.solution import ExecutionPath, is_plain
+from ode_core.solvers.taped_grid import GridRule, walk_taped, why_not_taped
 
 
 def in_whole_blocks(chain: DenseChain) -> DenseChain:
@@ -41,6 +46,10 @@ class SteadyField(VectorField):
         super().__init__(network, time_dependent=field.time_dependent, arithmetic=field.arithmetic)
         self.in_blocks = chain is not None
         self._chain = None if chain is None else in_whole_blocks(chain)
+        # In bfloat16 products round otherwise than in the compiled code.
+        full = self._chain is not None and self._network_type() is None
+        self._kernel = chain_kernel(self._chain) if self._chain is not None and full else None
+        self._taped = _for_tape(self._chain, math.prod(state_shape)) if self._chain is not None and full else None
 
     def for_states(self, state_shape: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the field prepared for states of the shape it was made for; see ``VectorField``."""
@@ -48,7 +57,7 @@ class SteadyField(VectorField):
             return super().for_states(state_shape)
         chain = dataclasses.replace(self._chain, before_evaluation=self.before_evaluation)
         dtype = self._network_type()
-        return SteadyChain(chain) if dtype is None else CastChain(chain, dtype)
+        return SteadyChain(chain, self._taped, self._kernel) if dtype is None else CastChain(chain, dtype)
 
     def numbers(self, state_shape: Sequence[int]) -> list[int]:
         """Return how many numbers a sample has in its state and after each layer of a convolutional field."""
@@ -58,12 +67,43 @@ class SteadyField(VectorField):
         ]
 
 
-class SteadyChain:
-    """A dense chain in whole blocks, without a tape."""
+def _for_tape(chain: DenseChain, features: int) -> DenseChain | None:
+    """Return a chain in whole blocks without the zeros of its last layer, or None where a tape needs them.
 
-    def __init__(self, chain: DenseChain) -> None:
-        self._chain = chain
+    A tape multiplies the columns of narrow states, which MKL does alike in whole blocks in float32 but not in float64.
+    """
+    if chain.weights[0].dtype != torch.float32 or (features > NARROW and features % BLOCK):
+        return None
+    *weights, last = chain.weights
+    *biases, last_bias = chain.biases
+    return dataclasses.replace(
+        chain, weights=(*weights, last[:, :features].contiguous()), biases=(*biases, last_bias[:features])
+    )
+
+
+class SteadyChain:
+    """A dense chain in whole blocks, in compiled code where there is some.
+
+    Attributes:
+        grid_path: how it makes the steps of a uniform grid.
+    """
+
+    def __init__(self, chain: DenseChain, taped: DenseChain | None, kernel: ChainKernel | None) -> None:
+        self._chain, self._taped, self._kernel = chain, taped, kernel
+        self.grid_path: ExecutionPath = "taped" if kernel is None else "compiled"
 
     def __call__(self, t: Tensor, z: Tensor) -> Tensor:
         """Return ``dz/dt`` of the shape of ``z``; ``t`` is 0-d or one time a sample."""
-        return self._chain(t, z)
+        if self._kernel is None or not (self._kernel.takes(z) and is_plain(t)):
+            return self._chain(t, z)
+        if self._chain.before_evaluation is not None:
+            self._chain.before_evaluation()
+        return self._kernel.evaluate(t, z)
+
+    def walk_grid(self, z0: Tensor, rule: GridRule) -> Tensor | None:
+        """Return the state after all steps, or None where it needs more than compiled code or a tape."""
+        if self._kernel is not None:
+            return self._kernel.walk(z0, rule, self._chain.before_evaluation) if self._kernel.takes(z0) else None
+        if self._taped is None or why_not_taped(self._taped, z0) or (torch.is_grad_enabled() and z0.requires_grad):
+            return None
+        return walk_taped(dataclasses.replace(self._taped, before_evaluation=self._chain.before_evaluation), z0, rule)
