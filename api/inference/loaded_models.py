@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from api.inference.served_version import ServedVersion
 from api.problems import Problem
-from ode_core.models.classifier import Classifier
 from ode_core.models.modified_classifier import with_modified_field
+from ode_core.models.steady_classifier import SteadyClassifier
 from ode_core.models.weights import WeightsMismatch, load_classifier
 from store.errors import BlobCorrupt, NotFound
 from store.unit_of_work import Store
@@ -27,7 +27,7 @@ class LoadedModels:
         self._store = store
         self._before_evaluation = before_evaluation
         self._cache_bytes = cache_bytes
-        self._loaded: OrderedDict[str, tuple[Classifier, int]] = OrderedDict()
+        self._loaded: OrderedDict[str, tuple[SteadyClassifier, int]] = OrderedDict()
 
     @property
     def versions(self) -> list[str]:
@@ -43,7 +43,7 @@ class LoadedModels:
         """Free a version's memory; return whether it was there. It is loaded again when it is asked for."""
         return self._loaded.pop(version_id, None) is not None
 
-    def get(self, served: ServedVersion) -> Classifier:
+    def get(self, served: ServedVersion) -> SteadyClassifier:
         """Return the version's model, from memory or from the database.
 
         Raises:
@@ -64,9 +64,9 @@ class LoadedModels:
                 "weights_damaged",
                 f"the weights of {version.model} version {version.version} cannot be used: train it again",
             ) from error
-        model.field.before_evaluation = self._before_evaluation
-        model.compilation = "never"  # it would keep a request waiting for seconds
-        self._loaded[version.id] = (model, len(weights))
+        steady = SteadyClassifier(model)
+        steady.model.field.before_evaluation = self._before_evaluation
+        self._loaded[version.id] = (steady, len(weights))
         while len(self._loaded) > 1 and self.bytes > self._cache_bytes:
             self._loaded.popitem(last=False)
-        return model
+        return steady

@@ -17,7 +17,8 @@ from api.inference.served_version import ServedVersion
 from api.inference.waiting_calls import CheckedCall
 from api.problems import Problem
 from ode_core.audit.finer_solver import error_per_difference, finer_solver
-from ode_core.models.classifier import Classifier, ClassifierOutput
+from ode_core.models.classifier import ClassifierOutput
+from ode_core.models.steady_classifier import SteadyClassifier
 from ode_core.solvers.status import SolveStatus
 from ode_core.specs import SolverSpec
 from store.unit_of_work import Store
@@ -92,7 +93,7 @@ class ModelRuntime:
         self._go_on = lambda: time.perf_counter() - started <= prediction_call.LONGEST_SECONDS
         try:
             with torch.inference_mode():
-                nothing = torch.zeros((1, *served.input_shape), dtype=model.dtype)
+                nothing = torch.zeros((1, *served.input_shape), dtype=model.model.dtype)
                 model.run(nothing, served.own_solver, max_evaluations=self._max_evaluations)
         except Interrupted:
             raise stopped_after(prediction_call.LONGEST_SECONDS) from None
@@ -104,7 +105,7 @@ class ModelRuntime:
         """Free a version's memory; return whether it was loaded."""
         return self.models.forget(version_id)
 
-    def _part(self, model: Classifier, call: CheckedCall, inputs: Tensor) -> Outcome:
+    def _part(self, model: SteadyClassifier, call: CheckedCall, inputs: Tensor) -> Outcome:
         asked = call.ticket.call
         times = torch.tensor(asked.times, dtype=torch.float64) if asked.times else None
         output = model.run(
@@ -113,8 +114,8 @@ class ModelRuntime:
         outcome = _outcome(output)
         return outcome if not asked.certify else self._certified(model, call.solver, inputs, outcome)
 
-    def _certified(self, model: Classifier, solver: SolverSpec, inputs: Tensor, outcome: Outcome) -> Outcome:
-        finer = finer_solver(solver, model.end_time)
+    def _certified(self, model: SteadyClassifier, solver: SolverSpec, inputs: Tensor, outcome: Outcome) -> Outcome:
+        finer = finer_solver(solver, model.model.end_time)
         check = _outcome(model.run(inputs, finer, max_evaluations=self._max_evaluations))
         difference = np.abs(outcome.logits - check.logits).max(axis=1)
         leading = np.sort(outcome.logits, axis=1)[:, -2:]

@@ -153,6 +153,8 @@ def _evaluate(activation: nn.Module, stacked: int | None, tensors: tuple[Tensor,
             values = values + _time_term(time_weight if stacked is None else time_weight.unsqueeze(-2), t, values)
         if i < layers - 1:
             values = activation(values)
+    if values.shape[-1] != (features := math.prod(z.shape[1:])):
+        values = values[..., :features]  # a chain in whole blocks
     return values.reshape(z.shape)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 # States this narrow lie in memory feature by feature: a matrix product with two columns is three times as slow as
 # one with two rows.
-_NARROW = 8
+NARROW = 8
 # Rows of cotangents that are gathered before their product with the activations: enough for full speed, and few
 # enough to stay in the cache.
 _ROWS = 2048
@@ -45,7 +45,7 @@ class TapeLayout:
     @property
     def narrow(self) -> bool:
         """Whether states are laid out feature by feature, ``([S,] features, batch)``."""
-        return self.features <= _NARROW
+        return self.features <= NARROW
 
     @property
     def chunk(self) -> int:

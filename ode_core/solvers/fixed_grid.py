@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -30,8 +31,27 @@ from ode_core.solvers.solution import (
 from ode_core.solvers.status import SolveStatus
 from ode_core.solvers.step_polynomial import evaluate_polynomial, step_polynomial
 from ode_core.solvers.tableaus import ButcherTableau
-from ode_core.solvers.taped_grid import keeps_tape, solve_taped, why_not_taped
+from ode_core.solvers.taped_grid import GridRule, grid_rule, keeps_tape, solve_taped, why_not_taped
 from ode_core.specs.methods import METHODS, MethodName
+
+
+class GridField(Protocol):
+    """A field that makes all steps of a uniform grid by itself."""
+
+    @property
+    def grid_path(self) -> ExecutionPath:
+        """How it makes them."""
+        ...
+
+    def walk_grid(self, z0: Tensor, rule: GridRule) -> Tensor | None:
+        """Return the state ``(batch, *state)`` at the end, or None where it cannot be done here."""
+        ...
+
+
+def walks_grids(field: object) -> TypeGuard[GridField]:
+    """Whether a field may make the steps of a uniform grid by itself."""
+    return hasattr(type(field), "walk_grid")
+
 
 Weights = tuple[tuple[int, float], ...]  # (stage, weight) pairs, zeros left out
 
@@ -137,6 +157,12 @@ def _run(
     if outputs is not None:
         trajectory = walk.with_outputs(outputs)
         return walk.z, trajectory, Execution("eager", lowered, stacked, reason)
+    if walks_grids(field) and walk.record is None and not isinstance(walk, _GivenGridWalk):
+        rule = grid_rule(walk.tableau, walk.steps, walk.t0, walk.t1, z0.dtype)
+        end = field.walk_grid(z0, rule)
+        if end is not None:
+            walk.evaluations = rule.steps * rule.stages
+            return end, None, Execution(field.grid_path, True, 1, "the field makes the steps by itself")
     steps = None
     if compilation == "never":
         reason = f"{reason}; compilation is off"

@@ -127,22 +127,27 @@ class GridRule:
         self.times = [t if low <= t <= high else min(max(t, low), high) for t in times]
 
 
-@lru_cache(maxsize=4)
-def _grid_rule(tableau: ButcherTableau, steps: int, t0: float, t1: float, dtype: torch.dtype) -> GridRule:
-    """Return the rule, the same for every iteration of a training."""
+@lru_cache(maxsize=16)
+def grid_rule(tableau: ButcherTableau, steps: int, t0: float, t1: float, dtype: torch.dtype) -> GridRule:
+    """Return the rule, the same for every iteration of a training, or every prediction."""
     return GridRule(tableau, steps, t0, t1, dtype)
 
 
 def solve_taped(field: TapedField, z0: Tensor, tableau: ButcherTableau, steps: int, t0: float, t1: float) -> Tensor:
     """Return the state ``(batch, *state)`` at ``t1``; gradients flow to ``z0`` and the field's ``tensors``."""
-    rule = _grid_rule(tableau, steps, t0, t1, z0.dtype)
+    rule = grid_rule(tableau, steps, t0, t1, z0.dtype)
     wanted = torch.is_grad_enabled() and (z0.requires_grad or any(w.requires_grad for w in field.tensors))
     if not wanted:
-        tape = field.tape(z0, rule.stages)
-        with torch.no_grad():
-            return _walk(tape, z0, rule, remember=False)
+        return walk_taped(field, z0, rule)
     result: Tensor = _TapedSolve.apply(z0, field, rule, *field.tensors)  # type: ignore[no-untyped-call]
     return result
+
+
+def walk_taped(field: TapedField, z0: Tensor, rule: GridRule) -> Tensor:
+    """Return the state ``(batch, *state)`` after all steps of a rule; without gradients."""
+    tape = field.tape(z0, rule.stages)
+    with torch.no_grad():
+        return _walk(tape, z0, rule, remember=False)
 
 
 class _TapedSolve(torch.autograd.Function):
