@@ -79,6 +79,16 @@ def knows_activation(layer: nn.Module) -> bool:
     return type(layer) in _ACTIVATIONS and layer.extra_repr() == _USUAL_SETTINGS[type(layer)]
 
 
+def activation_slopes(activation: nn.Module, before: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a known activation makes of ``before``, which is overwritten, and its derivative there."""
+    act = _ACTIVATIONS[type(activation)]
+    after = before if act.from_output else torch.empty_like(before)
+    act.apply(before, after)
+    slopes = torch.ones_like(after)
+    act.pull_back(slopes, after if act.from_output else before)
+    return after, slopes
+
+
 class ChainTape:
     """Evaluations of a dense chain into slots, and their derivatives. Used by one solve.
 

@@ -84,9 +84,7 @@ def euler_three_terms(field: Field, t: Tensor, z: Tensor, h: float) -> Tensor:
 
 def iterated_steps(psi: StepMap, t: Tensor, z: Tensor, h: float, terms: int) -> Tensor:
     """Return the modified field of a step to ``O(h^terms)``, from ``terms`` steps one after another."""
-    states = [z]
-    for number in range(terms):
-        states.append(psi(states[-1], _step(t + number * h, h)))
+    states = [z, *psi.repeated(z, [_step(t + number * h, h) for number in range(terms)])]
     result = torch.zeros_like(z)
     for power in range(1, terms + 1):
         states = [after - before for before, after in itertools.pairwise(states)]

@@ -6,14 +6,14 @@ batch, and ``n`` of them, with the unit vectors of the state, are the dense Jaco
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
 from ode_core.solvers.krylov import gmres
-from ode_core.solvers.solution import Field, SolveFailed, broadcast_to_state, finite_samples, per_sample
+from ode_core.solvers.solution import Field, SolveFailed, broadcast_to_state, finite_samples, is_plain, per_sample
 from ode_core.specs.methods import DENSE_JACOBIAN
 
 # Numbers in the states of a block of unit vectors: all at once would take n times the memory of an evaluation.
@@ -80,11 +80,27 @@ def linearisation(field: Field, z: Tensor, forcing: float = FORCING) -> Linearis
     return KrylovLinearisation(field, z, forcing)
 
 
+class FieldWithJacobian(Protocol):
+    """A field that knows its derivative."""
+
+    def jacobian(self, t: Tensor, z: Tensor) -> Tensor:
+        """Return ``(batch, n, n)``, a row for each number of the result."""
+        ...
+
+
+def knows_jacobian(field: object) -> TypeGuard[FieldWithJacobian]:
+    """Whether a field knows its derivative."""
+    return hasattr(type(field), "jacobian")
+
+
 def dense_jacobian(field: Field, t: Tensor, z: Tensor) -> Tensor:
     """Return ``(batch, n, n)``: the derivative of each sample's field, a row for each number of its result.
 
-    The field is called under ``torch.func``: it may not branch on values of the state, nor mix samples.
+    A field that does not know it is called under ``torch.func``: it may not branch on values of the state, nor mix
+    samples.
     """
+    if knows_jacobian(field) and is_plain(z) and is_plain(t) and not torch.is_grad_enabled():
+        return field.jacobian(t, z)
     batch, n = z.shape[0], math.prod(z.shape[1:])
     units = torch.eye(n, dtype=z.dtype, device=z.device).reshape(n, 1, *z.shape[1:]).expand(n, *z.shape)
 

@@ -72,6 +72,13 @@ class StepMap(ABC):
     def __call__(self, z: Tensor, step: TimeStep) -> Tensor:
         """Return ``(batch, *state)``, the states after one step from ``z``; NaN for a sample that has no such state."""
 
+    def repeated(self, z: Tensor, steps: Sequence[TimeStep]) -> list[Tensor]:
+        """Return the states after the first step from ``z``, after the second, and so on."""
+        states = [z]
+        for step in steps:
+            states.append(self(states[-1], step))
+        return states[1:]
+
     def product(self, z: Tensor, step: TimeStep, v: Tensor) -> Tensor:
         """Return ``(batch, *state)``, the derivative at ``z`` times ``v``."""
         tangent: Tensor = jvp(lambda state: self(state, step), (z,), (v,))[1]
@@ -113,8 +120,8 @@ class ImplicitStepMap(StepMap):
     """The step of a diagonally implicit method, its stages solved to round-off, each sample by itself.
 
     The derivative is that of the stages' equations and not of the iteration. A sample with a stage that Newton's
-    iteration does not solve has NaN for state and derivative. Nothing is kept from one step to the next: the state
-    after it depends on the state before, and on nothing else.
+    iteration does not solve has NaN for state and derivative. Jacobians are kept from step to step only within
+    ``repeated``: the state after a step depends on the state before, and on nothing else.
 
     Attributes:
         tableau: the method.
@@ -125,27 +132,40 @@ class ImplicitStepMap(StepMap):
 
     def __call__(self, z: Tensor, step: TimeStep) -> Tensor:
         """Return ``(batch, *state)``, the states after one step from ``z``; NaN where it has no solution."""
-        return self._step(z, step)[0]
+        return self._step(self._newton(z), z, step)[0]
+
+    def repeated(self, z: Tensor, steps: Sequence[TimeStep]) -> list[Tensor]:
+        """Return the states after the first step from ``z``, after the second, and so on."""
+        newton, states = self._newton(z), [z]
+        for step in steps:
+            states.append(self._step(newton, states[-1], step)[0])
+        return states[1:]
 
     def products(self, z: Tensor, step: TimeStep) -> Product:
         """Return the derivative at ``z`` for many products: a matrix, or with the stages solved once."""
         if math.prod(z.shape[1:]) <= DENSE_JACOBIAN:
             matrices = self.jacobian(z, step)
             return lambda v, samples: (matrices[samples] @ v.flatten(1).unsqueeze(2)).reshape(v.shape)
-        slopes = self._step(z, step)[1]
+        slopes = self._step(self._newton(z), z, step)[1]
 
         def product(v: Tensor, samples: Tensor) -> Tensor:
             own, solved = step.of(samples), [slope[samples] for slope in slopes]
-            tangent: Tensor = jvp(lambda state: self._step(state, own, solved)[0], (z[samples],), (v,))[1]
+            newton = self._newton(z[samples])
+            tangent: Tensor = jvp(lambda state: self._step(newton, state, own, solved)[0], (z[samples],), (v,))[1]
             return tangent
 
         return product
 
-    def _step(self, z: Tensor, step: TimeStep, solved: Sequence[Tensor] = ()) -> tuple[Tensor, list[Tensor]]:
+    def _newton(self, z: Tensor) -> StageSolver:
+        return StageSolver(self.field, z.detach(), LONG, None)
+
+    def _step(
+        self, newton: StageSolver, z: Tensor, step: TimeStep, solved: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
         """Return the states after the step and the slopes of its stages, which may be ``solved`` already."""
         length = step.length.to(z.dtype)
         scale = (length * float(self.tableau.gamma)).expand(len(z), *length.shape[1:]).reshape(len(z))
-        newton, everyone = StageSolver(self.field, z.detach(), LONG, None), torch.ones_like(scale, dtype=torch.bool)
+        everyone = torch.ones_like(scale, dtype=torch.bool)
         slopes: list[Tensor] = []
         state = z.detach()
         for i, (implicit, share, row) in enumerate(

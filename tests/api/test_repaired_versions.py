@@ -86,9 +86,10 @@ def test_a_repair_of_an_implicit_method_is_stored_served_and_budgeted(served: Se
             assert (logits(client, 2, **solver) - trained).abs().max() < 0.1 * (trained - field_itself).abs().max()
         body = {"inputs": [[POINTS[0]]], "solver": rk4}
         answer = client.post("/v1/models/spheres/versions/2/predict", json=body).json()
-    # Usual numbers: six steps of two stages of three evaluations, and a Jacobian of the two numbers of the state.
-    assert made.json()["metadata"]["evaluations_in_field"] == 6 * (2 * 3 + 2)
-    assert answer["nfe"] == 32 * 4 * 6 * (2 * 3 + 2)
+    # Usual numbers: six steps of an evaluation and a stage of five, and 2.5 Jacobians of the two numbers of the state
+    # for the first of them, one for each other.
+    assert made.json()["metadata"]["evaluations_in_field"] == 6 * (1 + 5) + 7.5 * 2
+    assert answer["nfe"] == 32 * 4 * (6 * (1 + 5) + 7.5 * 2)
 
 
 def test_the_evaluations_of_a_repair_are_those_of_the_trained_field(served: Served) -> None:

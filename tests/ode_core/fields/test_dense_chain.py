@@ -68,6 +68,44 @@ def test_a_perceptron_as_a_chain_is_the_same_field(activation, time_dependent):
 
 
 @pytest.mark.parametrize("time_dependent", [False, True])
+@pytest.mark.parametrize("activation", list(ACTIVATIONS))
+def test_the_jacobian_of_a_chain_is_that_of_its_network(activation, time_dependent):
+    field = build_field(MlpField(hidden=(7, 5), activation=activation, time_dependent=time_dependent), (3,)).double()
+    z, t = torch.randn(4, 3, dtype=torch.float64), torch.rand(4, 1, dtype=torch.float64)
+    found = field.for_states((3,)).jacobian(t, z)
+    for i in range(4):
+        expected = torch.autograd.functional.jacobian(lambda one, i=i: field(t[i : i + 1], one[None])[0], z[i])
+        assert torch.allclose(found[i], expected, rtol=0, atol=1e-14)
+
+
+def test_the_jacobian_of_a_convolution_is_by_the_numbers_of_the_state():
+    field = build_field(Conv1dField(channels=6, kernel=3), (2, 3)).double()
+    z = torch.randn(5, 2, 3, dtype=torch.float64)
+    found = field.for_states((2, 3)).jacobian(T.double(), z)
+    for i in range(5):
+        expected = torch.autograd.functional.jacobian(lambda one: field(T.double(), one[None])[0], z[i])
+        assert torch.allclose(found[i], expected.reshape(6, 6), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("time_dependent", [False, True])
+def test_a_stack_of_fields_has_each_networks_jacobians(time_dependent):
+    spec = Conv1dField(channels=3, time_dependent=time_dependent)
+    fields = [build_field(spec, (1, 2)).double() for _ in range(3)]
+    z = torch.randn(12, 1, 2, dtype=torch.float64)
+    found = stack_of(fields, (1, 2)).jacobian(T.double(), z)
+    parts = zip(fields, z.chunk(3), strict=True)
+    expected = torch.cat([field.for_states((1, 2)).jacobian(T.double(), part) for field, part in parts])
+    assert torch.allclose(found, expected, rtol=0, atol=1e-14)
+
+
+def test_a_jacobian_is_an_evaluation_that_is_told():
+    field, calls = build_field(MlpField(hidden=(7,)), (3,)), []
+    field.before_evaluation = lambda: calls.append(1)
+    field.for_states((3,)).jacobian(T, torch.randn(4, 3))
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("time_dependent", [False, True])
 def test_every_sample_may_have_its_own_time(time_dependent):
     field = build_field(Conv1dField(channels=3, time_dependent=time_dependent), (1, 2)).double()
     z, t = torch.randn(4, 1, 2, dtype=torch.float64), torch.rand(4, 1, 1, dtype=torch.float64)

@@ -9,12 +9,15 @@ from torch import Tensor, nn
 
 from ode_core.audit.exact_flow import flow
 from ode_core.fields.modified_field import ModifiedFlow, euler_three_terms, euler_two_terms
+from ode_core.fields.vector_fields import build_field
 from ode_core.models.classifier import build_classifier
 from ode_core.models.modified_classifier import with_modified_field
 from ode_core.solvers.explicit_methods import TABLEAUS
 from ode_core.solvers.implicit_tableaus import IMPLICIT_TABLEAUS
+from ode_core.solvers.linearisation import dense_jacobian
 from ode_core.solvers.solve import solve
-from ode_core.specs import ClassifierSpec, ConcentricSpheresSpec, Conv1dField, MethodName, SolverSpec
+from ode_core.solvers.step_map import TimeStep, step_map
+from ode_core.specs import ClassifierSpec, ConcentricSpheresSpec, Conv1dField, MethodName, MlpField, SolverSpec
 from ode_core.specs.modified_field import ModifiedFieldSpec
 
 MATRIX = torch.tensor([[-0.7, 1.9, 0.2], [-1.3, 0.4, 0.9], [0.3, -0.8, -0.5]], dtype=torch.float64)
@@ -238,8 +241,55 @@ def test_a_spec_knows_how_often_its_field_calls_the_models(
 
 def test_with_an_implicit_method_that_number_is_a_usual_one_with_the_jacobians_of_each_step() -> None:
     iterates = ModifiedFieldSpec(solver=SolverSpec(method="kvaerno3", steps=4), kind="iterates", terms=2)
-    assert iterates.evaluations() == 2 * 4 * 3
-    assert iterates.evaluations(5) == 2 * (4 * 3 + 5)
-    assert iterates.evaluations(10_000) == 2 * (4 * 3 + 256)
+    # Three of its four stages are iterated five times; of Jacobians a first step takes 2.5 and one after it 1.
+    assert iterates.evaluations() == 2 * (1 + 3 * 5)
+    assert iterates.evaluations(4) == 2 * (1 + 3 * 5) + 3.5 * 4
+    assert iterates.evaluations(10_000) == 2 * (1 + 3 * 5 + 256)
     local = ModifiedFieldSpec(solver=SolverSpec(method="trapezoid", steps=4), kind="local_error", substeps=2)
-    assert local.evaluations(5) == 1 + 2 * 3 + 5 + 4 * 2
+    assert local.evaluations(4) == 1 + (1 + 5) + 2.5 * 4 + 4 * 2
+
+
+@pytest.mark.parametrize("size", [2, 16])
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [("implicit_midpoint", "iterates"), ("kvaerno3", "iterates")]
+    + [(method, "local_error") for method in ("implicit_midpoint", "trapezoid")],
+)
+def test_the_usual_number_is_about_what_is_counted(method: MethodName, kind: str, size: int) -> None:
+    classifier = ClassifierSpec(field=MlpField(hidden=(64,), activation="tanh"))
+    field = build_classifier(classifier, ConcentricSpheresSpec(dimension=size), seed=0).double().field
+    for weights in field.requires_grad_(False).parameters():
+        weights.mul_(2)  # as large as trained ones
+    calls, jacobians = [0], [0]
+
+    class Counted:
+        def __call__(self, t: Tensor, z: Tensor) -> Tensor:
+            calls[0] += 1
+            return field(t, z)
+
+        def jacobian(self, t: Tensor, z: Tensor) -> Tensor:
+            jacobians[0] += 1
+            return dense_jacobian(field, t, z)
+
+    spec = ModifiedFieldSpec(solver=SolverSpec(method=method, steps=8), kind=kind)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(size)
+    z = torch.randn(1, size, dtype=torch.float64, generator=generator)
+    with torch.no_grad():
+        ModifiedFlow(Counted(), spec, 1 / 8)(torch.zeros((), dtype=torch.float64), z)
+    counted = calls[0] + size * jacobians[0]
+    assert 0.5 * spec.evaluations(size) <= counted <= 2 * spec.evaluations(size)
+
+
+@pytest.mark.parametrize("method", ["implicit_midpoint", "trapezoid", "kvaerno3"])
+def test_repeated_steps_are_those_made_one_by_one(method: MethodName) -> None:
+    # With the Jacobians of the steps before, and solved to round-off all the same.
+    field = build_field(MlpField(hidden=(8,), activation="tanh"), (3,)).double().requires_grad_(False)
+    psi, h, one = step_map(field, method), 0.2, torch.ones((), dtype=torch.float64)
+    steps = [TimeStep(one * k * h, one * h, one * (k + 1) * h) for k in range(4)]
+    start = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected, state = [], start
+    for step in steps:
+        state = psi(state, step)
+        expected.append(state)
+    for found, alone in zip(psi.repeated(start, steps), expected, strict=True):
+        assert torch.allclose(found, alone, rtol=0, atol=1e-13)
