@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from api.authentication import Authentication
 from api.body_limit import BodyLimit
+from api.connection_watch import STATE_KEY, ConnectionLimits
 from api.dataset_upload import AT_ONCE
 from api.doorbell import create_doorbell, create_sender
 from api.inference.service import Inference
@@ -123,7 +124,7 @@ async def _lifespan(
     metrics: RequestMetrics,
     together: ProcessMetrics | None,
     tracing: Tracing | None,
-) -> AsyncIterator[None]:
+) -> AsyncIterator[dict[str, ConnectionLimits]]:
     store = Store.connect(
         settings.database,
         keep_checkpoints=settings.keep_checkpoints,
@@ -165,7 +166,7 @@ async def _lifespan(
             doorbell.start()
             reconciler.start()
         try:
-            yield
+            yield {STATE_KEY: ConnectionLimits.of(settings, metrics.observe_closed_connection)}
         finally:
             if settings.role != "inference":
                 await anyio.to_thread.run_sync(reconciler.stop)

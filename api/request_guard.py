@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import Problem, problem_response
@@ -58,6 +59,8 @@ class RequestGuard:
 
         try:
             await self.app(scope, receive, send_guarded)
+        except ClientDisconnect:
+            pass  # while it sent its request; nobody waits for an answer
         except Exception:
             log.exception("request %s: %s %s failed", identifier, scope["method"], scope["path"])
             if status:
