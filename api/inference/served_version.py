@@ -83,7 +83,14 @@ class Catalogue:
         if not isinstance(reference, int):
             return None
         identifier = self._numbers.get((model, reference))
-        return None if identifier is None else self._known.get(identifier)
+        return None if identifier is None else self.kept(identifier)
+
+    def kept(self, identifier: str) -> ServedVersion | None:
+        """Return the version with this id, if it is kept."""
+        served = self._known.get(identifier)
+        if served is not None:
+            self._known.move_to_end(identifier)
+        return served
 
     def find(self, tx: Transaction, model: str, reference: VersionReference) -> ServedVersion:
         """Return the version a call means.
@@ -95,13 +102,11 @@ class Catalogue:
 
     def of(self, version: ModelVersion) -> ServedVersion:
         """Return what requests to a version are checked against."""
-        served = self._known.get(version.id)
+        served = self.kept(version.id)
         if served is None:
             served = self._known[version.id] = ServedVersion.of(version)
             self._numbers[version.model, version.version] = version.id
             if len(self._known) > _MOST_KNOWN:
                 _, oldest = self._known.popitem(last=False)
                 self._numbers.pop((oldest.version.model, oldest.version.version), None)
-        else:
-            self._known.move_to_end(version.id)
         return served
