@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from api.authentication import ApiKey, Authentication
 from api.body_limit import BodyLimit
+from api.connection_watch import STATE_KEY, ConnectionLimits
 from api.content_coding import UncodedBodies
 from api.dataset_upload import AT_ONCE
 from api.doorbell import create_doorbell, create_sender
@@ -126,7 +127,7 @@ async def _lifespan(
     key: ApiKey,
     together: ProcessMetrics | None,
     tracing: Tracing | None,
-) -> AsyncIterator[None]:
+) -> AsyncIterator[dict[str, ConnectionLimits]]:
     store = Store.connect(
         settings.database,
         keep_checkpoints=settings.keep_checkpoints,
@@ -169,7 +170,7 @@ async def _lifespan(
             doorbell.start()
             reconciler.start()
         try:
-            yield
+            yield {STATE_KEY: ConnectionLimits.of(settings, metrics.observe_closed_connection)}
         finally:
             if settings.role != "inference":
                 await anyio.to_thread.run_sync(reconciler.stop)

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Iterable
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.access_log import log, log_request
@@ -55,6 +56,8 @@ class RequestGuard:
 
         try:
             await self.app(scope, receive, send_guarded)
+        except ClientDisconnect:
+            pass  # while it sent its request; nobody waits for an answer
         except Exception:
             log.exception("request %s: %s %s failed", identifier, scope["method"], scope["path"])
             if status:

@@ -65,12 +65,22 @@ class RequestMetrics:
             buckets=_LATENCY_BUCKETS,
             registry=self.registry,
         )
+        self._closed = Counter(
+            "odeness_connections_closed",
+            "Connections refused or closed, by reason: too_many, slow_head, slow_body, answer_not_taken",
+            ("reason",),
+            registry=self.registry,
+        )
         self._refusals = Counter(
             "odeness_predictions_unanswered",
             "Prediction requests that were not computed to the end, by reason: busy, too_late, abandoned",
             ("reason",),
             registry=self.registry,
         )
+
+    def observe_closed_connection(self, reason: str) -> None:
+        """Count a connection that was refused, or closed because of its client."""
+        self._closed.labels(reason).inc()
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request; ``status`` 0: it had no answer, the client left."""

@@ -59,6 +59,10 @@ class Settings(BaseSettings):
     max_upload_bytes: Annotated[int, Field(ge=1024)] = Field(
         default=128 * 1024 * 1024, description="of an uploaded data set, as a file and again unpacked"
     )
+    request_head_seconds: Seconds = Field(default=20, description="until a request's headers are complete")
+    request_body_seconds: Seconds = Field(default=30, description="for its body, and one more for each 1000 bytes")
+    answer_stall_seconds: Seconds = Field(default=60, description="in which a client takes nothing of its answer")
+    max_connections: Annotated[int, Field(ge=1)] = Field(default=900, description="of an API process at once")
     role: Literal["all", "control", "inference"] = Field(
         default="all",
         description="of an API process: control takes jobs and never loads torch, inference only predicts",
