@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from api.inference.served_version import ServedVersion
 from api.problems import Problem
+from ode_core.audit.phase_portrait import in_float64
 from ode_core.models.classifier import Classifier
 from ode_core.models.modified_classifier import with_modified_field
 from ode_core.models.weights import WeightsMismatch, load_classifier
@@ -42,6 +43,16 @@ class LoadedModels:
     def forget(self, version_id: str) -> bool:
         """Free a version's memory; return whether it was there. It is loaded again when it is asked for."""
         return self._loaded.pop(version_id, None) is not None
+
+    def in_float64(self, model: Classifier) -> Classifier:
+        """Return a copy of a model in memory that computes in float64; it is not kept."""
+        model.field.before_evaluation = None  # with it all that it belongs to would be copied
+        try:
+            exact = in_float64(model)
+        finally:
+            model.field.before_evaluation = self._before_evaluation
+        exact.field.before_evaluation = self._before_evaluation
+        return exact
 
     def get(self, served: ServedVersion) -> Classifier:
         """Return the version's model, from memory or from the database.
