@@ -37,6 +37,7 @@ from api.routes import (
     aliases,
     charts,
     datasets,
+    explanations,
     health,
     inference_protocol,
     job_predictions,
@@ -67,7 +68,7 @@ POLLING_THREADS = 4
 
 # In the order of the description.
 _CONTROL = (jobs, job_predictions, reports, charts, studies, models, aliases)
-_INFERENCE = (predictions, inference_protocol, model_repository)
+_INFERENCE = (predictions, explanations, inference_protocol, model_repository)
 _CATALOGUES = (solver_choice, results, solvers, datasets)
 _ALWAYS = (health, pages)
 _ROUTES: dict[str, tuple[ModuleType, ...]] = {

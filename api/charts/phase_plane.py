@@ -43,13 +43,13 @@ def _axis(name: str) -> alt.Axis:
     return alt.Axis(title=name, grid=False, tickCount=5, titlePadding=4, labelOverlap=True)
 
 
-def class_colour(classes: int) -> alt.Color:
+def class_colour(classes: int, legend: str = "true class") -> alt.Color:
     """Return the colours of the classes, with their legend."""
     domain = list(range(classes))
     return alt.Color(
         "class:N",
         scale=alt.Scale(domain=domain, range=[PALETTE[label % len(PALETTE)] for label in domain]),
-        legend=alt.Legend(title="true class", symbolType="circle", symbolOpacity=1),
+        legend=alt.Legend(title=legend, symbolType="circle", symbolOpacity=1),
     )
 
 
@@ -93,14 +93,19 @@ def decision_line(canvas: Canvas, line: Mapping[str, Any] | None, plane: Plane, 
 
 
 def region_layer(
-    canvas: Canvas, regions: Sequence[Sequence[int]], plane: Plane, classes: int, names: Names
+    canvas: Canvas,
+    regions: Sequence[Sequence[int]],
+    plane: Plane,
+    classes: int,
+    names: Names,
+    legend: str = "true class",
 ) -> alt.Chart:
     """Return the layer of the classes' regions, pale."""
     x, y = axes(plane, names)
     layer: alt.Chart = (
         canvas.draw(_cells(regions, plane), "regions")
         .mark_rect(opacity=0.22, clip=True, strokeWidth=0)
-        .encode(x=x, y=y, x2="x2:Q", y2="y2:Q", color=class_colour(classes))
+        .encode(x=x, y=y, x2="x2:Q", y2="y2:Q", color=class_colour(classes, legend))
     )
     return layer
 

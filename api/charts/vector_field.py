@@ -1,12 +1,13 @@
 """The vector field of a two-dimensional model as arrows."""
 
 import math
+from collections.abc import Sequence
 
 import altair as alt
 
 from api.charts.figure import Canvas, Figure, Row
 from api.charts.material import Portrait
-from api.charts.phase_plane import axes, name_of, panel, within
+from api.charts.phase_plane import Plane, axes, name_of, panel, within
 from api.charts.theme import INK
 
 _ARROWS = 21  # along each edge; more than that run into one another
@@ -30,7 +31,7 @@ def vector_field(portrait: Portrait) -> Figure:
     # An arrow's angle counts clockwise from the top.
     angle = alt.Angle("angle:Q", scale=alt.Scale(domain=[0, 360], range=[0, 360]))
     arrows = (
-        canvas.draw(_arrows(portrait), "field")
+        canvas.draw(arrow_rows(portrait["field"]["arrows"], portrait["field"]["plane"], _ARROWS), "field")
         .mark_point(shape="arrow", size=0.7 * (_SIZE / _ARROWS) ** 2, filled=True, opacity=1, strokeWidth=0)
         .encode(x=x, y=y, angle=angle, color=speed, tooltip=["x:Q", "y:Q", "u:Q", "v:Q", "speed:Q"])
     )
@@ -46,15 +47,15 @@ def vector_field(portrait: Portrait) -> Figure:
     return Figure("Vector field dz/dt = f(t, z)", alt.HConcatChart(hconcat=[chart]), canvas)
 
 
-def _arrows(portrait: Portrait) -> list[Row]:
-    field = portrait["field"]
-    count = math.isqrt(len(field["arrows"]))
-    stride = -(-count // _ARROWS)
-    (x0, x1), (y0, y1) = field["plane"]["x"], field["plane"]["y"]
+def arrow_rows(arrows: Sequence[Sequence[float | None]], plane: Plane, most: int) -> list[Row]:
+    """Return the arrows ``(count * count, 2)`` with places, speeds and angles, at most so many along an edge."""
+    count = math.isqrt(len(arrows))
+    stride = -(-count // most)
+    (x0, x1), (y0, y1) = plane["x"], plane["y"]
     rows: list[Row] = []
     for i in range(0, count, stride):
         for j in range(0, count, stride):
-            u, v = field["arrows"][i * count + j]
+            u, v = arrows[i * count + j]
             if u is None or v is None:
                 continue
             # Along the curves as they are drawn: the axes have scales of their own.

@@ -1,10 +1,12 @@
 """Predictions with a model, and which solver to take for them."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 from urllib.parse import quote
 
 from api.client.answers import Predictions
+from api.client.charts import ChartFormat
 from api.client.transport import Solver, Transport, as_json
 
 
@@ -34,16 +36,34 @@ class PredictionRequests(Transport):
         Raises:
             ValueError: an input is not finite, which JSON cannot say.
         """
-        place = f"/v1/models/{quote(name)}"
-        if version is not None:
-            place += f"/versions/{version}" if isinstance(version, int) else f"/aliases/{quote(version)}"
-        numbers = inputs.tolist() if hasattr(inputs, "tolist") else inputs
-        _require_finite("inputs", numbers)
-        body = options | {
-            "inputs": numbers,
-            "solver": solver if solver is None or isinstance(solver, str) else as_json(solver),
-        }
-        return cast(Predictions, self._request("POST", f"{place}/predict", json=body, repeatable=True).json())
+        path, body = _prediction(name, inputs, solver, version, options)
+        return cast(Predictions, self._request("POST", path, json=body, repeatable=True).json())
+
+    def explain(
+        self,
+        name: str,
+        inputs: Any,
+        solver: Solver | Literal["auto"] | None = None,
+        *,
+        version: int | str | None = None,
+        format: ChartFormat = "png",
+        scale: float = 2.0,
+        **options: Any,
+    ) -> bytes:
+        """Return a picture of predictions as a file: where their states go, with the solver and along the exact flow.
+
+        Args:
+            name: a model whose states, or else inputs, have two numbers.
+            inputs: at most 64 of them; see ``predict``.
+            solver: see ``predict``.
+            version: see ``predict``.
+            format: an interactive page (``html``), a picture, or the data.
+            scale: of a png: pixels a unit.
+            options: see ``predict``.
+        """
+        path, body = _prediction(name, inputs, solver, version, options)
+        query = {"format": format, "scale": scale}
+        return self._request("POST", f"{path}/explain", params=query, json=body, repeatable=True).content
 
     def solver_choice(
         self,
@@ -68,6 +88,19 @@ class PredictionRequests(Transport):
         """
         query = {"agreement": agreement, "evidence": evidence, "by": by}
         return cast(dict[str, Any], self._get(f"/v1/models/{quote(name)}/versions/{version}/solver-choice", query))
+
+
+def _prediction(
+    name: str, inputs: Any, solver: Any, version: int | str | None, options: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Return path and body of a request for predictions."""
+    place = f"/v1/models/{quote(name)}"
+    if version is not None:
+        place += f"/versions/{version}" if isinstance(version, int) else f"/aliases/{quote(version)}"
+    numbers = inputs.tolist() if hasattr(inputs, "tolist") else inputs
+    _require_finite("inputs", numbers)
+    asked = solver if solver is None or isinstance(solver, str) else as_json(solver)
+    return f"{place}/predict", {**options, "inputs": numbers, "solver": asked}
 
 
 def _require_finite(place: str, numbers: Any) -> None:

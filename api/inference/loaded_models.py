@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from api.inference.served_version import ServedVersion
 from api.problems import Problem
+from ode_core.audit.phase_portrait import in_float64
+from ode_core.models.classifier import Classifier
 from ode_core.models.modified_classifier import with_modified_field
 from ode_core.models.steady_classifier import SteadyClassifier
 from ode_core.models.weights import WeightsMismatch, load_classifier
@@ -43,6 +45,18 @@ class LoadedModels:
         """Free a version's memory; return whether it was there. It is loaded again when it is asked for."""
         return self._loaded.pop(version_id, None) is not None
 
+    def for_explanation(self, served: ServedVersion) -> tuple[Classifier, Classifier]:
+        """Return the version's model as it was trained, and in float64; neither is kept.
+
+        Raises:
+            Problem: its weights cannot be used.
+        """
+        model, _ = self._read(served)
+        exact = in_float64(model)
+        for one in (model, exact):
+            one.field.before_evaluation = self._before_evaluation
+        return model, exact
+
     def get(self, served: ServedVersion) -> SteadyClassifier:
         """Return the version's model, from memory or from the database.
 
@@ -53,20 +67,25 @@ class LoadedModels:
         if version.id in self._loaded:
             self._loaded.move_to_end(version.id)
             return self._loaded[version.id][0]
+        model, size = self._read(served)
+        steady = SteadyClassifier(model)
+        steady.model.field.before_evaluation = self._before_evaluation
+        self._loaded[version.id] = (steady, size)
+        while len(self._loaded) > 1 and self.bytes > self._cache_bytes:
+            self._loaded.popitem(last=False)
+        return steady
+
+    def _read(self, served: ServedVersion) -> tuple[Classifier, int]:
+        version = served.version
         try:
             weights = self._store.read_blob(version.blob_id)
             model = load_classifier(served.spec.architecture, served.spec.dataset, weights)
             if served.modified_field is not None:
                 model = with_modified_field(model, served.modified_field)
+            return model, len(weights)
         except (BlobCorrupt, NotFound, WeightsMismatch) as error:
             raise Problem(
                 500,
                 "weights_damaged",
                 f"the weights of {version.model} version {version.version} cannot be used: train it again",
             ) from error
-        steady = SteadyClassifier(model)
-        steady.model.field.before_evaluation = self._before_evaluation
-        self._loaded[version.id] = (steady, len(weights))
-        while len(self._loaded) > 1 and self.bytes > self._cache_bytes:
-            self._loaded.popitem(last=False)
-        return steady

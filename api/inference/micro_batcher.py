@@ -23,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.inference.prediction_call import Outcome, Prediction, PredictionCall
+from api.inference.prediction_call import Explanation, Outcome, Prediction, PredictionCall
 from api.inference.served_version import ServedVersion
 from api.inference.waiting_calls import CheckedCall, IsDisconnected, Ticket, WaitingCalls
 from api.problems import Problem
 from api.request_metrics import RequestMetrics
+from ode_core.specs import SolverSpec
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,10 @@ class Computation(Protocol):
 
     def forget(self, version_id: str) -> bool:
         """Free a version's memory; return whether it was loaded."""
+        ...
+
+    def explain(self, served: ServedVersion, inputs: NDArray[Any], solver: SolverSpec, seconds: float) -> Explanation:
+        """Return how a version comes to its predictions, computed within so many seconds."""
         ...
 
 

@@ -1,6 +1,6 @@
 """What a caller asks of a model and what it gets, whatever the protocol. Without torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 LONGEST_SECONDS = 60.0
 MOST_TIMES = 1000
 NO_LABEL = -1  # of an input whose solve failed
+
+Explanation = Mapping[str, Any]
+"""What a picture of predictions is drawn from, as ``ode_core.audit.explanation`` describes it."""
 
 
 @dataclass(frozen=True)

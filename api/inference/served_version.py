@@ -61,6 +61,11 @@ class ServedVersion:
         """Numbers in one state."""
         return math.prod(self.state_shape)
 
+    @property
+    def has_plane(self) -> bool:
+        """Whether its states, or else its inputs, are points of a plane, which can be drawn."""
+        return self.state_size == 2 or math.prod(self.input_shape) == 2
+
     @cached_property
     def evaluations_in_field(self) -> int:
         """How often the trained field is called in one evaluation of what is solved."""

@@ -1,15 +1,12 @@
 """Figures of jobs, model versions and studies, drawn from what is stored: as page, picture or data."""
 
-import hashlib
-import re
 from collections.abc import Sequence
-from importlib.metadata import version as version_of
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated
 
-import orjson
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
+from api.chart_answer import CHART_RESPONSES, AskedFormat, Format, Scale, asked_format, figure_response
 from api.chart_material import (
     chart_not_found,
     charts_of_job,
@@ -20,36 +17,19 @@ from api.chart_material import (
     material_of_version,
 )
 from api.charts.catalogue import StoredChart
-from api.charts.drawing import DrawingFailed, draw_apart
 from api.charts.material import Material, NothingToDraw, XAxis
-from api.charts.page import content_security_policy, page_of
-from api.entity_tags import names
 from api.identifiers import JobId, ModelName, StudyId, Version, find_job, find_study, find_version
-from api.openapi import described, problem_responses
+from api.openapi import problem_responses
 from api.problems import Problem, invalid
 from api.query_parameters import refuse_unknown_query
 from api.schemas.charts import ChartDocument, ChartList, ChartOffer
 from api.services import StoreOfApp
 
-if TYPE_CHECKING:
-    from api.charts.figure import Figure
-
 router = APIRouter(prefix="/v1", tags=["charts"], dependencies=[Depends(refuse_unknown_query)])
 
-Format = Literal["html", "png", "svg", "json"]
-MEDIA_TYPES: dict[Format, str] = {
-    "html": "text/html",
-    "png": "image/png",
-    "svg": "image/svg+xml",
-    "json": "application/json",
-}
 MOST_JOBS = 8
 
 ChartName = Annotated[str, Path(description="name of a chart")]
-AskedFormat = Annotated[
-    Format | None,
-    Query(alias="format", description="html: an interactive page; default: what `Accept` asks for, else json"),
-]
 AskedX = Annotated[
     XAxis | None,
     Query(
@@ -57,18 +37,6 @@ AskedX = Annotated[
         "but nfe where some of the test solvers have tolerances"
     ),
 ]
-Scale = Annotated[float, Query(ge=1, le=4, allow_inf_nan=False, description="of a png: pixels a unit")]
-
-_CHART_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The figure in the format asked for",
-        "content": {
-            "application/json": {"schema": {"$ref": "#/components/schemas/ChartDocument"}},
-            **{kind: {"schema": {"type": "string"}} for kind in ("text/html", "image/png", "image/svg+xml")},
-        },
-    },
-    **described(304, "Unchanged: the ETag is one of those in If-None-Match"),
-}
 
 
 @router.get("/jobs/{job_id}/charts", responses=problem_responses(404), summary="Which charts a job offers")
@@ -83,7 +51,7 @@ def list_job_charts(store: StoreOfApp, job_id: JobId) -> ChartList:
     "/jobs/{job_id}/charts/{chart}",
     response_class=Response,
     response_model=ChartDocument,
-    responses=_CHART_RESPONSES | problem_responses(404, 406, 409),
+    responses=CHART_RESPONSES | problem_responses(404, 406, 409),
     summary="A chart of a job, as page, picture or data",
 )
 def get_job_chart(
@@ -100,7 +68,7 @@ def get_job_chart(
     scale: Scale = 2.0,
 ) -> Response:
     """Draw a chart of a job, and of others beside it."""
-    kind = _format(asked, request)
+    kind = asked_format(asked, request)
     with store.reading() as tx:
         job = find_job(tx, job_id)
         offered = charts_of_job(tx, job)
@@ -126,7 +94,7 @@ def list_version_charts(store: StoreOfApp, name: ModelName, version: Version) ->
     "/models/{name}/versions/{version}/charts/{chart}",
     response_class=Response,
     response_model=ChartDocument,
-    responses=_CHART_RESPONSES | problem_responses(404, 406, 409),
+    responses=CHART_RESPONSES | problem_responses(404, 406, 409),
     summary="A chart of a version, as page, picture or data",
 )
 def get_version_chart(
@@ -140,7 +108,7 @@ def get_version_chart(
     scale: Scale = 2.0,
 ) -> Response:
     """Draw a chart of a model version."""
-    kind = _format(asked, request)
+    kind = asked_format(asked, request)
     with store.reading() as tx:
         found_version = find_version(tx, name, version)
         offered = charts_of_version(tx, found_version)
@@ -163,7 +131,7 @@ def list_study_charts(store: StoreOfApp, study_id: StudyId) -> ChartList:
     "/studies/{study_id}/charts/{chart}",
     response_class=Response,
     response_model=ChartDocument,
-    responses=_CHART_RESPONSES | problem_responses(404, 406),
+    responses=CHART_RESPONSES | problem_responses(404, 406),
     summary="A chart of a study, as page, picture or data",
 )
 def get_study_chart(
@@ -176,7 +144,7 @@ def get_study_chart(
     scale: Scale = 2.0,
 ) -> Response:
     """Draw a chart of a study from the results that are there."""
-    kind = _format(asked, request)
+    kind = asked_format(asked, request)
     with store.reading() as tx:
         study = find_study(tx, study_id)
         found = _find(charts_of_study(), chart, f"the study {study.name}", "it offers none")
@@ -213,68 +181,10 @@ def _check_options(chart: StoredChart, x: XAxis | None, beside: Sequence[str] | 
         raise invalid("with", f"{chart.name} shows one job: leave with out")
 
 
-def _format(asked: Format | None, request: Request) -> Format:
-    """Return the format asked for, by the query or else by ``Accept``."""
-    if asked is not None:
-        return asked
-    weights = _accepted(request.headers.get("accept") or "*/*")
-    refused = {media_type for media_type, weight in weights if weight == 0}
-    for media_type, _ in sorted((one for one in weights if one[1] > 0), key=lambda one: -one[1]):  # stable
-        for kind, known in MEDIA_TYPES.items():
-            if media_type == known:
-                return kind
-        if media_type in ("*/*", "application/*") and MEDIA_TYPES["json"] not in refused:
-            return "json"
-    raise Problem(
-        406,
-        "not_acceptable",
-        f"a chart can be had as {', '.join(MEDIA_TYPES.values())}: name one in Accept, or use ?format=",
-    )
-
-
-def _accepted(header: str) -> list[tuple[str, float]]:
-    """Return the media types of an ``Accept`` header with their weights; one that is no number counts as none given."""
-    found = []
-    for part in header.lower().split(","):
-        media_type, *parameters = (piece.strip() for piece in part.split(";"))
-        weight = 1.0
-        for parameter in parameters:
-            if match := re.fullmatch(r"q=([01](?:\.\d{0,3})?)", parameter):
-                weight = float(match[1])
-        found.append((media_type, weight))
-    return found
-
-
 def _drawn(chart: StoredChart, material: Material, kind: Format, scale: float, request: Request) -> Response:
     """Return the response with the figure, for a ``def`` route: drawing takes up to seconds."""
     try:
         figure = chart.draw(material)
     except NothingToDraw as error:
         raise Problem(422, "nothing_to_draw", str(error)) from error
-    document = figure.document()
-    tag = _tag(document, kind, scale)
-    headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "Accept"}
-    if names(request.headers.get("if-none-match"), tag):
-        return Response(status_code=304, headers=headers)
-    try:
-        content = _content(chart, figure, document, kind, scale)
-        if kind == "html":
-            headers["Content-Security-Policy"] = content_security_policy()
-    except DrawingFailed as error:
-        raise Problem(503, "drawing_failed", str(error), headers={"Retry-After": "5"}) from error
-    return Response(content, 200, headers, MEDIA_TYPES[kind])
-
-
-def _tag(document: dict[str, Any], kind: Format, scale: float) -> str:
-    drawn = orjson.dumps([version_of("odeness"), kind, scale if kind == "png" else None, document])
-    return f'"{hashlib.sha256(drawn).hexdigest()}"'
-
-
-def _content(chart: StoredChart, figure: "Figure", document: dict[str, Any], kind: Format, scale: float) -> bytes | str:
-    if kind == "png" or kind == "svg":
-        return draw_apart(kind, orjson.dumps(document), scale)
-    if kind == "html":
-        return page_of(figure.title, document)
-    return orjson.dumps(
-        {"name": chart.name, "title": figure.title, "data": figure.canvas.tables, "vega_lite": document}
-    )
+    return figure_response(chart.name, figure, kind, scale, known_tag=request.headers.get("if-none-match"))

@@ -30,7 +30,7 @@ PACKED_BYTES = 2**15
 Alias = Annotated[str, Path(description="alias of a version, or latest")]
 
 # The body is parsed as it comes; this is what the description says of it.
-_BODY: dict[str, Any] = {
+PREDICT_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/PredictRequest"}}},
@@ -43,7 +43,7 @@ _ANSWERS = problem_responses(404, 409, 504, *POSTED)
     "/models/{name}/predict",
     response_model=PredictAnswer,
     responses=_ANSWERS,
-    openapi_extra=_BODY,
+    openapi_extra=PREDICT_BODY,
     summary="Predict with the latest version",
 )
 async def predict(request: Request, services: ServicesOfApp, name: ModelName) -> Response:
@@ -55,7 +55,7 @@ async def predict(request: Request, services: ServicesOfApp, name: ModelName) ->
     "/models/{name}/versions/{version}/predict",
     response_model=PredictAnswer,
     responses=_ANSWERS,
-    openapi_extra=_BODY,
+    openapi_extra=PREDICT_BODY,
     summary="Predict with one version",
 )
 async def predict_with_version(
@@ -69,7 +69,7 @@ async def predict_with_version(
     "/models/{name}/aliases/{alias}/predict",
     response_model=PredictAnswer,
     responses=_ANSWERS,
-    openapi_extra=_BODY,
+    openapi_extra=PREDICT_BODY,
     summary="Predict with the version an alias means",
 )
 async def predict_with_alias(request: Request, services: ServicesOfApp, name: ModelName, alias: Alias) -> Response:
@@ -79,13 +79,7 @@ async def predict_with_alias(request: Request, services: ServicesOfApp, name: Mo
 
 async def answer_prediction(request: Request, services: Services, name: str, version: VersionReference) -> Response:
     """Return the answer to a request for predictions."""
-    body = await request.body()
-    headers = request.headers
-    most = services.settings.max_body_bytes
-    if len(body) > PARSED_AT_ONCE or "content-encoding" in headers:
-        call, size = await run_in_threadpool(_read, headers, body, most, name, version)
-    else:
-        call, size = _read(headers, body, most, name, version)
+    call, size = await asked_prediction(request, services, name, version)
     prediction = await services.inference.predict(call, size=size, is_disconnected=request.is_disconnected)
     outcome = prediction.outcome
     states = 0 if outcome.trajectory is None else outcome.trajectory.size
@@ -95,11 +89,23 @@ async def answer_prediction(request: Request, services: Services, name: str, ver
         content = answer_of(prediction)
     if len(content) < PACKED_BYTES:
         return Response(content, media_type="application/json")
-    content, coded = await run_in_threadpool(packed, content, headers.get("accept-encoding"), worth_bytes=PACKED_BYTES)
+    accepted = request.headers.get("accept-encoding")
+    content, coded = await run_in_threadpool(packed, content, accepted, worth_bytes=PACKED_BYTES)
     return Response(content, headers=coded, media_type="application/json")
 
 
+async def asked_prediction(
+    request: Request, services: Services, name: str, version: VersionReference
+) -> tuple[PredictionCall, int]:
+    """Return what a request asks, and how many bytes that has once it is unpacked."""
+    body = await request.body()
+    headers = request.headers
+    most = services.settings.max_body_bytes
+    if len(body) > PARSED_AT_ONCE or "content-encoding" in headers:
+        return await run_in_threadpool(_read, headers, body, most, name, version)
+    return _read(headers, body, most, name, version)
+
+
 def _read(headers: Headers, body: bytes, most: int, name: str, version: VersionReference) -> tuple[PredictionCall, int]:
-    """Return what is asked, and how many bytes that has once it is unpacked."""
     content = unpacked(body, headers.get("content-encoding"), most)
     return parse_body(content, headers.get("content-type"), name, version), len(content)

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from api.schemas.answer import Answer, JsonObject
+from api.schemas.prediction import PredictAnswer
 
 
 class ChartOffer(Answer):
@@ -27,3 +28,9 @@ class ChartDocument(Answer):
     title: str
     data: dict[str, list[JsonObject]] = Field(description="the numbers that are drawn: rows by layer")
     vega_lite: JsonObject = Field(description="the whole drawing, a Vega-Lite document with its data")
+
+
+class ExplanationDocument(ChartDocument):
+    """A figure of predictions as data, with the predictions."""
+
+    prediction: PredictAnswer = Field(description="the answer that the same request to predict gets")

@@ -51,6 +51,12 @@ class ExactFlow:
         """``(n, *state)``, the states at the end."""
         return self.curves[-1]
 
+    @property
+    def converged_curves(self) -> Tensor:
+        """``(points, n, *state)``, NaN where they did not converge."""
+        converged = self.converged.reshape(1, -1, *(1,) * (self.curves.ndim - 2))
+        return torch.where(converged, self.curves, torch.nan)
+
 
 def rows_at_once(numbers: int) -> int:
     """Return how many samples of so many numbers each are followed in one solve."""

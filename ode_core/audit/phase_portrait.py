@@ -21,6 +21,7 @@ _MOST = 0.85  # of the samples; a few run far away where a field grows, and woul
 _WORTH_LEAVING_OUT = 1.5  # times smaller the plane has to be without them
 _SMALLEST_WIDTH = 1e-6
 _FLATTEST = 0.1  # the shorter side over the longer
+_DIGITS = 7  # of written numbers; float32 has no more
 
 
 @dataclass(frozen=True)
@@ -202,3 +203,14 @@ def has_planar_state(model: Classifier) -> bool:
 def has_planar_input(model: Classifier) -> bool:
     """Return whether an input is a point of the plane."""
     return math.prod(model.input_shape) == 2
+
+
+def rounded(values: FloatArray) -> Any:
+    """Return nested lists of numbers with seven digits; None in place of those that are not finite."""
+
+    def short(value: Any) -> Any:
+        if isinstance(value, list):
+            return [short(part) for part in value]
+        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+
+    return short(np.asarray(values).tolist())

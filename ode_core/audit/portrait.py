@@ -28,6 +28,7 @@ from ode_core.audit.phase_portrait import (
     last_turn,
     planar,
     regions_of_states,
+    rounded,
     trajectories,
 )
 from ode_core.audit.reference import converged_reference
@@ -44,7 +45,6 @@ LAP = 1.25 * 2 * math.pi  # a fan is drawn over its last lap: over many of them 
 LAP_TIMES = 1_025
 SHORTEST_LAP = 0.02  # of the interval
 LARGEST_EXACT_GRID = 1_025  # grid points an exact solution is made to land on
-DIGITS = 7  # of stored numbers; float32 has no more
 
 OnProgress = Callable[[int, int, str], None]
 """Called before each part with its number (from 1), the number of parts and a message; an exception ends it all."""
@@ -115,7 +115,7 @@ def portrait(
     progress.next("vector field")
     plane = Plane.around_most(views[0].trajectories.states)
     document = drawing.header() | {
-        "field": {"plane": plane.to_json(), "time": 0.0, "arrows": _rounded(arrows(model, plane, size.grid))},
+        "field": {"plane": plane.to_json(), "time": 0.0, "arrows": rounded(arrows(model, plane, size.grid))},
         "decision_line": _line(model),
     }
     input_plane = drawing.input_plane()
@@ -178,7 +178,7 @@ class _Drawing:
             "autonomous": self.autonomous,
             "classes": self.model.head[1].out_features,
             "labels": self.labels.tolist(),
-            "inputs": _rounded(planar(self.inputs)) if has_planar_input(self.model) else None,
+            "inputs": rounded(planar(self.inputs)) if has_planar_input(self.model) else None,
             "samples": len(self.drawn),
         }
 
@@ -195,10 +195,10 @@ class _Drawing:
     def exact_trajectories(self) -> Trajectories:
         flow = self._flow(self.drawn, EXACT_TIMES)
         times = np.linspace(0, self.model.end_time, EXACT_TIMES)
-        return Trajectories(times, planar(_where_converged(flow), EXACT_TIMES))
+        return Trajectories(times, planar(flow.converged_curves, EXACT_TIMES))
 
     def exact_final(self) -> FinalStates:
-        ends = _where_converged(self._flow(self.inputs, 2))[-1]
+        ends = self._flow(self.inputs, 2).converged_curves[-1]
         with torch.no_grad():
             logits = self.exact.head(ends)
         labels = torch.where(torch.isfinite(logits).all(dim=1), logits.argmax(dim=1), NO_LABEL)
@@ -300,12 +300,12 @@ class _Drawing:
             logits = self.exact.head(fan.ends[:, number])
         return about | {
             "problem": None,
-            "numerical": {"times": _rounded(view.grid.numpy()[points]), "states": _rounded(numerical[points])},
+            "numerical": {"times": rounded(view.grid.numpy()[points]), "states": rounded(numerical[points])},
             "starts": fan.starts,
-            "curves": _rounded(planar(fan.curves[:, :, number], fan.curves.shape[0]).swapaxes(0, 1)),
-            "ends": _rounded(planar(fan.ends[:, number])),
-            "margins": _rounded(_margins(logits, int(self.labels[sample])).cpu().numpy()),
-            "global_error": _rounded(planar(fan.global_error[number])[0]),
+            "curves": rounded(planar(fan.curves[:, :, number], fan.curves.shape[0]).swapaxes(0, 1)),
+            "ends": rounded(planar(fan.ends[:, number])),
+            "margins": rounded(_margins(logits, int(self.labels[sample])).cpu().numpy()),
+            "global_error": rounded(planar(fan.global_error[number])[0]),
             "residual": float(fan.residual[number]),
             "error": float(fan.error[number]),
         }
@@ -319,7 +319,7 @@ class _Drawing:
             "final": {
                 "plane": plane.to_json(),
                 "regions": _rows(regions_of_states(self.model, plane, self.size.grid), self.size.grid),
-                "states": _rounded(final.states),
+                "states": rounded(final.states),
                 "predictions": final.predictions.tolist(),
             },
             "separation": self._separation(final),
@@ -350,7 +350,7 @@ class _Drawing:
         if len(grid) > LARGEST_EXACT_GRID or not uniform:
             return None
         flow = self._flow(self.drawn, len(grid))
-        return len(crossings_within_steps(planar(_where_converged(flow), len(grid))))
+        return len(crossings_within_steps(planar(flow.converged_curves, len(grid))))
 
 
 def _chosen(labels: Tensor, count: int) -> list[int]:
@@ -359,12 +359,6 @@ def _chosen(labels: Tensor, count: int) -> list[int]:
     rounds = max(map(len, by_class), default=0)
     turns = [samples[turn] for turn in range(rounds) for samples in by_class if turn < len(samples)]
     return turns[:count]
-
-
-def _where_converged(flow: ExactFlow) -> Tensor:
-    """Return the curves ``(points, n, *state)``, NaN where they did not converge."""
-    converged = flow.converged.reshape(1, -1, *(1,) * (flow.curves.ndim - 2))
-    return torch.where(converged, flow.curves, torch.nan)
 
 
 def _margins(logits: Tensor, label: int) -> Tensor:
@@ -379,8 +373,8 @@ def _trajectories(drawn: Trajectories, stride: int) -> dict[str, Any]:
     return {
         "plane": Plane.around_most(drawn.states).to_json(),
         "stride": stride,
-        "times": _rounded(drawn.times[points]),
-        "states": _rounded(drawn.states[points].swapaxes(0, 1)),
+        "times": rounded(drawn.times[points]),
+        "states": rounded(drawn.states[points].swapaxes(0, 1)),
     }
 
 
@@ -398,7 +392,7 @@ def _shown(crossings: Crossings) -> list[dict[str, Any]]:
         {
             "step": int(crossings.steps[i]),
             "samples": crossings.samples[i].tolist(),
-            "at": _rounded(crossings.points[i]),
+            "at": rounded(crossings.points[i]),
         }
         for i in chosen
     ]
@@ -412,14 +406,3 @@ def _line(model: Classifier) -> dict[str, Any] | None:
 def _rows(values: IntArray, count: int) -> list[list[int]]:
     rows: list[list[int]] = values.reshape(count, count).tolist()
     return rows
-
-
-def _rounded(values: FloatArray) -> Any:
-    """Return nested lists of numbers with seven digits; None in place of those that are not finite."""
-
-    def short(value: Any) -> Any:
-        if isinstance(value, list):
-            return [short(part) for part in value]
-        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
-
-    return short(np.asarray(values).tolist())
