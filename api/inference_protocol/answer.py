@@ -61,7 +61,8 @@ def _output(name: str, outcome: Outcome, precision: Precision) -> Tensor:
     if name == "label":
         return Tensor(name, "INT64", np.where(outcome.failed, NO_LABEL, outcome.labels))
     values = (outcome.probabilities if name == "probabilities" else outcome.logits).astype(precision)
-    values[outcome.failed] = np.nan
+    if outcome.failures:
+        values[outcome.failed] = np.nan
     return Tensor(name, DATATYPE_OF[precision], values)
 
 
@@ -72,7 +73,7 @@ def solver_facts(prediction: Prediction) -> dict[str, str | int | float]:
     """
     solver = prediction.solver.document()
     outcome = prediction.outcome
-    failures = int(outcome.failed.sum())
+    failures = outcome.failures
     status = "success" if not failures else "failed" if failures == len(outcome) else "partial"
     return {
         "solver": solver.pop("method"),
