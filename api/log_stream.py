@@ -13,6 +13,12 @@ class LineFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._second, self._written = -1, ""
 
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record; with a traceback, lines."""
+        if record.exc_info or record.exc_text or record.stack_info:
+            return super().format(record)
+        return f"{self.formatTime(record)} {record.levelname} {record.name}: {record.getMessage()}"
+
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  # the base's
         """Return the time of a record, of which a second is written once."""
         second = int(record.created)

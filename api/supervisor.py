@@ -34,6 +34,7 @@ STARTS_BEFORE_GIVING_UP = 4  # until the server has been ready once
 BROKER_START_SECONDS = 10.0
 STOP_SECONDS = {"api": 10.0, "worker": 30.0, "broker": 5.0}
 LOG_BYTES, LOG_FILES = 10_000_000, 3
+READ_SECONDS = 0.02  # between two looks at what a part has written; a pipe holds more than it writes meanwhile
 LAST_LINES = 8  # of a part's log, told where it does not start
 
 _ERROR_MARKS = (" ERROR ", " CRITICAL ")
@@ -143,10 +144,11 @@ class Part:
         rest = b""
         with output:
             while chunk := os.read(output.fileno(), 2**16):
-                # As many lines at once as have come: a busy server writes thousands a second.
+                # As many lines at once as have come: a busy server writes thousands a second, on the same cores.
                 whole, newline, rest = (rest + chunk).rpartition(b"\n")
                 if newline:
                     self._keep_lines(log, whole)
+                time.sleep(READ_SECONDS)
             if rest:
                 self._keep_lines(log, rest)
         log.close()

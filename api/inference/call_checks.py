@@ -20,6 +20,7 @@ from store.version_lookup import VersionLookup
 
 _Chosen = tuple[ServedVersion, SolverSpec, ChosenSolver | None]
 _Reference = tuple[str, VersionReference]
+_MOST_AFFORDABLE = 1024
 
 
 class CallChecks:
@@ -34,6 +35,7 @@ class CallChecks:
         self._store = store
         self._budget = budget
         self._lookup = VersionLookup(store.engine)
+        self._affordable: set[tuple[str, SolverSpec, bool]] = set()  # what was found within the budget
         self.catalogue = Catalogue()
 
     def close(self) -> None:
@@ -104,11 +106,17 @@ class CallChecks:
         return CheckedCall(ticket, served, solver, choice, inputs)
 
     def _check_cost(self, call: PredictionCall, served: ServedVersion, solver: SolverSpec) -> None:
+        asked = served.version.id, solver, call.certify
+        if asked in self._affordable:
+            return
         with within_budget("solver"):
             self._check_solve(served, solver)
         if call.certify and not solver.adaptive:  # a check with tolerances is stopped at the budget, and says so
             with within_budget("certify"):
                 self._check_solve(served, finer_solver(solver, served.spec.architecture.end_time))
+        if len(self._affordable) >= _MOST_AFFORDABLE:
+            self._affordable.clear()
+        self._affordable.add(asked)
 
     def _check_solve(self, served: ServedVersion, solver: SolverSpec) -> None:
         check_solve_budget(

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 1024
 MAX_WAITING_BYTES = 256 * 2**20
 LOOK_SECONDS = 0.5  # between two looks whether callers are still there
+GO_ON_SECONDS = 0.005  # between two looks whether anybody still wants the batch that is computed
 
 Answered = tuple[Ticket, Prediction | BaseException]
 
@@ -284,8 +285,15 @@ class MicroBatcher:
         for call in batch:
             call.ticket.begun = True
 
+        look_again = started
+
         def go_on() -> bool:
-            return time.monotonic() <= deadline and not all(call.ticket.abandoned for call in batch)
+            nonlocal look_again
+            now = time.monotonic()
+            if now < look_again:
+                return True  # asked before each evaluation, of which some take microseconds
+            look_again = now + GO_ON_SECONDS
+            return now <= deadline and not all(call.ticket.abandoned for call in batch)
 
         try:
             outcome = computation.compute(batch, go_on)

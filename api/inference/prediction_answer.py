@@ -20,7 +20,7 @@ def answer_of(prediction: Prediction) -> bytes:
         "nfe": mean_count(outcome.evaluations),
         "accepted": mean_count(outcome.accepted),
         "rejected": mean_count(outcome.rejected),
-        "failures": int(outcome.failed.sum()),
+        "failures": outcome.failures,
     }
     if prediction.choice is not None:
         answer["solver_reason"] = prediction.choice.reason

@@ -137,6 +137,11 @@ class Outcome:
         """Whose solve failed, ``(n,)``."""
         return np.array([bool(status) for status in self.statuses])
 
+    @property
+    def failures(self) -> int:
+        """How many solves failed."""
+        return sum(map(bool, self.statuses))
+
     def rows(self, first: int, end: int) -> "Outcome":
         """Return what was computed for some of the inputs."""
         part = slice(first, end)
@@ -165,6 +170,8 @@ class Outcome:
 
 def mean_count(counts: NDArray[np.int64]) -> float:
     """Return the mean; an integer where it is one."""
+    if len(counts) == 1:
+        return int(counts[0])
     total, count = int(counts.sum()), len(counts)
     return total // count if total % count == 0 else total / count
 

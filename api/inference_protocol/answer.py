@@ -68,7 +68,8 @@ def _output(name: str, outcome: Outcome, precision: Precision) -> Tensor:
         assert outcome.certificate is not None
         return _of_certificate(name, outcome, outcome.certificate, precision)
     values = (outcome.probabilities if name == "probabilities" else outcome.logits).astype(precision)
-    values[outcome.failed] = np.nan
+    if outcome.failures:
+        values[outcome.failed] = np.nan
     return Tensor(name, DATATYPE_OF[precision], values)
 
 
@@ -91,7 +92,7 @@ def solver_facts(prediction: Prediction) -> dict[str, str | int | float]:
     """
     solver = prediction.solver.document()
     outcome = prediction.outcome
-    failures = int(outcome.failed.sum())
+    failures = outcome.failures
     status = "success" if not failures else "failed" if failures == len(outcome) else "partial"
     facts = {
         "solver": solver.pop("method"),

@@ -179,7 +179,8 @@ def _parameters(document: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _require_known(document: Mapping[str, Any], known: set[str], prefix: str) -> None:
-    if unknown := sorted(document.keys() - known):
+    if not document.keys() <= known:
+        unknown = sorted(document.keys() - known)
         raise invalid(f"{prefix}{unknown[0][:100]}", f"there is no such field: use {', '.join(sorted(known))}")
 
 
