@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from ode_core.audit.arnoldi import DIRECTIONS, MISS_PROBABILITY
 from ode_core.audit.cause import SHARE
 from ode_core.audit.diagnosis import MOST_SAMPLES
 from ode_core.audit.interventions import FEWEST_SAMPLES
@@ -12,7 +13,8 @@ from ode_core.audit.rescue import OFFERED_AGREEMENT, OFFERED_FROM
 from ode_core.audit.serving_solvers import FEWEST_ROUNDS, TIMED_SAMPLES, TOLERANCES, WORTH_TRYING
 from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_EVIDENCE, samples_without_disagreement
 from ode_core.audit.statistics import clopper_pearson
-from ode_core.audit.step_spectrum import DENSE_STATE
+from ode_core.audit.step_spectrum import DENSE_STATE, LARGEST_DENSE_STATE, affordable_jacobians
+from ode_core.solvers.step_map import step_map
 from ode_core.specs import AuditJobSpec
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
@@ -32,6 +34,10 @@ def test_the_numbers_are_those_of_the_code() -> None:
         f"trained predictions of {100 * OFFERED_AGREEMENT:.0f} %",
         f"at least {FEWEST_SAMPLES} samples are lost",
         f"up to {DENSE_STATE} numbers",
+        f"up to {LARGEST_DENSE_STATE:,} numbers",
+        f"about a minute: {affordable_jacobians(step_map(lambda t, z: z, 'euler'), 784)} with 784 numbers",
+        f"after {DIRECTIONS} products",
+        f"of a probability of {MISS_PROBABILITY:g}".replace("e-06", "e-6"),
         "from 1e-4 to at most 1e-9",
     ):
         assert said in words
