@@ -33,7 +33,7 @@ from torch import Tensor
 from ode_core.solvers.krylov import orthogonalised
 
 DIRECTIONS = 150
-"""At most. Of a convolution's long steps on 3,072 numbers 67 % were undecided with 50, 33 % with 100, 8 % with 150 and
+"""At most. Of 40 long steps of a convolution on 3,072 numbers 23 were undecided with 50, 11 with 100, 4 with 150 and
 with 300."""
 USUAL_DIRECTIONS = 50
 """For estimates of time: short steps are decided with 10 to 20."""

@@ -26,7 +26,8 @@ from torch import Tensor
 from ode_core.audit.arnoldi import DIRECTIONS, left_end
 from ode_core.audit.step_grid import StepGrid
 from ode_core.solvers.solution import per_sample
-from ode_core.solvers.step_map import StepMap, TimeStep
+from ode_core.solvers.step_map import ImplicitStepMap, StepMap, TimeStep
+from ode_core.specs.methods import DENSE_JACOBIAN
 
 SpectrumMethod = Literal["dense", "arnoldi"]
 
@@ -164,7 +165,7 @@ def step_spectrum(
         method: None takes ``dense`` up to ``DENSE_STATE`` numbers in a state.
         directions: of Arnoldi's iteration, at most.
         full_jacobians: at most so many steps that Arnoldi's iteration leaves undecided have all their eigenvalues
-            computed; None: as many as take about a minute, of states up to ``LARGEST_DENSE_STATE``.
+            computed; None: as many as take about a minute.
         on_block: called before each block with the number of steps left to look at.
     """
     size = states[0, 0].numel()
@@ -190,7 +191,7 @@ def step_spectrum(
     found = look(torch.arange(len(number)), method)
     open_steps = torch.nonzero(~found.decided).flatten()
     if method == "arnoldi" and len(open_steps):
-        most = affordable_jacobians(size) if full_jacobians is None else full_jacobians
+        most = affordable_jacobians(psi, size) if full_jacobians is None else full_jacobians
         again = _spread(open_steps, most)
         if len(again):
             found = _replaced(found, again, look(again, "dense"))
@@ -211,9 +212,11 @@ def step_spectrum(
     )
 
 
-def affordable_jacobians(size: int) -> int:
+def affordable_jacobians(psi: StepMap, size: int) -> int:
     """Return of how many steps all eigenvalues take about a minute: of 64 with 784 numbers, of none above 1,024."""
-    return 0 if size > LARGEST_DENSE_STATE else _EIGENVALUE_OPERATIONS // size**3
+    # Beyond that each column of an implicit step's Jacobian is the solution of linear systems by products.
+    largest = DENSE_JACOBIAN if isinstance(psi, ImplicitStepMap) else LARGEST_DENSE_STATE
+    return 0 if size > largest else _EIGENVALUE_OPERATIONS // size**3
 
 
 def _joined(found: list[LeftSpectrum]) -> LeftSpectrum:

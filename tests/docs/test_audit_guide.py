@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from api.schemas.audit import audit_result_schema
+from ode_core.audit.arnoldi import DIRECTIONS, MISS_PROBABILITY
 from ode_core.audit.cause import SHARE
 from ode_core.audit.diagnosis import MOST_SAMPLES
 from ode_core.audit.interventions import FEWEST_SAMPLES
@@ -14,7 +15,8 @@ from ode_core.audit.serving_solvers import FEWEST_ROUNDS, TIMED_SAMPLES, TOLERAN
 from ode_core.audit.shown_agreement import samples_without_disagreement
 from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_EVIDENCE
 from ode_core.audit.statistics import clopper_pearson
-from ode_core.audit.step_spectrum import DENSE_STATE
+from ode_core.audit.step_spectrum import DENSE_STATE, LARGEST_DENSE_STATE, affordable_jacobians
+from ode_core.solvers.step_map import step_map
 from ode_core.specs import AuditJobSpec
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -50,6 +52,10 @@ def test_the_numbers_are_those_of_the_code() -> None:
         f"trained predictions of {100 * OFFERED_AGREEMENT:.0f} %",
         f"at least {FEWEST_SAMPLES} samples are lost",
         f"up to {DENSE_STATE} numbers",
+        f"up to {LARGEST_DENSE_STATE:,} numbers",
+        f"about a minute: {affordable_jacobians(step_map(lambda t, z: z, 'euler'), 784)} with 784 numbers",
+        f"after {DIRECTIONS} products",
+        f"of a probability of {MISS_PROBABILITY:g}".replace("e-06", "e-6"),
         "from 1e-4 to at most 1e-9",
     ):
         assert said in words

@@ -127,6 +127,13 @@ def test_a_long_step_of_decay_turns_an_even_number_of_directions_by_half_and_cro
         assert found.paired_share == float(not crosses)
 
 
+def test_arnoldi_sees_a_multiple_eigenvalue_once_and_flags_what_all_eigenvalues_tell_apart() -> None:
+    # A limit that docs/audit.md names.
+    matrix = -3.0 * torch.eye(4, dtype=torch.float64)
+    assert spectrum_of_one_step(matrix, "euler", "arnoldi").flagged.all()
+    assert spectrum_of_one_step(matrix, "euler", "dense").paired.all()
+
+
 def test_the_sign_of_the_determinant_is_not_certified_next_to_a_singular_matrix() -> None:
     exact = torch.tensor([[1.0, 2.0], [2.0, 4.0]], dtype=torch.float64)
     nearly = exact.clone()
@@ -173,7 +180,7 @@ def convolutions(gain: float, channels: int = 8) -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize(("side", "samples"), [(8, 12), (16, 5), (28, 2)])
+@pytest.mark.parametrize(("side", "samples"), [(8, 12), (16, 5), (28, 1)])
 def test_full_jacobians_and_arnoldi_agree_on_images_wherever_arnoldi_decides(side: int, samples: int) -> None:
     # Scaled so that some steps of Euler's method are flagged and some are not.
     network = convolutions(2.5)
@@ -214,9 +221,24 @@ def test_steps_that_arnoldi_leaves_undecided_have_all_their_eigenvalues_computed
 
 
 def test_full_jacobians_of_undecided_steps_are_few_where_they_are_dear() -> None:
-    assert affordable_jacobians(784) == 64
-    assert affordable_jacobians(129) > 10_000
-    assert affordable_jacobians(3072) == 0
+    explicit, implicit = (step_map(linear(diagonal(1.0)), m) for m in ("euler", "implicit_midpoint"))
+    assert affordable_jacobians(explicit, 784) == 64
+    assert affordable_jacobians(explicit, 129) > 10_000
+    assert affordable_jacobians(explicit, 3072) == 0
+    assert affordable_jacobians(implicit, 256) > 1_000
+    assert affordable_jacobians(implicit, 257) == 0
+
+
+@pytest.mark.parametrize(("n", "undecided"), [(200, 0.0), (260, 1.0)])
+def test_implicit_steps_that_arnoldi_leaves_undecided_stay_so_only_where_their_jacobians_are_dear(
+    n: int, undecided: float
+) -> None:
+    generator = torch.Generator().manual_seed(2)
+    matrix = 0.5 / n**0.5 * torch.randn(n, n, dtype=torch.float64, generator=generator) - torch.eye(n).double()
+    psi = step_map(linear(matrix), "implicit_midpoint")
+    grid = fixed_grid(SolverSpec(method="implicit_midpoint", steps=1), 2, 1.0)
+    states = numerical_path(psi, grid, torch.randn(2, n, dtype=torch.float64, generator=generator))
+    assert step_spectrum(psi, grid, states, directions=2).undecided_share == undecided
 
 
 IMPLICIT_CASES = {  # h lambda, and R of the implicit midpoint and the trapezoidal rule there: (1 + x/2) / (1 - x/2)
