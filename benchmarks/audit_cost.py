@@ -1,9 +1,14 @@
 """What each part of an audit with its mechanism costs, as a multiple of one sweep of the same model and samples.
 
 One sweep is euler, midpoint and rk4 with 1, 2, 4, ..., 128 steps: 1,785 evaluations of the field a sample. It is
-measured on the samples that are audited, or on some of them and multiplied.
+measured on the samples that are audited; of images on at most 100 of them, and multiplied.
 
-python -m benchmarks.audit_cost [--models sphere2-2 digits] [--samples 1000] [--threads 1]
+python -m benchmarks.audit_cost [--models sphere2-2 digits-32] [--samples 1000] [--threads 1]
+
+A model is named by its data set and, of Sphere2, the Euler steps, of images the channels. MNIST and CIFAR-10 are read
+from the folder that ODENESS_DATASETS_DIR names:
+
+python -m benchmarks.audit_cost --models digits-32 mnist-16 cifar10-16 --samples 200
 """
 
 import argparse
@@ -26,7 +31,8 @@ from ode_core.specs import SolverSpec, TrainingJobSpec, evaluation_operations
 from ode_core.training.run import TrainingRun
 
 PARTS = ("verdict", "ladder", "reference", "choice", "spectrum", "interventions", "transport", "rescue")
-DEFAULT = ("sphere2-2", "sphere2-16", "sphere2-64", "digits")
+DEFAULT = ("sphere2-2", "sphere2-16", "sphere2-64", "digits-32")
+SWEPT_IMAGES = 100
 # Beginnings of the messages that audit and diagnosis report their parts with.
 _BEGINNINGS = {
     "predictions with": "verdict",
@@ -134,6 +140,8 @@ def measure(name: str, samples: int, *, sweep_samples: int | None = None, iterat
     clock = PartClock()
     report = audit(model, inputs, labels, run.solver, on_progress=clock)
     clock.restart()
+    if sweep_samples is None and not name.startswith("sphere2"):
+        sweep_samples = SWEPT_IMAGES
     operations = evaluation_operations(spec.architecture, spec.dataset.input_shape)
     diagnosis = diagnose(model, inputs, labels, report, operations=operations, on_progress=clock)
     clock.restart()

@@ -29,7 +29,8 @@ from ode_core.specs.methods import MethodName
 TOP = 0.1
 # Relative to the state. Ten times tighter changed no contribution by a thousandth and took three times the evaluations.
 ACCURACY = 1e-3
-_AGREEMENT = 10  # accuracies that two methods may differ by: at kinks both estimate their errors from few steps
+# Accuracies that two methods may differ by: at kinks both estimate their errors from few steps. And that of the second.
+_AGREEMENT, _CHECK = 10, 3
 _LOOSE = 1e-4
 
 
@@ -138,7 +139,7 @@ def error_transport(
         states[0],
         grid.starts[0],
         grid.ends[-1],
-        accuracy=accuracy,
+        accuracy=_CHECK * accuracy,
         max_evaluations=max_evaluations,
         method=_other_method(accuracy),
     )
