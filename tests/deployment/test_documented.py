@@ -35,7 +35,10 @@ def test_every_setting_is_documented_and_every_documented_setting_exists() -> No
 def test_the_documented_default_is_the_settings(name: str) -> None:
     told, default = _table("Settings")[name].strip("`"), _defaults()[name]
 
-    assert float(told) == default if isinstance(default, int | float) else told == str(default)
+    if isinstance(default, bool):
+        assert told == str(default).lower()
+    else:
+        assert float(told) == default if isinstance(default, int | float) else told == str(default)
 
 
 def test_every_variable_of_the_compose_file_is_documented_with_its_default() -> None:
