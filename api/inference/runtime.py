@@ -116,7 +116,9 @@ class ModelRuntime:
         deadline = time.monotonic() + seconds
         self._go_on = lambda: time.monotonic() <= deadline
         try:
-            return explain(model, exact, torch.from_numpy(inputs), solver, max_evaluations=self._max_evaluations)
+            return explain(
+                model.uncompiled(), exact, torch.from_numpy(inputs), solver, max_evaluations=self._max_evaluations
+            )
         except Interrupted:
             raise Problem(
                 422,
