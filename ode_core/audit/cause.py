@@ -30,13 +30,24 @@ def cause(split: InterventionalSplit) -> Cause:
             return "together"
 
 
-def cause_in_words(split: InterventionalSplit, flagged_share: float) -> str:
-    """Return the cause as a sentence with the shares.
+def cause_in_words(split: InterventionalSplit, flagged_share: float, undecided_share: float = 0.0) -> str:
+    """Return the cause as a sentence with the shares, and one on the steps of which too little is known.
 
     Args:
         split: the interventions.
         flagged_share: share of the steps that no flow can make.
+        undecided_share: share of the steps of which that is not known.
     """
+    words = _known_cause(split, flagged_share)
+    if not undecided_share:
+        return words
+    return (
+        f"{words} Of {_percent(undecided_share)} of the steps it is not known whether a flow can make them; they were "
+        "taken for such as one can."
+    )
+
+
+def _known_cause(split: InterventionalSplit, flagged_share: float) -> str:
     found, shares = cause(split), split.by_flips
     if shares.crossing is None or shares.accumulation is None:
         return f"The cause is not known: {shares.reason}."

@@ -76,7 +76,7 @@ class Mechanism:
     @property
     def sentence(self) -> str:
         """The cause in words, and when along the way it acts."""
-        words = cause_in_words(self.split, self.spectrum.flagged_share)
+        words = cause_in_words(self.split, self.spectrum.flagged_share, self.spectrum.undecided_share)
         times = _quantiles(self.turning_times)
         if times is None:
             return words

@@ -249,6 +249,13 @@ def test_a_cause_is_what_changes_half_of_the_predictions(
         assert "0.4% of the steps" in told
 
 
+def test_the_cause_is_told_with_the_share_of_the_steps_of_which_nothing_is_known() -> None:
+    told = cause_in_words(split_with(0.0, 1.0), 0.0, 0.75)
+    assert told.startswith("Errors accumulate: no step was found")
+    assert "Of 75% of the steps it is not known" in told
+    assert "not known" not in cause_in_words(split_with(0.0, 1.0), 0.0, 0.0)
+
+
 def test_turning_times_of_a_rotation_are_those_at_which_the_steps_carry_it_over_the_line() -> None:
     # An Euler step turns by atan(a/4) and the flow by a/4; what is read off the end is the sign of the cosine.
     angle = 2.0
