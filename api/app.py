@@ -165,7 +165,8 @@ async def _lifespan(
         warming = None
         if settings.role != "control":
             inference.start()
-            app.take_short_way(app.state.services, key)
+            if tracing is None:
+                app.take_short_way(app.state.services, key)
             warming = asyncio.create_task(warm_up.run())
         if settings.role != "inference":
             doorbell.start()

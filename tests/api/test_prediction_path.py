@@ -119,10 +119,9 @@ def test_of_two_headers_with_one_name_the_first_counts_as_for_the_framework() ->
 
 
 def test_requests_that_are_traced_take_the_ordinary_way(make_settings: Callable[..., Settings]) -> None:
-    settings = make_settings()
+    settings = make_settings(telemetry=True)
     app = create_app(settings)
     assert isinstance(app, PredictingApp)
-    app._native_telemetry.enabled = lambda: True  # type: ignore[method-assign]
     with serve(settings, app=app):
         assert app.predictions is None
 
