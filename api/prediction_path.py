@@ -108,7 +108,7 @@ class PredictingApp(DescribedApp):
     predictions: PredictionPath | None = None
 
     def take_short_way(self, services: Services, key: ApiKey) -> None:
-        """Answer plain predictions on the short way from now on. It makes no spans: not for where requests are traced."""
+        """Answer plain predictions on the short way from now on; it makes no spans, for where requests are traced."""
         self.predictions = PredictionPath(self, services, key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
