@@ -37,6 +37,9 @@ class AskedCall:
     seconds: float = LONGEST_SECONDS
 
 
+_NOTHING = AskedCall()
+
+
 def asked_call(request: InferRequest) -> AskedCall:
     """Return what a request asks for; an output that belongs to a certificate asks for one.
 
@@ -45,6 +48,8 @@ def asked_call(request: InferRequest) -> AskedCall:
     Raises:
         Problem: a parameter is unknown or wrong, or an output asked for needs one that is not there.
     """
+    if not request.parameters and request.outputs is None:
+        return _NOTHING
     given = {name: value for name, value in request.parameters.items() if name not in _IGNORED and value is not None}
     _refuse_sequences(given)
     own = {name: given.pop(name) for name in _CALL_PARAMETERS if name in given}

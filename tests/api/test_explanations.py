@@ -96,6 +96,25 @@ def test_a_version_or_an_alias_is_explained_by_its_path(client: httpx.Client) ->
     assert "spheres version 1 predicts with euler-2" in packed.json()["title"]
 
 
+def test_a_repair_is_drawn_with_the_flow_of_its_modified_field(served: Served) -> None:
+    # An untrained tanh field is smooth: the flow of its modified field ends where eight steps of Euler do.
+    euler = {"method": "euler", "steps": 8}
+    smooth = {"kind": "classifier", "field": {"kind": "conv1d", "channels": 4, "activation": "tanh"}}
+    train(served.store, SPHERES_JOB | {"solver": euler, "model": smooth})
+    repair = {"from_version": 1, "modified_field": {"solver": euler, "kind": "iterates", "terms": 4}}
+    with served.client() as client:
+        assert client.post("/v1/models/spheres/versions", json=repair).status_code == 201
+        parent = explained(client, "/v1/models/spheres/versions/1/predict/explain")["data"]
+        repaired = explained(client, "/v1/models/spheres/versions/2/predict/explain")["data"]
+
+    def places(rows: list[dict[str, Any]]) -> np.ndarray:
+        return np.array([[one["x"], one["y"]] for one in rows])
+
+    apart = np.abs(places(parent["exact ends 1"]) - places(parent["ends 1"])).max()
+    assert apart > 0.01, "the parent's own flow should end elsewhere"
+    np.testing.assert_allclose(places(repaired["exact ends 1"]), places(parent["ends 1"]), atol=2e-3)
+
+
 def test_rows_whose_solve_failed_are_grey_and_named(client: httpx.Client) -> None:
     solver = {"method": "heun_euler", "rtol": 1e-6, "atol": 1e-6, "max_steps": 60}
     document = explained(client, solver=solver)
