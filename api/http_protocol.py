@@ -5,12 +5,12 @@ httptools itself keeps headers, trailers and chunk extensions however long they 
 
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from api.whole_answer import WholeAnswers
 
 MOST_HEAD_BYTES = 2**16
 
 
-class BoundedHttpProtocol(HttpToolsProtocol):
+class BoundedHttpProtocol(WholeAnswers):
     """Closes a connection whose request's line and headers, or trailers, are too long."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
