@@ -7,14 +7,15 @@ and uvicorn waits for them however long they take.
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from api.connection_watch import ConnectionWatch, Phase, Seen
+from api.whole_answer import WholeAnswers
 
 MOST_HEAD_BYTES = 2**16
 
 
-class BoundedHttpProtocol(HttpToolsProtocol):
+class BoundedHttpProtocol(WholeAnswers):
     """Closes a connection whose request's line and headers, or trailers, are too long, or that its watch ends.
 
     Attributes:

@@ -19,6 +19,7 @@ from api.openapi import DescribedApp
 from api.request_guard import RequestGuard
 from api.routes import inference_protocol, predictions
 from api.services import Services
+from api.whole_answer import whole
 
 _PLAIN = re.compile(rb"/(?:(v1)|v2)/models/([A-Za-z0-9._-]{1,100})(?:/versions/([1-9][0-9]{0,8}))?/(?(1)predict|infer)")
 _TEMPLATES = {
@@ -73,7 +74,7 @@ class PredictionPath:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request that it takes."""
-        await self._guarded(scope, receive, send)
+        await self._guarded(scope, receive, whole(scope, send))
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked: _PlainPrediction = scope.pop("odeness.prediction")

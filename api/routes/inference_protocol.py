@@ -45,6 +45,7 @@ router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
 # What is larger is read and written beside the event loop, which others wait for.
 READ_AT_ONCE = 2**15  # bytes
+PACKED_AT_ONCE = 2**16
 STATE_NUMBERS_WRITTEN_AT_ONCE = 2**13
 
 EXTENSIONS = ["binary_tensor_data", "parameters", "statistics", "model_configuration", "model_repository"]
@@ -256,7 +257,10 @@ async def answer_infer(request: Request, services: Services, name: str, referenc
         else:
             content, answered = infer_answer(prediction, wanted, asked.id)
         if coding := headers.get("accept-encoding"):
-            content, coded = await run_in_threadpool(packed, content, coding)
+            if len(content) > PACKED_AT_ONCE:
+                content, coded = await run_in_threadpool(packed, content, coding)
+            else:
+                content, coded = packed(content, coding)
             answered |= coded
     except Exception:
         # A request that could not be read, or of a model that is not there, belongs to no version's statistics.
