@@ -11,7 +11,7 @@ from torch.nn import functional
 from ode_core.fields.arithmetic import CastChain
 from ode_core.fields.chain_kernel import ChainKernel, chain_kernel
 from ode_core.fields.dense_chain import DenseChain, lower
-from ode_core.fields.steady_layers import BLOCK, steady, whole_blocks
+from ode_core.fields.steady_layers import BLOCK, Contiguous, SteadyConvolution, steady, whole_blocks
 from ode_core.fields.tape_memory import NARROW
 from ode_core.fields.vector_fields import VectorField
 from ode_core.solvers.solution import ExecutionPath, is_plain
@@ -41,8 +41,9 @@ class SteadyField(VectorField):
 
     def __init__(self, field: VectorField, state_shape: Sequence[int]) -> None:
         chain = lower(list(field.network), state_shape, time_dependent=field.time_dependent)
-        network = field.network if chain is not None else steady(field.network)
-        assert isinstance(network, nn.Sequential)
+        network, kept = field.network, chain is not None or field.arithmetic == "bfloat16"
+        if not kept:
+            network = nn.Sequential(*steady(network).children(), Contiguous())
         super().__init__(network, time_dependent=field.time_dependent, arithmetic=field.arithmetic)
         self.in_blocks = chain is not None
         self._chain = None if chain is None else in_whole_blocks(chain)
@@ -61,7 +62,7 @@ class SteadyField(VectorField):
 
     def numbers(self, state_shape: Sequence[int]) -> list[int]:
         """Return how many numbers a sample has in its state and after each layer of a convolutional field."""
-        layers = [layer for layer in self.network if isinstance(layer, nn.modules.conv._ConvNd)]
+        layers = [layer for layer in self.network if isinstance(layer, nn.Conv1d | nn.Conv2d | SteadyConvolution)]
         return [
             math.prod((channels, *state_shape[1:])) for channels in (state_shape[0], *(c.out_channels for c in layers))
         ]

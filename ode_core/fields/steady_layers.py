@@ -6,7 +6,9 @@ products of whole blocks of 16 rows and 16 columns give a row the same bits, sma
 always does, but torch takes it for some sizes only. Elementwise functions differ where less than two vectors are left.
 """
 
-import copy
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,39 +49,70 @@ class SteadyLinear(nn.Module):
         return torch.addmm(self.bias, values, self.weight)[:rows, : self.features]
 
 
-class _SteadyConvolution(nn.modules.conv._ConvNd):
-    """A convolution by oneDNN for every size; where it cannot be, as torch does it."""
+class SteadyConvolution(nn.Module):
+    """A convolution by oneDNN for every size, its weights laid out once; they are not to change.
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if input.dtype != torch.float32 or input.device.type != "cpu" or torch.is_grad_enabled() or not is_plain(input):
-            result: Tensor = super()._conv_forward(input, weight, bias)
-            return result
-        product: Tensor = torch.ops.aten.mkldnn_convolution(
-            input, weight, bias, self.padding, self.stride, self.dilation, self.groups
-        )
-        return product
+    With ``relu``, a ReLU follows. Where that cannot be, with gradients or within a transform, it is as torch does it.
+    """
+
+    def __init__(self, layer: nn.Conv1d | nn.Conv2d, *, relu: bool = False) -> None:
+        super().__init__()
+        self.layer, self._relu = layer, relu
+        self.out_channels = layer.out_channels
+        self._signal = isinstance(layer, nn.Conv1d)
+        # A signal is an image of one row. ("zeros" is what the layers of fields and stems pad with, in numbers.)
+        weight = layer.weight.detach().unsqueeze(2) if self._signal else layer.weight.detach()
+        above, one = ((0,), (1,)) if self._signal else ((), ())
+        assert not isinstance(layer.padding, str)
+        self._settings = ((*above, *layer.padding), (*one, *layer.stride), (*one, *layer.dilation), layer.groups)
+        steady = weight.dtype == torch.float32 and weight.device.type == "cpu" and layer.padding_mode == "zeros"
+        self._weight = _reordered(weight.to_mkldnn(), *self._settings) if steady else None
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return the layer's result, the channels of a point next to each other in memory."""
+        if self._weight is None or torch.is_grad_enabled() or not is_plain(values):
+            result: Tensor = self.layer(values)
+            return result.relu() if self._relu else result
+        image = values.unsqueeze(2) if self._signal else values
+        after = "relu" if self._relu else "none"
+        convolved: Tensor = _convolution(image, self._weight, self.layer.bias, *self._settings, after, [], "")
+        return convolved.squeeze(2) if self._signal else convolved
 
 
-class SteadyConv1d(_SteadyConvolution, nn.Conv1d):
-    """A convolution over a signal."""
+class Contiguous(nn.Module):
+    """The same numbers in the order of their dimensions, as a solver adds them up."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return the values, copied where their order is another."""
+        return values.contiguous()
 
 
-class SteadyConv2d(_SteadyConvolution, nn.Conv2d):
-    """A convolution over an image."""
+def _reordered(weight: Tensor, *settings: Any) -> Tensor:
+    reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+    result: Tensor = reorder(weight, *settings)
+    return result
 
 
-_CONVOLUTIONS: dict[type[nn.Module], type[nn.Module]] = {nn.Conv1d: SteadyConv1d, nn.Conv2d: SteadyConv2d}
+_convolution: Any = torch.ops.mkldnn._convolution_pointwise
 
 
 def steady(module: nn.Module) -> nn.Module:
     """Return a copy of a layer or of a sequence of layers with steady ones in their place; others stay as they are."""
     if isinstance(module, nn.Sequential):
-        return nn.Sequential(*map(steady, module))
+        return nn.Sequential(*_steady_sequence(list(module)))
     if type(module) is nn.Linear:
         return SteadyLinear(module)
-    kind = _CONVOLUTIONS.get(type(module))
-    if kind is None or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return module
-    changed = copy.copy(module)
-    changed.__class__ = kind
-    return changed
+    if isinstance(module, nn.Conv1d | nn.Conv2d) and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return SteadyConvolution(module)
+    return module
+
+
+def _steady_sequence(layers: Sequence[nn.Module]) -> Iterator[nn.Module]:
+    before: nn.Module | None = None
+    for layer, after in itertools.zip_longest(layers, layers[1:]):
+        changed = steady(layer)
+        if isinstance(changed, SteadyConvolution) and type(after) is nn.ReLU:
+            yield SteadyConvolution(changed.layer, relu=True)
+        elif not (isinstance(before, SteadyConvolution) and type(layer) is nn.ReLU):
+            yield changed
+        before = changed

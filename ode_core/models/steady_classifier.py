@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ode_core.fields.modified_field import ModifiedField
 from ode_core.fields.steady_chain import SteadyField
-from ode_core.fields.steady_layers import BLOCK, LANES, steady
+from ode_core.fields.steady_layers import BLOCK, LANES, Contiguous, steady
 from ode_core.fields.vector_fields import VectorField
 from ode_core.models.classifier import Classifier, ClassifierOutput
 from ode_core.solvers.output_times import OutputMode
@@ -39,7 +39,7 @@ class SteadyClassifier:
     def __init__(self, model: Classifier) -> None:
         self.model = copy.copy(model)
         parts: dict[str, nn.Module | None] = {
-            "stem": None if model.stem is None else steady(model.stem),
+            "stem": None if model.stem is None else nn.Sequential(steady(model.stem), Contiguous()),
             "field": _steady_field(model.field, model.state_shape),
             "head": steady(model.head),
         }
