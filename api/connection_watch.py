@@ -162,11 +162,11 @@ class ConnectionWatch:
         log.info("connection of %s closed: %s", connection.client, reason)
         self.limits.observe(reason)
         if reason == "slow_head":
-            connection.refuse(408, f"The request's headers did not come within {self.limits.head_seconds:g} seconds.")
+            connection.refuse(408, f"The request's headers did not come within {self.limits.head_seconds:g} s.")
         elif reason == "slow_body":
             connection.refuse(
                 408,
-                f"The request's body came too slowly: {self.limits.body_seconds:g} seconds, and one more for each "
+                f"The request's body came too slowly: {self.limits.body_seconds:g} s, and one more for each "
                 f"{SLOWEST_BODY} bytes, are allowed.",
             )
         else:

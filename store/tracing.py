@@ -5,6 +5,7 @@ standard variables ``OTEL_...`` say. Nothing here is the process's: providers ar
 """
 
 import os
+import threading
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import version as installed_version
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 TraceContext = Callable[[], dict[str, str]]
 """Returns the trace that is being made here, as headers of W3C's Trace Context: ``traceparent``, if there is any."""
+
+CLOSE_SECONDS = 3.0
 
 _EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 
@@ -58,8 +61,10 @@ class Tracing:
         self.provider.add_span_processor(self._export.BatchSpanProcessor(self._otlp.OTLPSpanExporter()))
 
     def close(self) -> None:
-        """Send what is left, and stop."""
-        self.provider.shutdown()
+        """Send what is left, and stop; a collector that does not take it does not hold up the end of a process."""
+        closing = threading.Thread(target=self.provider.shutdown, name="last-spans", daemon=True)
+        closing.start()
+        closing.join(CLOSE_SECONDS)
 
     def context(self) -> dict[str, str]:
         """Return the current trace as headers; empty where no span is open."""

@@ -1,5 +1,6 @@
 """Spans of requests, predictions and jobs, as a collector receives them."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -138,6 +139,26 @@ def test_a_service_may_be_given_another_name(
     with serve(make_settings(telemetry=True)) as served, served.client() as client:
         client.get("/v1/models")
     assert collector.wait_for("GET /v1/models")[0]["service"] == "predictions-eu"
+
+
+def test_a_collector_that_does_not_answer_does_not_hold_up_the_end(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracing, "CLOSE_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{listening.getsockname()[1]}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1000")
+        made = tracing_of(make_settings(telemetry=True), "odeness-api")
+        assert made is not None
+        made.start()
+        with made.tracer.start_as_current_span("the last"):
+            pass
+
+        made.close()  # would else last a thousand seconds
+
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.recv(4) == b"POST"
 
 
 def test_switched_off_nothing_of_the_sdk_is_loaded_and_nothing_is_noted_with_a_job(served: Served) -> None:
