@@ -66,7 +66,7 @@ class LoadedModels:
             ) from error
         steady = SteadyClassifier(model)
         steady.model.field.before_evaluation = self._before_evaluation
-        self._loaded[version.id] = (steady, len(weights))
+        self._loaded[version.id] = (steady, steady.nbytes)
         while len(self._loaded) > 1 and self.bytes > self._cache_bytes:
             self._loaded.popitem(last=False)
         return steady
