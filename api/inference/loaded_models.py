@@ -51,7 +51,7 @@ class LoadedModels:
         Raises:
             Problem: its weights cannot be used.
         """
-        model, _ = self._read(served)
+        model = self._read(served)
         exact = in_float64(model)
         for one in (model, exact):
             one.field.before_evaluation = self._before_evaluation
@@ -67,22 +67,22 @@ class LoadedModels:
         if version.id in self._loaded:
             self._loaded.move_to_end(version.id)
             return self._loaded[version.id][0]
-        model, size = self._read(served)
+        model = self._read(served)
         steady = SteadyClassifier(model)
         steady.model.field.before_evaluation = self._before_evaluation
-        self._loaded[version.id] = (steady, size)
+        self._loaded[version.id] = (steady, steady.nbytes)
         while len(self._loaded) > 1 and self.bytes > self._cache_bytes:
             self._loaded.popitem(last=False)
         return steady
 
-    def _read(self, served: ServedVersion) -> tuple[Classifier, int]:
+    def _read(self, served: ServedVersion) -> Classifier:
         version = served.version
         try:
             weights = self._store.read_blob(version.blob_id)
             model = load_classifier(served.spec.architecture, served.spec.dataset, weights)
             if served.modified_field is not None:
                 model = with_modified_field(model, served.modified_field)
-            return model, len(weights)
+            return model
         except (BlobCorrupt, NotFound, WeightsMismatch) as error:
             raise Problem(
                 500,

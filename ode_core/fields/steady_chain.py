@@ -60,6 +60,13 @@ class SteadyField(VectorField):
         dtype = self._network_type()
         return SteadyChain(chain, self._taped, self._kernel) if dtype is None else CastChain(chain, dtype)
 
+    @property
+    def copied_bytes(self) -> int:
+        """What copies of the weights take, laid out otherwise."""
+        if self._chain is not None:
+            return sum(tensor.nbytes for tensor in self._chain.tensors)
+        return sum(layer.layer.weight.nbytes for layer in self.network if isinstance(layer, SteadyConvolution))
+
     def numbers(self, state_shape: Sequence[int]) -> list[int]:
         """Return how many numbers a sample has in its state and after each layer of a convolutional field."""
         layers = [layer for layer in self.network if isinstance(layer, nn.Conv1d | nn.Conv2d | SteadyConvolution)]

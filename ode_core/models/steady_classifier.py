@@ -6,6 +6,7 @@ copies of its last input, so that nothing new is solved. Where torchdiffeq decid
 """
 
 import copy
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -45,6 +46,13 @@ class SteadyClassifier:
         }
         self.model._modules = parts
         self.model.compilation = "never"
+
+    @property
+    def nbytes(self) -> int:
+        """What the weights take, with their copies."""
+        own = itertools.chain(self.model.parameters(), self.model.buffers())
+        copies = (part.copied_bytes for part in self.model.modules() if isinstance(part, SteadyField))
+        return sum(tensor.nbytes for tensor in own) + sum(copies)
 
     def run(
         self,
