@@ -1,9 +1,12 @@
-"""How many samples show an agreement with 95 % confidence. Without SciPy: it is told where solvers are chosen."""
+"""How many samples show an agreement with 95 % confidence. Without SciPy, for where solvers are chosen."""
 
 import math
+from collections.abc import Callable
 
 TAIL = 0.025  # of a two-sided 95 % interval
-ROUND_OFF = 1e-8  # of a tail, relative, as in the audit's statistics
+# Tails that differ relatively by less are equal: their own round-off, 1e-13 for a thousand samples and 1e-9 for 10^8,
+# and that of a limit which is an interval's end as it was printed, must decide nothing.
+ROUND_OFF = 1e-8
 MOST_SAMPLES = 100_000_000
 
 
@@ -30,14 +33,22 @@ def samples_that_show(agreement: float, disagreeing: int, samples: int) -> int |
     def shows(size: int) -> bool:
         return _at_most(round(share * size), size, 1 - agreement) <= TAIL * (1 + ROUND_OFF)
 
-    low, high = samples, samples + 1
-    while not shows(high):
+    return first_enough(shows, samples)
+
+
+def first_enough(enough: Callable[[int], bool], more_than: int, limit: int = MOST_SAMPLES) -> int | None:
+    """Return a number of samples above ``more_than`` that is enough, by doubling and bisection.
+
+    The smallest one where a number beyond an enough one is enough, too. None where none up to ``limit`` was found.
+    """
+    low, high = more_than, more_than + 1
+    while not enough(high):
         low, high = high, 2 * high
-        if high > MOST_SAMPLES:
+        if high > limit:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if shows(middle) else (middle, high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
 
 

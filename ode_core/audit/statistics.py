@@ -2,9 +2,7 @@
 
 from scipy import stats
 
-# Binomial tails that differ relatively by less are equal: their own round-off, 1e-13 for a thousand samples
-# and 1e-9 for 10^8, and that of a limit which is an interval's end as it was printed, must decide nothing.
-ROUND_OFF = 1e-8
+from ode_core.audit.shown_agreement import MOST_SAMPLES, ROUND_OFF, first_enough
 
 
 def clopper_pearson(hits: int, samples: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -58,7 +56,7 @@ def mcnemar_exact(only_first_right: int, only_second_right: int) -> float:
     return float(stats.binomtest(only_first_right, discordant, 0.5).pvalue)
 
 
-def samples_to_decide(share: float, epsilon: float, *, more_than: int = 0, limit: int = 100_000_000) -> int | None:
+def samples_to_decide(share: float, epsilon: float, *, more_than: int = 0, limit: int = MOST_SAMPLES) -> int | None:
     """Return how many samples decide whether a share is above ``epsilon``, if it stays as observed.
 
     A size above ``more_than`` at which the Clopper-Pearson interval around ``round(share n)`` hits excludes
@@ -70,15 +68,7 @@ def samples_to_decide(share: float, epsilon: float, *, more_than: int = 0, limit
         hits = round(share * samples)
         return is_at_most(hits, samples, epsilon) or is_above(hits, samples, epsilon)
 
-    low, high = more_than, more_than + 1
-    while not decides(high):
-        low, high = high, 2 * high
-        if high > limit:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if decides(middle) else (middle, high)
-    return high
+    return first_enough(decides, more_than, limit)
 
 
 def _check(hits: int, samples: int) -> None:

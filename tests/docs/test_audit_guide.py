@@ -1,8 +1,12 @@
 """docs/audit.md against the code: its request is accepted, its numbers are those used."""
 
 import json
+import math
 import re
 from pathlib import Path
+
+import numpy as np
+import pytest
 
 from api.schemas.audit import audit_result_schema
 from ode_core.audit.arnoldi import DIRECTIONS, MISS_PROBABILITY
@@ -16,6 +20,7 @@ from ode_core.audit.shown_agreement import samples_without_disagreement
 from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_EVIDENCE
 from ode_core.audit.statistics import clopper_pearson
 from ode_core.audit.step_spectrum import DENSE_STATE, LARGEST_DENSE_STATE, affordable_jacobians
+from ode_core.solvers.implicit_tableaus import IMPLICIT_TABLEAUS
 from ode_core.solvers.step_map import step_map
 from ode_core.specs import AuditJobSpec
 
@@ -60,6 +65,33 @@ def test_the_numbers_are_those_of_the_code() -> None:
     ):
         assert said in words
     assert (FIRST_TOLERANCE, LAST_TOLERANCE, SHARE) == (1e-4, 1e-9, 0.5)
+
+
+@pytest.mark.parametrize(("h", "logarithm", "six_terms"), [(1.0, "-1.02", "-1.00"), (2.0, "-2.29", "-1.91")])
+def test_long_steps_of_kvaerno3_are_outside_of_the_range_of_the_iterates_by_as_much(
+    h: float, logarithm: str, six_terms: str
+) -> None:
+    # One step of z' = -z multiplies by R, each of whose differences by R - 1.
+    factor = kvaerno3_decay(h)
+    sum_of_six = -sum((1 - factor) ** power / power for power in range(1, 7))
+    assert (f"{math.log(factor):.2f}", f"{sum_of_six:.2f}") == (logarithm, six_terms)
+    assert logarithm in GUIDE
+    assert six_terms in GUIDE
+
+
+def test_kvaerno3_changes_the_sign_from_so_long_a_step_on() -> None:
+    assert kvaerno3_decay(2.7) > 0 > kvaerno3_decay(2.8)
+    assert "from `h = 2.8` on" in GUIDE
+
+
+def kvaerno3_decay(h: float) -> float:
+    """What a step multiplies a solution of z' = -z with: the stability function of the method at -h."""
+    tableau = IMPLICIT_TABLEAUS["kvaerno3"]
+    matrix = np.zeros((4, 4))
+    for i, row in enumerate(tableau.a):
+        matrix[i, : len(row)] = [float(weight) for weight in row]
+    weights = np.array([float(weight) for weight in tableau.b])
+    return float(1 - h * weights @ np.linalg.solve(np.eye(4) + h * matrix, np.ones(4)))
 
 
 def test_so_many_samples_without_a_flip_show_one_percent() -> None:
