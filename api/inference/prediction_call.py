@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from api.identifiers import VersionReference
-from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_EVIDENCE, ChosenSolver
-from ode_core.specs import Evidence, Otherwise, SolverSpec
+from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_EVIDENCE, ChosenSolver, Evidence
+from ode_core.specs import Otherwise as Otherwise  # part of what is asked here
+from ode_core.specs import SolverSpec
 from ode_core.specs.solver import Precision
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from pydantic import ValidationError
 
 from api.identifiers import VersionReference
 from api.inference import prediction_call
-from api.inference.prediction_call import MOST_TIMES, AutoSolver, PredictionCall
+from api.inference.prediction_call import MOST_TIMES, AutoSolver, Otherwise, PredictionCall
 from api.problems import Problem, invalid
 from api.validation_messages import invalid_fields
-from ode_core.audit.solver_choice import DEFAULT_AGREEMENT
-from ode_core.specs import Evidence, Otherwise, SolverSpec
+from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, Evidence
+from ode_core.specs import SolverSpec
 from ode_core.specs.solver import Precision
 
 _FIELDS = ("inputs", "solver", "agreement", "evidence", "otherwise", "certify", "times", "deadline_seconds")

@@ -10,8 +10,7 @@ from api.query_parameters import refuse_unknown_query
 from api.schemas.solver_choice import SolverChoiceAnswer
 from api.services import StoreOfApp
 from api.solver_choice_problems import not_audited
-from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_EVIDENCE
-from ode_core.specs import Evidence
+from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, DEFAULT_EVIDENCE, Evidence
 
 router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(refuse_unknown_query)])
 

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.inference.prediction_call import LONGEST_SECONDS, MOST_TIMES
+from api.inference.prediction_call import LONGEST_SECONDS, MOST_TIMES, Otherwise
 from api.schemas.answer import Answer
 from api.schemas.solvers import SolverAnswer
-from ode_core.audit.solver_choice import DEFAULT_AGREEMENT
-from ode_core.specs import Evidence, Otherwise, SolverSpec
+from ode_core.audit.solver_choice import DEFAULT_AGREEMENT, Evidence
+from ode_core.specs import SolverSpec
 
 
 class PredictRequest(BaseModel):

@@ -7,8 +7,7 @@ from pydantic import Field
 
 from api.schemas.answer import Answer
 from api.schemas.solvers import SolverAnswer
-from ode_core.audit.solver_choice import AgreementWith, Candidate, ChosenSolver, SolverChoice
-from ode_core.specs import Evidence
+from ode_core.audit.solver_choice import AgreementWith, Candidate, ChosenSolver, Evidence, SolverChoice
 from store.models import ModelVersion
 from store.solver_choices import StoredSolverChoice
 

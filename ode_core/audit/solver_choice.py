@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ode_core.specs.audited_agreement import Evidence
+from ode_core.specs.audited_agreement import Evidence as Evidence  # part of what is asked here
 from ode_core.specs.solver import SolverSpec
 
 if TYPE_CHECKING:  # its statistics load SciPy, which a server that answers from what is stored has no use for
