@@ -37,6 +37,7 @@ class SteadyField(VectorField):
 
     Attributes:
         in_blocks: whether it is a chain of dense layers, which is to be called with whole blocks of rows.
+        compiled: whether there is compiled code, which makes the steps of a uniform grid with any number of rows.
     """
 
     def __init__(self, field: VectorField, state_shape: Sequence[int]) -> None:
@@ -50,6 +51,7 @@ class SteadyField(VectorField):
         # In bfloat16 products round otherwise than in the compiled code.
         full = self._chain is not None and self._network_type() is None
         self._kernel = chain_kernel(self._chain) if self._chain is not None and full else None
+        self.compiled = self._kernel is not None
         self._taped = _for_tape(self._chain, math.prod(state_shape)) if self._chain is not None and full else None
 
     def for_states(self, state_shape: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:

@@ -97,7 +97,7 @@ class Classifier(nn.Module):
     @property
     def _readout(self) -> nn.Linear:
         # Asked for in every iteration: going through the parameters for the first takes three times as long.
-        return cast(nn.Linear, self.head[1])
+        return cast(nn.Linear, self.head._modules["1"])
 
     def as_input(self, samples: Tensor) -> Tensor:
         """Return samples of the data set's raw shape as ``(batch, *input_shape)``; units and type stay.

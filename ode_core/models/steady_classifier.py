@@ -74,10 +74,19 @@ class SteadyClassifier:
 
     def _run(self, inputs: Tensor, solver: SolverSpec, **options: Any) -> ClassifierOutput:
         rows = len(inputs)
-        if missing := self.rows_computed(rows) - rows:
+        walked = options["times"] is None and self._walks(solver)
+        if not walked and (missing := self.rows_computed(rows) - rows):
             inputs = torch.cat([inputs, inputs[-1:].expand(missing, *inputs.shape[1:])])
         output = self.model.run(inputs, solver, **options)
-        return ClassifierOutput(output.logits[:rows], _first(output.solution, rows)) if missing else output
+        if len(inputs) == rows:
+            return output
+        return ClassifierOutput(output.logits[:rows], _first(output.solution, rows))
+
+    def _walks(self, solver: SolverSpec) -> bool:
+        """Whether compiled code makes all steps of a solve: it fills its blocks by itself."""
+        field = self.model.field
+        uniform = not solver.adaptive and solver.grid != "truncate" and solver.runs_on == "odeness"
+        return uniform and solver.facts.family == "explicit" and isinstance(field, SteadyField) and field.compiled
 
     def rows_computed(self, rows: int) -> int:
         """Return how many rows are computed for so many inputs."""

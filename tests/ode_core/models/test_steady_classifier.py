@@ -150,6 +150,8 @@ def test_times_do_not_change_the_prediction(name: str) -> None:
             plain = model.run(inputs, solver)
             asked = model.run(inputs, solver, times=torch.tensor([0.2, 0.4]), outputs="interpolate")
             assert torch.equal(plain.logits, asked.logits)
+        plain, asked = model.run(inputs, RK4), model.run(inputs, RK4, times=torch.tensor([0.2, 0.4]))
+        assert torch.allclose(plain.logits, asked.logits, rtol=0, atol=2e-6 * float(plain.logits.abs().max()))
 
 
 @pytest.mark.parametrize("name", [*DENSE, *IMAGES])
