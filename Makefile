@@ -97,7 +97,7 @@ bench-serving: setup-dev $(SERVING_PEERS)/.installed $(MLSERVER)/.installed ## c
 soak: setup-dev ## load a server with all sorts of requests for SOAK_MINUTES (10) and watch errors, memory and latencies
 	$(BIN)/python -m benchmarks.serving.soak --minutes $(SOAK_MINUTES)
 
-bench-audit: setup-dev ## time the parts of an audit as multiples of a sweep (digits take longest)
+bench-audit: setup-dev ## time the parts of an audit as multiples of a sweep (digits take longest; about two minutes)
 	$(BIN)/python -m benchmarks.audit_cost
 
 work-precision: setup-dev ## measure error against time for every method and draw docs/images/work-precision.svg
