@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from benchmarks.serving.sphere2 import SOLVER, ServedModel, workload
+from ode_core.models.steady_classifier import SteadyClassifier
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -16,7 +17,7 @@ class ModelCall:
 
     def __init__(self, served: ServedModel, batches: Sequence[int] = BATCHES) -> None:
         torch.set_num_threads(1)
-        model = served.classifier().uncompiled()
+        model = SteadyClassifier(served.classifier())  # what the server calls
         self._seconds: dict[int, list[float]] = {batch: [] for batch in batches}
         self._calls = {batch: _call(model, served, batch) for batch in batches}
 
@@ -40,12 +41,12 @@ def _seconds_a_call(call: Callable[[], object], seconds: float) -> float:
     return passed / calls
 
 
-def _call(model: torch.nn.Module, served: ServedModel, batch: int) -> Callable[[], object]:
+def _call(model: SteadyClassifier, served: ServedModel, batch: int) -> Callable[[], object]:
     inputs = torch.from_numpy(workload(served, requests=1, rows=batch).inputs[0])
 
     def call() -> object:
         with torch.inference_mode():
-            return model(inputs, SOLVER)
+            return model.run(inputs, SOLVER)
 
     return call
 

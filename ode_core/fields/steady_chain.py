@@ -40,6 +40,7 @@ class SteadyField(VectorField):
         compiled: whether there is compiled code, which makes the steps of a uniform grid with any number of rows.
     """
 
+    @torch.no_grad()
     def __init__(self, field: VectorField, state_shape: Sequence[int]) -> None:
         chain = lower(list(field.network), state_shape, time_dependent=field.time_dependent)
         network, kept = field.network, chain is not None or field.arithmetic == "bfloat16"
