@@ -229,7 +229,7 @@ class ModifiedFieldTrial(Answer):
     """A modified field under a converged solver."""
 
     spec: JsonObject = Field(description="which: solver, kind and terms")
-    samples: int = Field(description="tried on, the first of those looked at")
+    samples: int = Field(description="tried on: all looked at, or if stopped some of them drawn at random")
     stopped: bool = Field(description="whether it ended before all of them, as it could no more come to an offer")
     accuracy: float = Field(description="share of right labels on them, 0 to 1; a failed solve is wrong")
     score: float | None = Field(

@@ -210,7 +210,7 @@ def _modified_field(tried: Sequence[Rescue], no_rescue: str | None, version: Sta
 
 
 def _tried_on(trial: Rescue) -> str:
-    return f"first {trial.samples} samples, after which the trial was stopped" if trial.stopped else "samples"
+    return f"{trial.samples} samples drawn at random, after which the trial was stopped" if trial.stopped else "samples"
 
 
 def _won_back(trial: Rescue) -> str:

@@ -28,7 +28,8 @@ OFFERED_UNSETTLED = 0.01
 MAX_EVALUATIONS = 3_000
 # Samples tried first, and evaluations of one of them in a solve: fields that were a repair took 100 to 500.
 PILOT, PILOT_EVALUATIONS = 20, 1_000
-# A trial that might be offered is stopped once in two hundred times at most.
+# A trial that might be offered is stopped once in a hundred times at most, over the draw of the first samples: each of
+# two tests, of what agrees and of what settles, is wrong once in two hundred.
 _CONFIDENCE = 0.99
 
 
@@ -38,7 +39,7 @@ class Rescue:
 
     Attributes:
         spec: which modified field.
-        samples: it was tried on the first so many of those given.
+        samples: it was tried on so many: all of those given, or where it was stopped those of ``pilot_samples``.
         stopped: the trial ended before all of them, as it could no more come to an offer; the reason says more.
         accuracy: its accuracy on them; a failed solve counts as wrong.
         score: ``(accuracy - reference's) / (trained accuracy - reference's)``; None where too few samples were lost, or
@@ -103,8 +104,8 @@ def rescue(
         spec: which modified field.
         trained: the model's predictions under its training solver.
         reference: its predictions under a converged one.
-        pilot: try so many samples first, with at most ``PILOT_EVALUATIONS``, and stop if that shows that the field will
-            not be offered; None: try all in any case.
+        pilot: try so many samples first, those of ``pilot_samples``, with at most ``PILOT_EVALUATIONS``, and stop if
+            that shows that the field will not be offered; None: try all in any case.
         on_evaluation: called before each evaluation of the model's field; an exception it raises ends the trial.
         max_evaluations: bound on the evaluations of the modified field for one sample in one solve, or None.
         last_tolerance: the tightest tolerance to try. With ReLU a series jumps at kinks, where tight ones are dear.
@@ -113,21 +114,22 @@ def rescue(
     repaired.field.before_evaluation = on_evaluation
     goal = _Goal(labels, trained, reference)
 
-    def solved(samples: int, bound: int | None) -> _Trial:
+    def solved(samples: Tensor, bound: int | None) -> _Trial:
         found = converged_reference(
             repaired,
-            inputs[:samples],
+            inputs[samples.to(inputs.device)],
             last_tolerance=last_tolerance,
             max_evaluations=None if bound is None else bound * repaired.evaluations_in_field,
         )
-        return _Trial(found, goal)
+        return _Trial(found, goal, samples)
 
     trial, stopped = None, None
     if pilot is not None and pilot < len(labels):
-        trial = solved(pilot, PILOT_EVALUATIONS if max_evaluations is None else min(PILOT_EVALUATIONS, max_evaluations))
-        stopped = trial.why_hopeless()
+        bound = PILOT_EVALUATIONS if max_evaluations is None else min(PILOT_EVALUATIONS, max_evaluations)
+        trial = solved(pilot_samples(len(labels), pilot), bound)
+        stopped = trial.why_hopeless(bound)
     if trial is None or stopped is None:
-        trial = solved(len(labels), max_evaluations)
+        trial = solved(torch.arange(len(labels)), max_evaluations)
     score = goal.score(trial.accuracy) if stopped is None else None
     given_back = trial.agreement >= OFFERED_AGREEMENT or (score is not None and score >= OFFERED_FROM)
     settled = trial.found.unsettled <= OFFERED_UNSETTLED * trial.samples
@@ -145,6 +147,14 @@ def rescue(
         evaluations=trial.found.predictions.mean_evaluations / repaired.evaluations_in_field,
         evaluations_in_field=repaired.evaluations_in_field,
     )
+
+
+def pilot_samples(samples: int, pilot: int) -> Tensor:
+    """Return ``(pilot,)``, which samples are tried first: drawn at random, always the same ones of as many samples.
+
+    A test set may be sorted, by class or by how hard its samples are: its first samples are no draw from it.
+    """
+    return torch.randperm(samples, generator=torch.Generator().manual_seed(0))[:pilot].sort().values
 
 
 class _Goal:
@@ -171,20 +181,22 @@ class _Goal:
 
 
 class _Trial:
-    """What became of the first samples."""
+    """What became of some samples."""
 
-    def __init__(self, found: Reference, goal: _Goal) -> None:
-        self.found, self._goal, self.samples = found, goal, len(found.settled)
-        first = torch.arange(self.samples)
-        self.accuracy = found.predictions.accuracy(goal.labels[first])
-        self.agreeing = int((~found.predictions.flips(goal.trained.select(first))).sum())
+    def __init__(self, found: Reference, goal: _Goal, samples: Tensor) -> None:
+        self.found, self._goal, self.samples = found, goal, len(samples)
+        self.accuracy = found.predictions.accuracy(goal.labels[samples])
+        self.agreeing = int((~found.predictions.flips(goal.trained.select(samples))).sum())
 
     @property
     def agreement(self) -> float:
         return self.agreeing / self.samples
 
-    def why_hopeless(self) -> str | None:
-        """Return why all samples would not make an offer, or None where they may."""
+    def why_hopeless(self, evaluations: int) -> str | None:
+        """Return why all samples would not make an offer, or None where they may; each solve had so many evaluations.
+
+        For samples drawn at random.
+        """
         _, agreement = clopper_pearson(self.agreeing, self.samples, _CONFIDENCE)
         _, accuracy = clopper_pearson(round(self.accuracy * self.samples), self.samples, _CONFIDENCE)
         unsettled, _ = clopper_pearson(self.found.unsettled, self.samples, _CONFIDENCE)
@@ -192,7 +204,7 @@ class _Trial:
         if not far and unsettled <= OFFERED_UNSETTLED:
             return None
         return (
-            f"stopped after the first {self.samples} of {len(self._goal.labels)} samples: {self.agreeing} of them have "
-            f"the trained prediction, and {self.found.unsettled} do not settle within {PILOT_EVALUATIONS:,} "
+            f"stopped after {self.samples} of {len(self._goal.labels)} samples, drawn at random: {self.agreeing} of "
+            f"them have the trained prediction, and {self.found.unsettled} do not settle within {evaluations:,} "
             f"evaluations of the modified field"
         )

@@ -31,7 +31,7 @@ def samples_that_show(agreement: float, disagreeing: int, samples: int) -> int |
         return None
 
     def shows(size: int) -> bool:
-        return _at_most(round(share * size), size, 1 - agreement) <= TAIL * (1 + ROUND_OFF)
+        return _at_most(round(share * size), size, agreement) <= TAIL * (1 + ROUND_OFF)
 
     return first_enough(shows, samples)
 
@@ -52,18 +52,24 @@ def first_enough(enough: Callable[[int], bool], more_than: int, limit: int = MOS
     return high
 
 
-def _at_most(hits: int, samples: int, share: float) -> float:
-    """Return ``P(X <= hits)`` of a binomial ``X``, for ``hits`` below its mean: the largest term comes first."""
+def _at_most(hits: int, samples: int, agreement: float) -> float:
+    """Return ``P(X <= hits)`` of a binomial ``X`` with the share ``1 - agreement``, for ``hits`` below its mean.
+
+    The largest term comes first. The share is not given itself, as it may round to 1 and would leave no agreement.
+    """
+    if agreement <= 0:
+        return 0.0  # all disagree, and the hits are fewer
+    share = 1 - agreement
     term = math.exp(
         math.lgamma(samples + 1)
         - math.lgamma(hits + 1)
         - math.lgamma(samples - hits + 1)
         + hits * math.log(share)
-        + (samples - hits) * math.log1p(-share)
+        + (samples - hits) * math.log(agreement)
     )
     total = 0.0
     while term > 1e-17 * total:
         total += term
-        term *= hits * (1 - share) / ((samples - hits + 1) * share)
+        term *= hits * agreement / ((samples - hits + 1) * share)
         hits -= 1
     return total

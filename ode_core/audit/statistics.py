@@ -30,6 +30,8 @@ def is_at_most(hits: int, samples: int, limit: float, confidence: float = 0.95) 
         ValueError: no samples, or more hits than samples.
     """
     _check(hits, samples)
+    if limit >= 1:
+        return True  # every interval ends there or below; where all are hits, the tail at 1 is 1
     return float(stats.binom.cdf(hits, samples, limit)) <= (1 - confidence) / 2 * (1 + ROUND_OFF)
 
 

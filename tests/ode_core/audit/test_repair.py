@@ -88,7 +88,7 @@ def test_one_that_does_not_is_told_and_not_offered() -> None:
 
 def test_a_trial_that_was_stopped_is_told_as_one_of_few_samples() -> None:
     sentence = repaired(replace(FAILED, samples=20, stopped=True, score=None, agreement=0.1)).options[1].sentence
-    assert "10.0% of the first 20 samples, after which the trial was stopped" in sentence
+    assert "10.0% of the 20 samples drawn at random, after which the trial was stopped" in sentence
 
 
 def test_a_field_that_is_worse_than_the_one_it_replaces_wins_nothing_back() -> None:

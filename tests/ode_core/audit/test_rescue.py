@@ -4,9 +4,9 @@ import torch
 from ode_core.audit.audit import audit
 from ode_core.audit.diagnosis import diagnose
 from ode_core.audit.reference import converged_reference
-from ode_core.audit.rescue import PILOT, PILOT_EVALUATIONS, Rescue, rescue
+from ode_core.audit.rescue import PILOT, PILOT_EVALUATIONS, Rescue, pilot_samples, rescue
 from ode_core.models.classifier import Classifier
-from ode_core.models.predictions import predict
+from ode_core.models.predictions import Predictions, predict
 from ode_core.specs import ModifiedFieldSpec, SolverSpec
 from tests.ode_core.audit.linear_models import LinearField, circle, classifier_around, rotation
 
@@ -53,7 +53,7 @@ def test_a_field_that_is_stiff_beyond_the_bound_is_stopped_after_a_few_samples_a
     assert found.score is None
     assert found.unsettled == PILOT
     assert found.reason is not None
-    assert found.reason.startswith(f"stopped after the first {PILOT} of {SAMPLES} samples")
+    assert found.reason.startswith(f"stopped after {PILOT} of {SAMPLES} samples, drawn at random")
     assert calls <= 4 * PILOT_EVALUATIONS
 
 
@@ -68,6 +68,43 @@ def test_a_field_that_gives_other_predictions_is_stopped_and_one_that_gives_the_
     assert not rotated.stopped
     assert rotated.offered
     assert rotated == whole
+
+
+def test_a_repair_is_not_lost_where_the_few_samples_that_it_does_not_give_back_come_first() -> None:
+    # 17 of 20 would exclude an agreement of 99 %, at which P(X <= 17) is 0.1 %.
+    model, inputs, solver = rotation(8.0), circle(600), SolverSpec(method="euler", steps=30)
+    found = predict(model, inputs, solver)
+    other = found.labels.clone()
+    other[10:13] = 1 - other[10:13]  # away from the line between the classes, where the field gives back all
+    trained = Predictions(found.logits, other, found.status, found.evaluations, found.execution)
+    reference = converged_reference(model, inputs).predictions
+    spec = ModifiedFieldSpec(solver=solver, kind="iterates", terms=4)
+
+    # With the labels of the reference no accuracy is lost, and an offer is one by agreement.
+    trial = rescue(model, inputs, reference.labels, spec, trained, reference, pilot=PILOT)
+
+    assert not trial.stopped
+    assert 0.99 < trial.agreement <= 597 / 600
+    assert trial.offered
+
+
+def test_the_samples_tried_first_are_a_draw_of_their_number_alone() -> None:
+    first, again = (pilot_samples(1_000, PILOT) for _ in range(2))
+    assert torch.equal(first, again)
+    assert len(set(first.tolist())) == PILOT
+    # Of 20 of 1,000 none above 500 has a probability of 1e-6.
+    assert 500 < int(first.max()) < 1_000
+
+
+def test_a_trial_that_is_stopped_names_the_evaluations_that_it_had() -> None:
+    model, inputs = classifier_around(Counted([[-40.0, 0.0], [0.0, 0.0]])), circle(SAMPLES)
+    trained, reference = predict(model, inputs, EULER), converged_reference(model, inputs).predictions
+    spec = ModifiedFieldSpec(solver=EULER, kind="iterates", terms=4)
+
+    trial = rescue(model, inputs, trained.labels, spec, trained, reference, pilot=PILOT, max_evaluations=300)
+
+    assert trial.reason is not None
+    assert "do not settle within 300 evaluations of the modified field" in trial.reason
 
 
 def test_without_a_pilot_all_samples_are_tried() -> None:

@@ -156,6 +156,12 @@ def test_as_many_samples_show_an_agreement_as_by_the_intervals_of_scipy(disagree
     assert shown >= agreement
 
 
+@pytest.mark.parametrize("agreement", [5e-324, 1e-17, 1e-16, 0.1])
+def test_an_agreement_next_to_none_is_shown_by_one_sample_more(agreement: float) -> None:
+    # The interval of 101 hits in 101 begins at 0.025^(1/101) = 0.964.
+    assert samples_that_show(agreement, 0, 100) == 101
+
+
 def test_by_time_the_least_time_counts_and_then_the_evaluations() -> None:
     quick = candidate(1, 20, 3e-5, 1000, "dopri5"), candidate(2, 30, 3e-5, 1000, "bosh3")
     made = choice("ode", (*LADDER, *quick))

@@ -91,6 +91,13 @@ def test_a_limit_that_is_exactly_the_end_of_the_interval_counts_as_reached_from_
     assert not is_above(1, 1, 0.025)
 
 
+@pytest.mark.parametrize("samples", [1, 5, 1000])
+def test_every_share_is_at_most_one_also_where_all_are_hits(samples: int) -> None:
+    for hits in {0, samples // 2, samples - 1, samples}:
+        assert is_at_most(hits, samples, 1.0)
+        assert not is_above(hits, samples, 1.0)
+
+
 ENDS = [(0, 1), (0, 368), (1, 360), (3, 1000), (52, 1000), (487, 899), (99, 100), (12, 10_000), (100_200, 1_000_000)]
 
 
