@@ -70,8 +70,17 @@ def _tensors(inputs: Numbers, **of_input: Any) -> dict[str, Any]:
     return {"inputs": [{"name": "inputs", "shape": list(inputs.shape), "datatype": "FP32"} | of_input]}
 
 
+def _v2_document(endpoint: Endpoint, inputs: Numbers, **of_input: Any) -> dict[str, Any]:
+    document = _tensors(inputs, **of_input)
+    if endpoint.solver is None:
+        return document
+    settings = dict(endpoint.solver)
+    return document | {"parameters": {"solver": settings.pop("method"), **settings}}
+
+
 def _v2_request(endpoint: Endpoint, inputs: Numbers) -> bytes:
-    return _json_post(endpoint, _tensors(inputs, data=inputs.ravel().tolist()) | {"outputs": [{"name": OUTPUT}]})
+    document = _v2_document(endpoint, inputs, data=inputs.ravel().tolist())
+    return _json_post(endpoint, document | {"outputs": [{"name": OUTPUT}]})
 
 
 def _v2_answer(headers: Mapping[str, str], body: bytes) -> Numbers:
@@ -81,7 +90,7 @@ def _v2_answer(headers: Mapping[str, str], body: bytes) -> Numbers:
 
 def _v2_binary_request(endpoint: Endpoint, inputs: Numbers) -> bytes:
     raw = inputs.astype("<f4").tobytes()
-    document = _tensors(inputs, parameters={"binary_data_size": len(raw)})
+    document = _v2_document(endpoint, inputs, parameters={"binary_data_size": len(raw)})
     document["outputs"] = [{"name": OUTPUT, "parameters": {"binary_data": True}}]
     head = orjson.dumps(document)
     headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}

@@ -2,8 +2,9 @@
 
 python -m benchmarks.serving.soak [--minutes 10] [--connections 16]
 
-Ends with an error if an answer is wrong or missing, memory grows, or latencies do. All solvers, row counts, models and
-versions come in mixed order; each answer is held against the same computation for its request alone.
+Ends with an error if an answer is wrong or missing, memory grows, or latencies do. Both protocols, binary tensors, all
+solvers, row counts, models and versions come in mixed order; each answer is held against the same computation for its
+rows alone.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from types import TracebackType
 from typing import Self
 
 import httpx
+import numpy
 import torch
 
 from api.client import Client
@@ -73,6 +75,12 @@ class ChangingModels:
     def ways(self) -> list[str]:
         """Return how a model is asked: by name alone, by a version, and by the alias."""
         return ["", "/versions/2", *([f"/aliases/{ALIAS}"] if self.has_aliases else [])]
+
+    def load(self) -> None:
+        """Predict with each model once: the first of all loads torch and compiles."""
+        for versions in self._models:
+            shape = versions.weights[0].classifier().input_shape
+            self._client.predict(versions.name, numpy.zeros((1, *shape)))
 
     def _upload(self, versions: Versions) -> None:
         served = versions.weights[versions.of(self.newest.get(versions.name, 0) + 1)]
@@ -163,6 +171,7 @@ def main() -> None:
         try:
             process.wait_until_it_listens()
             models = ChangingModels(process.url, kinds)
+            models.load()
             asked = soak_requests(kinds, models.ways())
             with on_cores(cores.client), models:
                 windows = soak(process, models, asked, arguments)

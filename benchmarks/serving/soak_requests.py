@@ -21,8 +21,9 @@ SOLVERS = (
     SolverSpec(method="dopri5", rtol=1e-5, atol=1e-5),
 )
 ROWS = (1, 2, 7, 32)
-# An answer is held against the same computation for each row alone: the bits of its logits are the same.
-TOLERANCE = 1e-12
+# An answer is held against the same computation for each row alone: the bits of its logits are the same. Under /v2
+# probabilities are float32.
+TOLERANCES = {"v1": 1e-12, "v2-json": 1e-7, "v2-binary": 1e-7}
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,13 @@ class SoakRequest:
     Attributes:
         request: as sent.
         versions: of the model that is asked.
+        endpoint: where and in which protocol.
         way: between the model and ``/predict`` in the path: nothing, ``/versions/N`` or an alias.
         expected: probabilities ``(rows, classes)`` by weights.
     """
 
     request: bytes
+    endpoint: Endpoint
     versions: Versions
     way: str
     expected: Sequence[Numbers]
@@ -64,12 +67,11 @@ class SoakRequest:
         ``first`` and ``last`` are the newest versions of each model before the request and after its answer.
         """
         try:
-            status, _, body = parts(answer)
+            status, headers, body = parts(answer)
             if status != 200:
                 return f"status {status}: {body[:200].decode(errors='replace')}"
-            document = orjson.loads(body)
-            version = document["version"]
-            shares = numpy.array([one["probabilities"] for one in document["predictions"]], dtype=float)
+            version = _version(headers, body)
+            shares = self.endpoint.probabilities(headers, body)
         except (HttpBroken, LookupError, TypeError, ValueError):
             return "unreadable answer"
         if version not in self._possible(first[self.versions.name], last[self.versions.name]):
@@ -77,7 +79,8 @@ class SoakRequest:
         expected = self.expected[self.versions.of(version)]
         if shares.shape != expected.shape:
             return "answer of another shape"
-        return None if numpy.abs(shares - expected).max() <= TOLERANCE else "wrong answer"
+        exact = numpy.abs(shares - expected).max() <= TOLERANCES[self.endpoint.protocol]
+        return None if exact else "wrong answer"
 
     def _possible(self, first: int, last: int) -> range:
         if self.way.startswith("/versions/"):
@@ -86,11 +89,24 @@ class SoakRequest:
         return range(1 if self.way else first, last + 1)
 
 
+def _version(headers: Mapping[str, str], body: bytes) -> int:
+    """Return which version has answered; the number is a text in one protocol."""
+    head = headers.get("inference-header-content-length")
+    document = orjson.loads(body if head is None else body[: int(head)])
+    return int(document["version"] if "version" in document else document["model_version"])
+
+
+def _path(protocol: str, model: str, way: str) -> str:
+    if protocol == "v1":
+        return f"/v1/models/{model}{way}/predict"
+    return f"/v2/models/{model}{way.replace('/aliases/', '/versions/')}/infer"
+
+
 def soak_requests(models: Sequence[Versions], ways: Sequence[str], variants: int = 4) -> list[SoakRequest]:
     """Return requests of all kinds in mixed order.
 
-    Each model is asked in all ``ways``, see ``SoakRequest``, by so many ``variants`` of each kind of request, which
-    differ in their inputs.
+    Each model is asked in all protocols and all ``ways``, see ``SoakRequest``, by so many ``variants`` of each kind of
+    request, which differ in their inputs.
     """
     random = numpy.random.default_rng(0)
     found = []
@@ -101,9 +117,9 @@ def soak_requests(models: Sequence[Versions], ways: Sequence[str], variants: int
             expected = [_alone(one, inputs, solver or versions.weights[0].spec.solver) for one in classifiers]
             shape = classifiers[0].model.input_shape
             document = None if solver is None else solver.document()
-            for way in ways:
-                endpoint = Endpoint("v1", f"/v1/models/{versions.name}{way}/predict", shape, document)
-                found.append(SoakRequest(endpoint.request(inputs), versions, way, expected))
+            for protocol, way in itertools.product(TOLERANCES, ways):
+                endpoint = Endpoint(protocol, _path(protocol, versions.name, way), shape, document)
+                found.append(SoakRequest(endpoint.request(inputs), endpoint, versions, way, expected))
     return [found[place] for place in random.permutation(len(found))]
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from typing import Any
 
 import numpy
 import pytest
@@ -85,8 +86,8 @@ def _all_asked() -> list[SoakRequest]:
     return soak_requests(MODELS, ["", "/versions/2", "/aliases/production"], variants=1)
 
 
-def _asked(way: str) -> SoakRequest:
-    return next(one for one in _all_asked() if one.way == way)
+def _asked(way: str, protocol: str = "v1") -> SoakRequest:
+    return next(one for one in _all_asked() if one.way == way and one.endpoint.protocol == protocol)
 
 
 @pytest.mark.parametrize(
@@ -116,10 +117,47 @@ def test_numbers_of_another_version_are_wrong() -> None:
     assert one.what_is_wrong(b"HTTP/1.1 200 OK\r\n\r\n{}", newest, newest) == "unreadable answer"
 
 
-def test_all_kinds_of_requests_are_among_them() -> None:
-    asked = soak_requests([Versions("minima", [train_three_minima(0, iterations=1)])], ["", "/versions/2"], variants=1)
-    bodies = [json.loads(one.request.partition(b"\r\n\r\n")[2]) for one in asked]
+def test_tensors_of_the_open_inference_protocol_are_held_against_the_same_numbers() -> None:
+    newest = {"sphere2": 2}
+    in_json, binary = _asked("", "v2-json"), _asked("", "v2-binary")
 
-    assert {len(body["inputs"]) for body in bodies} == {1, 2, 7, 32}
-    assert {body.get("solver", {}).get("method") for body in bodies} == {None, "euler", "rk4", "dopri5"}
+    def answer(one: SoakRequest, version: int, shares: numpy.ndarray[Any, Any]) -> bytes:
+        raw = shares.astype("<f4").tobytes()
+        tensor = {"name": "probabilities", "datatype": "FP32", "shape": list(shares.shape)}
+        if one is binary:
+            tensor["parameters"] = {"binary_data_size": len(raw)}
+        else:
+            tensor["data"], raw = shares.astype("<f4").astype(float).ravel().tolist(), b""
+        head = json.dumps({"model_version": str(version), "outputs": [tensor]}).encode()
+        length = b"Inference-Header-Content-Length: %d\r\n" % len(head) if one is binary else b""
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n" % (len(head) + len(raw), length) + head + raw
+
+    for one in (in_json, binary):
+        assert one.what_is_wrong(answer(one, 2, one.expected[1]), newest, newest) is None
+        assert one.what_is_wrong(answer(one, 2, one.expected[0]), newest, newest) == "wrong answer"
+        assert one.what_is_wrong(answer(one, 1, one.expected[0]), newest, newest) == (
+            "answer of a version that was not asked for"
+        )
+
+
+def _json_of(one: SoakRequest) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(one.request.partition(b"\r\n\r\n")[2])
+    return document
+
+
+def test_all_kinds_of_requests_are_among_them() -> None:
+    asked = soak_requests([Versions("minima", [train_three_minima(0, iterations=1)])], ["", "/aliases/p"], variants=1)
+    v1 = [_json_of(one) for one in asked if one.endpoint.protocol == "v1"]
+    v2 = [_json_of(one) for one in asked if one.endpoint.protocol == "v2-json"]
+
+    assert {len(body["inputs"]) for body in v1} == {body["inputs"][0]["shape"][0] for body in v2} == {1, 2, 7, 32}
+    assert {body.get("solver", {}).get("method") for body in v1} == {None, "euler", "rk4", "dopri5"}
+    assert {body.get("parameters", {}).get("solver") for body in v2} == {None, "euler", "rk4", "dopri5"}
+    assert {one.endpoint.path for one in asked} == {
+        "/v1/models/minima/predict",
+        "/v1/models/minima/aliases/p/predict",
+        "/v2/models/minima/infer",
+        "/v2/models/minima/versions/p/infer",
+    }
+    assert {one.endpoint.protocol for one in asked} == {"v1", "v2-json", "v2-binary"}
     assert len({one.request for one in asked}) == len(asked)
