@@ -26,15 +26,19 @@ class WarmUp:
         names: ``name`` for the latest version, ``name@3`` or ``name@alias``.
         store: where they are.
         inference: what is to have them in memory.
+        predicts_only: whether the process is to predict at once, with whatever model: torch is loaded first.
     """
 
-    def __init__(self, names: tuple[str, ...], store: Store, inference: Inference) -> None:
+    def __init__(self, names: tuple[str, ...], store: Store, inference: Inference, *, predicts_only: bool) -> None:
         self._store = store
         self._inference = inference
+        self._loading = predicts_only
         self._missing = dict.fromkeys(names, "it is being loaded")
 
     def require_done(self) -> None:
-        """Raise a 503 problem while a model is missing."""
+        """Raise a 503 problem while a model is missing, or what computes predictions."""
+        if self._loading:
+            raise Problem(503, "models_not_loaded", "what computes predictions is being loaded: ask again in a moment")
         if not self._missing:
             return
         raise _not_loaded(list(self._missing.items()))
@@ -47,6 +51,14 @@ class WarmUp:
 
     async def run(self) -> None:
         """Load them all, however long it takes."""
+        while self._loading:
+            try:
+                await self._inference.load()
+            except (ImportError, OSError):
+                log.exception("torch cannot be loaded")
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                self._loading = False
         while self._missing:
             for name in list(self._missing):
                 try:

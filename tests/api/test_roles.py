@@ -20,11 +20,35 @@ BODY = {"inputs": [[[0.1, 0.12]]]}
 def test_an_inference_process_predicts_and_takes_no_jobs(make_settings: Callable[..., Settings]) -> None:
     with serve(make_settings(role="inference")) as served, served.client() as client:
         train(served.store, SPHERES_JOB)
+        wait_until(lambda: client.get("/readyz").status_code == 200, "it is ready")
         assert client.get("/readyz").json()["broker"] == "unused"
         assert client.post("/v1/models/spheres/predict", json=BODY).status_code == 200
         assert client.get("/v2/models/spheres/ready").status_code == 200
         assert_problem(client.post("/v1/training-jobs", json=SPHERES_JOB), 404, "route_not_found")
         assert "/v1/training-jobs" not in client.get("/openapi.json").json()["paths"]
+
+
+def test_an_inference_process_is_ready_when_torch_is_loaded(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loadable = threading.Event()
+    load = Inference.load
+
+    async def loading(self: Inference) -> None:
+        if not loadable.is_set():
+            raise ImportError("a library is missing")
+        await load(self)
+
+    monkeypatch.setattr(warm_up, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(Inference, "load", loading)
+    with serve(make_settings(role="inference")) as served, served.client() as client:
+        wait_until(lambda: "torch cannot be loaded" in caplog.text, "the first try")
+        problem = assert_problem(client.get("/readyz"), 503, "models_not_loaded")
+        assert "what computes predictions is being loaded" in problem["detail"]
+        assert client.get("/v2/health/ready").status_code == 503
+        loadable.set()
+        wait_until(lambda: client.get("/readyz").status_code == 200, "torch is loaded")
+        assert client.get("/v2/health/ready").json() == {"ready": True}
 
 
 def test_a_control_process_takes_jobs_and_predicts_nothing(make_settings: Callable[..., Settings]) -> None:
