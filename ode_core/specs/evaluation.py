@@ -114,6 +114,9 @@ class PredictJobSpec(Spec):
         default=None,
         description="for auto, where no solver is known to agree: refuse (null) with 409, or training_solver",
     )
+    solver_reason: str | None = Field(
+        default=None, description="filled in for auto when the job is accepted: why that solver; not to be sent"
+    )
     dataset: DatasetSpec | None = Field(
         default=None, description="null: the one the version was trained on; another must have inputs of the same shape"
     )

@@ -157,6 +157,7 @@ def test_auto_names_the_cheapest_solver_that_agrees_and_keeps_what_was_asked(
     spec = accept(client, solver="auto", **asked).json()["spec"]
     assert spec["solver"] == solver
     assert (spec["agreement"], spec["evidence"], spec["otherwise"]) == kept
+    assert "of the 7 solvers tried" in spec["solver_reason"].lower()
     PredictJobSpec.model_validate(spec)  # as the worker reads it
 
 
@@ -165,6 +166,9 @@ def test_auto_without_an_audit_says_how_to_get_one_or_takes_the_training_solver(
     assert 'POST {"kind": "audit", "model": "spheres", "version": 1} to /v1/evaluation-jobs' in detail
     spec = accept(client, solver="auto", otherwise="training_solver").json()["spec"]
     assert spec["solver"] == {"method": "euler", "steps": 2}
+    assert spec["solver_reason"].startswith("No audit")
+    assert spec["solver_reason"].endswith("Taken is euler-2, the solver of the training, as `otherwise` asks.")
+    assert accept(client).json()["spec"]["solver_reason"] is None
 
 
 def test_auto_is_refused_where_no_solver_may_be_chosen(served: Served, client: httpx.Client) -> None:
@@ -194,6 +198,7 @@ def test_a_data_set_with_the_same_numbers_in_another_shape_is_refused_with_the_s
         ({"solver": {"method": "rk4"}}, 422, "invalid_request", "solver: "),
         ({"agreement": 0.9}, 422, "invalid_request", 'agreement: is for "solver": "auto" alone'),
         ({"solver": "auto", "agreement": 2}, 422, "invalid_request", "agreement: "),
+        ({"solver_reason": "mine"}, 422, "invalid_request", "solver_reason: is filled in"),
         ({"model": "nobody"}, 404, "model_not_found", "nobody"),
         ({"version": 9}, 404, "model_version_not_found", "9"),
         ({"dataset": {"kind": "digits"}}, 422, "prediction_impossible", "name a data set of that shape"),

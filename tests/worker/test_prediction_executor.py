@@ -157,16 +157,17 @@ def test_every_sample_is_predicted_as_the_model_does(
     assert (job(job_id).progress_step, job(job_id).progress_total) == (TEST_SAMPLES, TEST_SAMPLES)
 
 
-def test_a_limit_takes_the_first_samples_of_the_split_and_logits_are_left_out(
-    store: Store, model: Classifier, run: Run, accept: Accept
+def test_a_limit_takes_the_first_samples_of_the_split_logits_are_left_out_and_the_solvers_reason_is_kept(
+    store: Store, model: Classifier, run: Run, accept: Accept, job: ReadJob
 ) -> None:
-    job_id = accept(split="train", samples=70, total=70)
+    job_id = accept(split="train", samples=70, total=70, solver_reason="as asked")
 
     assert run(job_id) is Outcome.SUCCEEDED
 
     columns = stored(store, job_id)
     assert len(columns["label"]) == 70
     assert "logits" not in columns
+    assert result_of(job(job_id))["solver_reason"] == "as asked"
     assert_are_of(model, EULER, columns, load_dataset(SPEC.dataset, None).train_inputs[:70])
 
 

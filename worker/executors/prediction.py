@@ -66,6 +66,7 @@ def run_prediction(running: RunningJob) -> FinishJob:
         "model": loaded.version.model,
         "version": loaded.version.version,
         "solver": solver.document(),
+        "solver_reason": spec.solver_reason,
         "dataset": dataset.model_dump(mode="json"),
         "split": spec.split,
         "classes": loaded.spec.dataset.classes,
