@@ -48,7 +48,7 @@ def _tell_prediction(span: Span, call: PredictionCall, prediction: Prediction) -
             "odeness.solver": prediction.solver.label,
             "odeness.solver_chosen": isinstance(call.solver, AutoSolver),
             "odeness.rows": len(outcome),
-            "odeness.batch_rows": prediction.batch_rows,
+            "odeness.batch_rows": prediction.execution.rows,
             "odeness.wait_seconds": prediction.waited_seconds,
             "odeness.nfe": mean_count(outcome.evaluations),
             "odeness.failures": int(outcome.failed.sum()),

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.inference.prediction_call import Explanation, Outcome, Prediction, PredictionCall
+from api.inference.prediction_call import Execution, Explanation, Outcome, Prediction, PredictionCall
 from api.inference.served_version import ServedVersion
 from api.inference.waiting_calls import CheckedCall, IsDisconnected, Ticket, WaitingCalls
 from api.problems import Problem
@@ -319,12 +319,13 @@ class MicroBatcher:
         )
         self._metrics.observe_waits(started - call.ticket.arrived for call in batch)
         answers: list[Answered] = []
+        execution = Execution(len(outcome), seconds)
         first = 0
         for call in batch:
             part = outcome if len(batch) == 1 else outcome.rows(first, first + len(call))
             first += len(call)
             waited = started - call.ticket.arrived
-            answers.append((call.ticket, Prediction(call.served, call.solver, call.choice, part, len(outcome), waited)))
+            answers.append((call.ticket, Prediction(call.served, call.solver, call.choice, part, execution, waited)))
         _deliver(answers)
 
     def _made_computation(self) -> Computation:

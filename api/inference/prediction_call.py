@@ -176,6 +176,21 @@ def mean_count(counts: NDArray[np.int64]) -> float:
     return total // count if total % count == 0 else total / count
 
 
+@dataclass(eq=False)
+class Execution:
+    """One batch, which the predictions computed in it have in common.
+
+    Attributes:
+        rows: of the batch.
+        seconds: that it took.
+        counted: whether it has been counted, which is done with the first of its predictions.
+    """
+
+    rows: int
+    seconds: float
+    counted: bool = False
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The answer to a call.
@@ -185,7 +200,7 @@ class Prediction:
         solver: the one used.
         choice: why that one, where it was to be chosen.
         outcome: what was computed.
-        batch_rows: rows of the batch it was computed in.
+        execution: the batch it was computed in.
         waited_seconds: from its arrival until its computation began.
     """
 
@@ -193,5 +208,5 @@ class Prediction:
     solver: SolverSpec
     choice: ChosenSolver | None
     outcome: Outcome
-    batch_rows: int
+    execution: Execution
     waited_seconds: float

@@ -4,10 +4,12 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+from api.inference.prediction_call import Execution
+
 
 @dataclass
 class Durations:
-    """A number of requests and the nanoseconds they took together."""
+    """How often something was done, and the nanoseconds it took together."""
 
     count: int = 0
     ns: int = 0
@@ -31,6 +33,7 @@ class VersionStatistics:
         queue: waiting for the model.
         compute_infer: predicting, with the rest of the batch.
         compute_output: writing the answer.
+        batches: computing a batch, once however many requests are in it, by its rows.
     """
 
     samples: int = 0
@@ -41,6 +44,12 @@ class VersionStatistics:
     queue: Durations = field(default_factory=Durations)
     compute_infer: Durations = field(default_factory=Durations)
     compute_output: Durations = field(default_factory=Durations)
+    batches: dict[int, Durations] = field(default_factory=dict)
+
+    @property
+    def executions(self) -> int:
+        """How many batches were computed."""
+        return sum(batch.count for batch in self.batches.values())
 
 
 class InferenceStatistics:
@@ -66,9 +75,18 @@ class InferenceStatistics:
             self._of(model, version).fail.add(ns)
 
     def succeeded(
-        self, model: str, version: int, samples: int, read_ns: int, wait_ns: int, predict_ns: int, write_ns: int
+        self,
+        model: str,
+        version: int,
+        samples: int,
+        execution: Execution,
+        *,
+        read_ns: int,
+        wait_ns: int,
+        predict_ns: int,
+        write_ns: int,
     ) -> None:
-        """Count a request that was answered, with the nanoseconds of its parts."""
+        """Count a request that was answered, with the nanoseconds of its parts, and its batch with the first of it."""
         with self._lock:
             statistics = self._of(model, version)
             statistics.samples += samples
@@ -78,6 +96,9 @@ class InferenceStatistics:
             statistics.queue.add(wait_ns)
             statistics.compute_infer.add(predict_ns)
             statistics.compute_output.add(write_ns)
+            if not execution.counted:
+                execution.counted = True
+                statistics.batches.setdefault(execution.rows, Durations()).add(round(execution.seconds * 1e9))
 
     def _of(self, model: str, version: int) -> VersionStatistics:
         return self._versions.setdefault((model, version), VersionStatistics())

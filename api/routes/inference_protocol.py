@@ -261,10 +261,11 @@ async def answer_infer(request: Request, services: Services, name: str, referenc
         version.model,
         version.version,
         len(prediction.outcome),
-        read - began,
-        round(prediction.waited_seconds * 1e9),
-        predicted - read - round(prediction.waited_seconds * 1e9),
-        time.perf_counter_ns() - predicted,
+        prediction.execution,
+        read_ns=read - began,
+        wait_ns=round(prediction.waited_seconds * 1e9),
+        predict_ns=predicted - read - round(prediction.waited_seconds * 1e9),
+        write_ns=time.perf_counter_ns() - predicted,
     )
     return Response(content, headers=answered)
 

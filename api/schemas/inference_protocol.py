@@ -171,16 +171,25 @@ class DurationsAnswer(Answer):
 
 
 class InferenceStats(Answer):
-    """How long the parts of requests took."""
+    """How long the parts of requests took; of those computed together each counts the whole batch's time."""
 
     success: DurationsAnswer = Field(description="whole requests that were answered")
     fail: DurationsAnswer = Field(description="requests that were understood, but refused or not computed")
     queue: DurationsAnswer = Field(description="waiting for the model")
     compute_input: DurationsAnswer = Field(description="reading and checking")
-    compute_infer: DurationsAnswer = Field(description="waiting for the model, and predicting")
+    compute_infer: DurationsAnswer = Field(description="predicting, with the rest of the batch")
     compute_output: DurationsAnswer = Field(description="writing the answer")
     cache_hit: DurationsAnswer = Field(description="always 0: no answer is kept")
     cache_miss: DurationsAnswer = Field(description="always 0")
+
+
+class BatchStats(Answer):
+    """How often a batch of so many rows was computed, and how long that took."""
+
+    batch_size: int = Field(description="rows, those of other requests and of /v1 among them")
+    compute_input: DurationsAnswer = Field(description="always 0: each request is read by itself")
+    compute_infer: DurationsAnswer = Field(description="computing the batch, once for all its requests")
+    compute_output: DurationsAnswer = Field(description="always 0: each answer is written by itself")
 
 
 class ModelStats(Answer):
@@ -190,9 +199,9 @@ class ModelStats(Answer):
     version: str
     last_inference: int = Field(description="milliseconds since 1970; 0: never")
     inference_count: int = Field(description="samples predicted")
-    execution_count: int = Field(description="requests answered")
+    execution_count: int = Field(description="batches computed, in which one or more requests are")
     inference_stats: InferenceStats
-    batch_stats: list[JsonObject] = Field(description="always empty")
+    batch_stats: list[BatchStats] = Field(description="of each size of a batch, the smallest first")
 
     @classmethod
     def of(cls, model: str, version: int, statistics: VersionStatistics) -> "ModelStats":
@@ -203,7 +212,7 @@ class ModelStats(Answer):
             version=str(version),
             last_inference=statistics.last_inference,
             inference_count=statistics.samples,
-            execution_count=statistics.success.count,
+            execution_count=statistics.executions,
             inference_stats=InferenceStats(
                 success=DurationsAnswer.of(statistics.success),
                 fail=DurationsAnswer.of(statistics.fail),
@@ -214,7 +223,12 @@ class ModelStats(Answer):
                 cache_hit=none,
                 cache_miss=none,
             ),
-            batch_stats=[],
+            batch_stats=[
+                BatchStats(
+                    batch_size=rows, compute_input=none, compute_infer=DurationsAnswer.of(one), compute_output=none
+                )
+                for rows, one in sorted(statistics.batches.items())
+            ],
         )
 
 

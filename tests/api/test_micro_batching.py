@@ -125,7 +125,7 @@ def test_calls_with_other_solvers_are_other_batches_and_none_waits_behind_a_crow
     assert echo.batches == [[1], [4, 4], [1], [4, 4]]
     last = answers[-1]
     assert isinstance(last, Prediction)
-    assert (last.solver, last.batch_rows) == (RK4, 1)
+    assert (last.solver, last.execution.rows) == (RK4, 1)
 
 
 def test_a_call_that_fails_fails_alone(served_version: ServedVersion) -> None:

@@ -136,6 +136,9 @@ def test_tritonclient_finds_its_way_around(spheres: Served) -> None:
         (statistics,) = connected.get_inference_statistics("spheres", "1")["model_stats"]
         assert (statistics["inference_count"], statistics["execution_count"]) == (80, 2)
         assert statistics["inference_stats"]["success"]["count"] == 2
+        (batches,) = statistics["batch_stats"]
+        assert (batches["batch_size"], batches["compute_infer"]["count"]) == (40, 2)
+        assert 0 < batches["compute_infer"]["ns"] <= statistics["inference_stats"]["compute_infer"]["ns"]
         assert statistics["inference_stats"]["fail"]["count"] == 1
         assert connected.get_inference_statistics()["model_stats"] == [statistics]
         with pytest.raises(InferenceServerException, match="no model cubes"):
