@@ -68,7 +68,7 @@ class SteadyClassifier:
         def run(part: Tensor) -> ClassifierOutput:
             return self._run(part, solver, times=times, outputs=outputs, max_evaluations=max_evaluations)
 
-        if solver.runs_on == "torchdiffeq" and len(inputs) > 1 and _goes_by_the_batch(solver):
+        if len(inputs) > 1 and solved_one_by_one(solver):
             return _joined([run(one) for one in torch.split(inputs, 1)])
         return run(inputs)
 
@@ -117,9 +117,12 @@ def _steady_field(field: nn.Module, state_shape: tuple[int, ...]) -> nn.Module:
     return field
 
 
-def _goes_by_the_batch(solver: SolverSpec) -> bool:
-    """Whether torchdiffeq decides for all samples together: about its steps, or when corrections have converged."""
-    return solver.adaptive or solver.method == "implicit_adams"
+def solved_one_by_one(solver: SolverSpec) -> bool:
+    """Whether each input is solved by itself.
+
+    That is where torchdiffeq would decide for all together: about its steps, or when corrections have converged.
+    """
+    return solver.runs_on == "torchdiffeq" and (solver.adaptive or solver.method == "implicit_adams")
 
 
 def _first(solution: Solution, rows: int) -> Solution:

@@ -332,6 +332,11 @@ def test_a_chunk_is_written_when_it_is_full_and_when_time_has_passed(
     with monkeypatch.context() as patch:
         patch.setattr(executor, "CHUNK_SECONDS", 0.0)
         assert chunks(accept()) == [64, 64, 64, 8]
+    with monkeypatch.context() as patch:  # of samples that are solved by themselves there are fewer at once
+        patch.setattr(executor, "CHUNK_SECONDS", 0.0)
+        patch.setattr(executor, "ONE_BY_ONE", 40)
+        one_by_one = SolverSpec(method="dopri5", rtol=1e-2, atol=1e-2, backend="torchdiffeq")
+        assert chunks(accept(solver=one_by_one)) == [40, 40, 40, 40, 40]
     # 29 bytes a sample with two classes, and a batch is never larger than a chunk.
     monkeypatch.setattr(executor, "CHUNK_BYTES", 29 * 50)
     assert chunks(accept()) == [50, 50, 50, 50]

@@ -12,7 +12,7 @@ from torch import Tensor
 from ode_core.models.classifier import Classifier, ClassifierOutput
 from ode_core.models.prediction_columns import Columns, Tally, pack, unpack
 from ode_core.models.predictions import batch_size_for, prediction_columns
-from ode_core.models.steady_classifier import SteadyClassifier
+from ode_core.models.steady_classifier import SteadyClassifier, solved_one_by_one
 from ode_core.specs import (
     DatasetSpec,
     PredictJobSpec,
@@ -30,6 +30,7 @@ from worker.running_job import FinishJob, RunningJob
 
 CHUNK_BYTES = 1 << 20  # of a row: written fast enough for other writers to get their turn
 CHUNK_SECONDS = 5.0  # of work that a killed worker costs
+ONE_BY_ONE = 64  # rows of a batch whose samples are solved by themselves
 
 
 def run_prediction(running: RunningJob) -> FinishJob:
@@ -58,7 +59,7 @@ def run_prediction(running: RunningJob) -> FinishJob:
         truth[:samples],
         logits=spec.logits,
         # Every batch fits into a chunk, so chunks end where batches do, and batches are the same after a restart.
-        rows=min(batch_size_for(loaded.model), most),
+        rows=min(_rows_at_once(loaded.model, solver), most),
         most=most,
     )
     tally = _tally(running, samples)
@@ -99,6 +100,12 @@ def _check_budget(
 
 def _state_size(model: Classifier) -> int:
     return math.prod(model.state_shape)
+
+
+def _rows_at_once(model: Classifier, solver: SolverSpec) -> int:
+    rows = batch_size_for(model)
+    # Together they would only take longer until they are stored.
+    return min(rows, ONE_BY_ONE) if model.device.type == "cpu" and solved_one_by_one(solver) else rows
 
 
 Predict = Callable[[Tensor], ClassifierOutput]
