@@ -156,8 +156,40 @@ def test_auto_names_the_cheapest_solver_that_agrees_and_keeps_what_was_asked(
     store_choice(served.store, version_of(served))
     spec = accept(client, solver="auto", **asked).json()["spec"]
     assert spec["solver"] == solver
-    assert (spec["agreement"], spec["evidence"], spec["otherwise"]) == kept
+    asked_for = spec["chosen_by"]
+    assert (asked_for["agreement"], asked_for["evidence"], asked_for["otherwise"]) == kept
     PredictJobSpec.model_validate(spec)  # as the worker reads it
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"solver": {"method": "rk4", "steps": 3}, "samples": 20, "logits": True},
+        {"solver": "auto"},
+        {"solver": "auto", "agreement": 0.99, "evidence": "lower_bound", "by": "time", "otherwise": "training_solver"},
+        {"dataset": {"kind": "uploaded", "name": "moons"}},
+    ],
+)
+def test_the_spec_of_an_accepted_job_is_accepted_again_and_stays_as_it_is(
+    served: Served, client: httpx.Client, asked: dict[str, Any]
+) -> None:
+    store_choice(served.store, version_of(served))
+    assert upload(client).status_code == 201
+    spec = accept(client, **asked).json()["spec"]
+    again = client.post("/v1/evaluation-jobs", json=spec)
+    assert again.status_code == 202, again.text
+    assert again.json()["spec"] == spec
+
+
+@pytest.mark.parametrize("solver", [None, "auto"])
+def test_what_was_asked_of_a_choice_goes_with_the_solver_that_was_chosen(
+    served: Served, client: httpx.Client, solver: str | None
+) -> None:
+    store_choice(served.store, version_of(served))
+    chosen = accept(client, solver="auto").json()["spec"]["chosen_by"]
+    problem = assert_problem(accept(client, solver=solver, chosen_by=chosen), 422, "invalid_request")
+    assert "name that solver" in problem["detail"]
 
 
 def test_auto_without_an_audit_says_how_to_get_one_or_takes_the_training_solver(client: httpx.Client) -> None:
