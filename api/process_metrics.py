@@ -18,7 +18,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from api.measuring_together import FOLDER_VARIABLE
+from api.measuring_together import named_folder
 
 _OF_PROCESS = re.compile(r"(counter|histogram|summary|gauge_[a-z]+)_([0-9]+)\.db")
 _SUMMED = ("counter", "histogram", "summary")
@@ -36,9 +36,13 @@ class ProcessMetrics:
 
     @classmethod
     def of_environment(cls) -> "ProcessMetrics | None":
-        """Return those of the folder that the environment names; None where this process measures for itself."""
-        folder = os.environ.get(FOLDER_VARIABLE)
-        return cls(Path(folder)) if folder else None
+        """Return those of the folder that the environment names; None where this process measures for itself.
+
+        Raises:
+            MetricsFolderUnavailable: the folder is missing and cannot be made.
+        """
+        folder = named_folder()
+        return None if folder is None else cls(folder)
 
     def exposition(self, others: Sequence[Collector]) -> bytes:
         """Return everything in Prometheus' text format.

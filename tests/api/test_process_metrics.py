@@ -102,3 +102,19 @@ def test_any_process_tells_what_all_have_counted_and_nothing_is_lost_when_one_di
     assert [processes.counted() for _ in range(6)] == [7.0] * 6
     assert {path.name for path in processes.folder.glob("*dead*")} == {"counter_dead.db", "histogram_dead.db"}
     assert 'odeness_jobs{status="queued"} 0.0' in processes.get("/metrics").text
+
+
+def run_create_app(folder: Path) -> "subprocess.CompletedProcess[str]":
+    program = "import api.app\nfrom store.settings import Settings\napi.app.create_app(Settings.load())"
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+
+
+def test_a_folder_for_measurements_that_is_missing_is_made_or_the_start_is_refused(tmp_path: Path) -> None:
+    made = run_create_app(tmp_path / "a" / "b")
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("")
+    refused = run_create_app(tmp_path / "file")
+    assert "PROMETHEUS_MULTIPROC_DIR names" in refused.stderr
+    assert "name one that this process may write to, or leave the variable out" in refused.stderr
