@@ -11,13 +11,13 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from api.connection_watch import ConnectionWatch, Phase, Seen
+from api.ignored_upgrades import IgnoredUpgrades
 from api.problems import Problem, problem_response, unrouted_problem_response
-from api.whole_answer import WholeAnswers
 
 MOST_HEAD_BYTES = 2**16
 
 
-class BoundedHttpProtocol(WholeAnswers):
+class BoundedHttpProtocol(IgnoredUpgrades):
     """Closes a connection whose request's line and headers, or trailers, are too long, or that its watch ends.
 
     Attributes:
