@@ -148,7 +148,7 @@ async def _lifespan(
             else TracedInference(store, settings, metrics, tracing.tracer)
         )
         reconciler = ReconcilerThread(lambda: reconcile(store, settings, doorbell.ring_now), settings.reconcile_seconds)
-        warm_up = WarmUp(_names(settings.warm_models), store, inference)
+        warm_up = WarmUp(_names(settings.warm_models), store, inference, predicts_only=settings.role == "inference")
         metrics.watch_jobs(store)
         app.state.services = Services(
             settings,

@@ -1,5 +1,7 @@
 """The solver that an audit found cheapest, for whoever leaves the choice to it. Without torch."""
 
+from dataclasses import replace
+
 from api.inference.prediction_call import AutoSolver
 from api.solver_choice_problems import no_solver_agrees, not_audited
 from ode_core.audit.solver_choice import ChosenSolver, SolverChoice
@@ -9,8 +11,8 @@ from store.models import ModelVersion
 
 def choose_solver(
     choice: SolverChoice | None, version: ModelVersion, own: SolverSpec, asked: AutoSolver
-) -> tuple[SolverSpec, ChosenSolver | None]:
-    """Return the cheapest solver that agrees well enough, and why.
+) -> tuple[SolverSpec, ChosenSolver]:
+    """Return the cheapest solver that agrees well enough, and why that or, as the caller wants, ``own`` in its place.
 
     Args:
         choice: what the version's latest audit found; None before the first.
@@ -27,7 +29,13 @@ def choose_solver(
             return chosen.candidate.solver, chosen
         if asked.otherwise == "refuse":
             raise no_solver_agrees(version, chosen)
-        return own, chosen
+        return own, replace(chosen, reason=f"{chosen.reason} {_instead(version, own)}")
     if asked.otherwise == "refuse":
         raise not_audited(version)
-    return own, None
+    reason = f"No audit of the version has compared solvers. {_instead(version, own)}"
+    return own, ChosenSolver(asked.agreement, asked.evidence, asked.by, None, None, reason)
+
+
+def _instead(version: ModelVersion, own: SolverSpec) -> str:
+    whose = "the solver of the training" if version.modified_field is None else "the one the repair is served with"
+    return f"Taken is {own.label}, {whose}, as `otherwise` asks."

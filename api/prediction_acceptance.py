@@ -63,7 +63,7 @@ def submit_prediction(tx: Transaction, settings: Settings, spec: PredictJobSpec)
 
 
 def _solver(tx: Transaction, spec: PredictJobSpec, version: ModelVersion) -> tuple[SolverSpec, dict[str, Any] | None]:
-    """Return the solver to use, and all that was asked of it where it was to be chosen."""
+    """Return the solver to use; where it was to be chosen with all that was asked of it, and the reason."""
     own = SolverSpec.model_validate(version.solver)
     given = {name: getattr(spec, name) for name in _OF_AUTO}
     given = {name: value for name, value in given.items() if value is not None}
@@ -73,7 +73,8 @@ def _solver(tx: Transaction, spec: PredictJobSpec, version: ModelVersion) -> tup
         stored = tx.solver_choices.of_version(version.id)
         choice = None if stored is None else SolverChoice.from_json(stored.choice)
         asked = AutoSolver(**given)
-        return choose_solver(choice, version, own, asked)[0], asdict(asked)
+        solver, chosen = choose_solver(choice, version, own, asked)
+        return solver, asdict(asked) | {"reason": chosen.reason}
     for name in given:
         raise invalid(name, 'is for "solver": "auto" alone: leave it out, or let the solver be chosen')
     return spec.solver or own, None if spec.chosen_by is None else spec.chosen_by.model_dump(mode="json")

@@ -10,6 +10,7 @@ call. Without torch, which enters with the first batch.
 
 import asyncio
 import logging
+import math
 import queue
 import threading
 import time
@@ -90,6 +91,7 @@ class MicroBatcher:
         self._make_computation = make_computation
         self._metrics = metrics
         self._computation: Computation | None = None
+        self._made_at = math.inf  # by the monotonic clock: who has come before has waited for it
         self._inbox: queue.SimpleQueue[list[Ticket] | _Errand | None] = queue.SimpleQueue()
         self._waiting = WaitingCalls()
         self._thread = threading.Thread(target=self._work, name="inference")
@@ -199,7 +201,7 @@ class MicroBatcher:
 
     async def _look_after(self, ticket: Ticket, now: float) -> None:
         if now > ticket.expires:
-            ticket.answer.set_exception(too_late(ticket))
+            ticket.answer.set_exception(self._not_in_time(ticket))
             return
         try:
             left = ticket.is_disconnected is not None and await ticket.is_disconnected()
@@ -268,7 +270,7 @@ class MicroBatcher:
         try:
             computation = self._made_computation()
             batch = self._waiting.next_batch(computation.rows_at_once)
-            if wanted := [call for call in batch if _wanted(call)]:
+            if wanted := [call for call in batch if self._wanted(call)]:
                 self._answer(computation, wanted)
         except Exception as error:  # torch that cannot be loaded, for one; the thread must not end of it
             log.exception("a batch of predictions failed")
@@ -297,7 +299,7 @@ class MicroBatcher:
             if len(batch) > 1 and go_on() and not isinstance(error, SQLAlchemyError):
                 # Whoever made it fail is to have the error alone.
                 for call in batch:
-                    if _wanted(call):
+                    if self._wanted(call):
                         self._answer(computation, [call])
                 return
             _deliver([(call.ticket, error) for call in batch])
@@ -323,7 +325,22 @@ class MicroBatcher:
     def _made_computation(self) -> Computation:
         if self._computation is None:
             self._computation = self._make_computation()
+            self._made_at = time.monotonic()
         return self._computation
+
+    def _wanted(self, call: CheckedCall) -> bool:
+        """Return whether a call is still worth computing; whoever waits for one that is not is told."""
+        if call.ticket.wanted:
+            return True
+        if not call.ticket.abandoned:
+            _deliver([(call.ticket, self._not_in_time(call.ticket))])
+        return False
+
+    def _not_in_time(self, ticket: Ticket) -> Problem:
+        """Return the problem of a prediction that is not there in time; on either thread."""
+        if not ticket.begun and ticket.arrived < self._made_at:
+            return _still_loading(ticket.call.seconds)
+        return too_late(ticket)
 
 
 def joined_inputs(batch: Sequence[CheckedCall]) -> NDArray[Any]:
@@ -357,13 +374,15 @@ def stopped_after(seconds: float) -> Problem:
     )
 
 
-def _wanted(call: CheckedCall) -> bool:
-    """Return whether a call is still worth computing; whoever waits for one that is not is told."""
-    if call.ticket.wanted:
-        return True
-    if not call.ticket.abandoned:
-        _deliver([(call.ticket, too_late(call.ticket))])
-    return False
+def _still_loading(seconds: float) -> Problem:
+    return TooLate(
+        504,
+        "deadline_exceeded",
+        f"the server was still loading what computes predictions, which takes seconds, once: the prediction waited "
+        f"{seconds:g} s and was not begun. Ask again, or allow more; a server with ODENESS_WARM_MODELS or "
+        f"ODENESS_ROLE=inference is not ready before",
+        headers={"Retry-After": "1"},
+    )
 
 
 def stopping() -> Problem:

@@ -1,4 +1,4 @@
-"""Predictions as the routes see them. This module loads without torch, which enters with the first prediction."""
+"""Predictions as the routes see them. This module loads without torch, which enters when it is first needed."""
 
 import asyncio
 import sys
@@ -36,7 +36,7 @@ class Inference:
 
         def computation() -> Computation:
             first = "torch" not in sys.modules
-            from api.inference.runtime import ModelRuntime  # noqa: PLC0415  # torch, with the first prediction
+            from api.inference.runtime import ModelRuntime  # noqa: PLC0415  # torch, when it is first needed
 
             if first:
                 spare_what_stays()
@@ -128,6 +128,14 @@ class Inference:
         finally:
             given_up.set()
             computed.cancel()
+
+    async def load(self) -> None:
+        """Load torch, so that the first prediction need not wait for that.
+
+        Raises:
+            ImportError, OSError: it cannot be loaded.
+        """
+        await self._batcher.run_errand(lambda computation: None)  # for which there has to be one
 
     async def warm(self, versions: Sequence[ServedVersion]) -> None:
         """Load versions and solve with each once.

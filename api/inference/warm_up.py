@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.exc import SQLAlchemyError
@@ -10,7 +11,8 @@ from api.identifiers import find_version
 from api.inference.served_version import ServedVersion
 from api.inference.service import Inference
 from api.problems import Problem
-from store.unit_of_work import Store
+from store.models import ModelVersion
+from store.unit_of_work import Store, Transaction
 
 log = logging.getLogger(__name__)
 
@@ -24,22 +26,39 @@ class WarmUp:
         names: ``name`` for the latest version, ``name@3`` or ``name@alias``.
         store: where they are.
         inference: what is to have them in memory.
+        predicts_only: whether the process is to predict at once, with whatever model: torch is loaded first.
     """
 
-    def __init__(self, names: tuple[str, ...], store: Store, inference: Inference) -> None:
+    def __init__(self, names: tuple[str, ...], store: Store, inference: Inference, *, predicts_only: bool) -> None:
         self._store = store
         self._inference = inference
+        self._loading = predicts_only
         self._missing = dict.fromkeys(names, "it is being loaded")
 
     def require_done(self) -> None:
-        """Raise a 503 problem while a model is missing."""
+        """Raise a 503 problem while a model is missing, or what computes predictions."""
+        if self._loading:
+            raise Problem(503, "models_not_loaded", "what computes predictions is being loaded: ask again in a moment")
         if not self._missing:
             return
-        which = "; ".join(f"{name}: {reason}" for name, reason in self._missing.items())
-        raise Problem(503, "models_not_loaded", f"models of ODENESS_WARM_MODELS are not loaded yet: {which}")
+        raise _not_loaded(list(self._missing.items()))
+
+    def require_not_awaited(self, tx: Transaction, version: ModelVersion) -> None:
+        """Raise a 503 problem while a version is one of the missing."""
+        awaited = [(name, reason) for name, reason in list(self._missing.items()) if _means(tx, name, version)]
+        if awaited:
+            raise _not_loaded(awaited)
 
     async def run(self) -> None:
         """Load them all, however long it takes."""
+        while self._loading:
+            try:
+                await self._inference.load()
+            except (ImportError, OSError):
+                log.exception("torch cannot be loaded")
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                self._loading = False
         while self._missing:
             for name in list(self._missing):
                 try:
@@ -59,6 +78,22 @@ class WarmUp:
         log.info("%s is loaded: version %d", name, served.version.version)
 
     def _find(self, name: str) -> ServedVersion:
-        model, _, reference = name.partition("@")
         with self._store.reading() as tx:
-            return self._inference.served(find_version(tx, model, reference or None))
+            return self._inference.served(_named(tx, name))
+
+
+def _named(tx: Transaction, name: str) -> ModelVersion:
+    model, _, reference = name.partition("@")
+    return find_version(tx, model, reference or None)
+
+
+def _means(tx: Transaction, name: str, version: ModelVersion) -> bool:
+    try:
+        return name.partition("@")[0] == version.model and _named(tx, name).id == version.id
+    except Problem:  # no such version or alias
+        return False
+
+
+def _not_loaded(missing: Sequence[tuple[str, str]]) -> Problem:
+    which = "; ".join(f"{name}: {reason}" for name, reason in missing)
+    return Problem(503, "models_not_loaded", f"models of ODENESS_WARM_MODELS are not loaded yet: {which}")

@@ -5,17 +5,14 @@ import logging
 
 from fastapi import APIRouter, Depends
 from prometheus_client import CONTENT_TYPE_LATEST
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
 from api.doorbell import check_broker
 from api.openapi import described, problem_responses
-from api.problems import Problem
 from api.query_parameters import refuse_unknown_query
+from api.readiness import require_ready
 from api.schemas.health import Alive, Ready
 from api.services import ServicesOfApp
-from store.errors import SchemaNotAtHead
-from store.schema_version import require_head
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +28,7 @@ async def healthz() -> Alive:
 @router.get("/readyz", responses=problem_responses(open_to_all=True), summary="Ready to serve")
 def readyz(services: ServicesOfApp) -> Ready:
     """Answer whether the database can be used and the models asked for are loaded; a broker away only delays work."""
-    try:
-        require_head(services.store.engine)
-    except SchemaNotAtHead as error:
-        raise Problem(503, "schema_not_at_head", str(error)) from error
-    except SQLAlchemyError as error:
-        log.warning("not ready: %s", type(error).__name__)
-        raise Problem(503, "database_unavailable", "the database does not answer: is it running?") from error
-    if services.settings.role != "control":
-        services.warm_up.require_done()
+    require_ready(services)
     if services.settings.role == "inference":
         return Ready(status="ready", database="ok", broker="unused")
     try:

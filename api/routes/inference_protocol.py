@@ -1,13 +1,11 @@
 """The Open Inference Protocol (V2): what there is, whether it is ready, predictions and their statistics."""
 
 import importlib.metadata
-import logging
 import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 from fastapi.concurrency import run_in_threadpool
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
@@ -20,7 +18,7 @@ from api.inference_protocol.prediction import prediction_call
 from api.inference_protocol.request import HEADER_LENGTH, InferRequest, parse_infer_request
 from api.inference_protocol.signature import wanted_outputs
 from api.openapi import POSTED, described, protocol_errors
-from api.problems import Problem
+from api.readiness import require_ready
 from api.schemas.inference_protocol import (
     InferAnswer,
     ModelConfig,
@@ -34,12 +32,8 @@ from api.schemas.inference_protocol import (
 )
 from api.services import Services, ServicesOfApp, StoreOfApp
 from ode_core.specs import SolverSpec
-from store.errors import SchemaNotAtHead
 from store.models import ModelVersion
-from store.schema_version import require_head
 from store.unit_of_work import Store
-
-log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
@@ -88,15 +82,9 @@ async def server_live() -> ServerLive:
 
 
 @router.get("/health/ready", responses=protocol_errors(open_to_all=True), summary="Ready to predict")
-def server_ready(store: StoreOfApp) -> ServerReady:
-    """Answer whether the database, where the models are, can be used."""
-    try:
-        require_head(store.engine)
-    except SchemaNotAtHead as error:
-        raise Problem(503, "schema_not_at_head", str(error)) from error
-    except SQLAlchemyError as error:
-        log.warning("not ready: %s", type(error).__name__)
-        raise Problem(503, "database_unavailable", "the database does not answer: is it running?") from error
+def server_ready(services: ServicesOfApp) -> ServerReady:
+    """Answer whether the database can be used and the models asked for are loaded, as ``/readyz`` does."""
+    require_ready(services)
     return ServerReady(ready=True)
 
 
@@ -133,25 +121,26 @@ def _metadata(store: Store, name: str, reference: str | None) -> ModelMetadata:
     return ModelMetadata.of(version, numbers, _solver_label(version))
 
 
-@router.get("/models/{name}/ready", responses=protocol_errors(404), summary="Whether a model is ready")
-def model_ready(store: StoreOfApp, name: ModelName) -> ModelReady:
-    """Answer whether there is the model; its weights are loaded by the first request, if not before."""
-    return _ready(store, name, None)
+@router.get("/models/{name}/ready", responses=protocol_errors(404, 503), summary="Whether a model is ready")
+def model_ready(services: ServicesOfApp, name: ModelName) -> ModelReady:
+    """Answer whether there is the model and the server does not still load it before it is ready itself."""
+    return _ready(services, name, None)
 
 
 @router.get(
     "/models/{name}/versions/{version}/ready",
-    responses=protocol_errors(404),
+    responses=protocol_errors(404, 503),
     summary="Whether one version of a model is ready",
 )
-def version_ready(store: StoreOfApp, name: ModelName, version: VersionReference) -> ModelReady:
-    """Answer whether there is the version; its weights are loaded by the first request, if not before."""
-    return _ready(store, name, version)
+def version_ready(services: ServicesOfApp, name: ModelName, version: VersionReference) -> ModelReady:
+    """Answer whether there is the version and the server does not still load it before it is ready itself."""
+    return _ready(services, name, version)
 
 
-def _ready(store: Store, name: str, reference: str | None) -> ModelReady:
-    with store.reading() as tx:
+def _ready(services: Services, name: str, reference: str | None) -> ModelReady:
+    with services.store.reading() as tx:
         version = find_version(tx, name, reference)
+        services.warm_up.require_not_awaited(tx, version)
     return ModelReady(name=version.model, ready=True)
 
 

@@ -23,6 +23,7 @@ class PredictResult(Answer):
     model: str
     version: int
     solver: SolverAnswer = Field(description="that the model was run with")
+    solver_reason: str | None = Field(default=None, description="why that solver, where it was to be chosen (auto)")
     dataset: DatasetSpec = Field(description="that was predicted")
     split: Split
     classes: int = Field(description="of the model: probabilities of a sample")

@@ -87,12 +87,13 @@ class PortraitJobSpec(Spec):
 
 
 class AskedOfAuto(Spec):
-    """What was asked where the solver was chosen."""
+    """What was asked where the solver was chosen, and why it is that one."""
 
     agreement: Annotated[float, Field(gt=0, le=1)] = Field(description="on which share of the audited samples")
     evidence: Evidence = Field(description="what had to reach it")
     by: By = Field(description="what was to be the least")
     otherwise: Otherwise = Field(description="what to do where no solver is known to agree")
+    reason: Annotated[str, Field(max_length=2000)] = Field(description="why that solver, in words")
 
 
 class PredictJobSpec(Spec):
@@ -125,8 +126,8 @@ class PredictJobSpec(Spec):
     )
     chosen_by: AskedOfAuto | None = Field(
         default=None,
-        description="of an accepted job: what was asked of auto, which chose the solver; null: it was named. Sent "
-        "again with that solver it is kept, and nothing is chosen anew",
+        description="of an accepted job: what was asked of auto, which chose the solver, and why it is that one; null: "
+        "it was named. Sent again with that solver it is kept, and nothing is chosen anew",
     )
     dataset: DatasetSpec | None = Field(
         default=None, description="null: the one the version was trained on; another must have inputs of the same shape"

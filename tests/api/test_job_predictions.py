@@ -158,6 +158,7 @@ def test_auto_names_the_cheapest_solver_that_agrees_and_keeps_what_was_asked(
     assert spec["solver"] == solver
     asked_for = spec["chosen_by"]
     assert (asked_for["agreement"], asked_for["evidence"], asked_for["otherwise"]) == kept
+    assert "of the 7 solvers tried" in asked_for["reason"].lower()
     PredictJobSpec.model_validate(spec)  # as the worker reads it
 
 
@@ -197,6 +198,10 @@ def test_auto_without_an_audit_says_how_to_get_one_or_takes_the_training_solver(
     assert 'POST {"kind": "audit", "model": "spheres", "version": 1} to /v1/evaluation-jobs' in detail
     spec = accept(client, solver="auto", otherwise="training_solver").json()["spec"]
     assert spec["solver"] == {"method": "euler", "steps": 2}
+    reason = spec["chosen_by"]["reason"]
+    assert reason.startswith("No audit")
+    assert reason.endswith("Taken is euler-2, the solver of the training, as `otherwise` asks.")
+    assert accept(client).json()["spec"]["chosen_by"] is None
 
 
 def test_auto_is_refused_where_no_solver_may_be_chosen(served: Served, client: httpx.Client) -> None:

@@ -297,6 +297,42 @@ def test_a_computation_that_cannot_be_made_fails_the_call_and_the_next_one_tries
     assert isinstance(answer, Prediction)
 
 
+@pytest.mark.parametrize("by", ["the watch", "the thread"])
+def test_who_is_too_late_because_torch_was_loaded_is_told_so_and_others_are_not(
+    served_version: ServedVersion, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    monkeypatch.setattr(micro_batcher, "LOOK_SECONDS", 0.01 if by == "the watch" else 1.0)
+    loaded = threading.Event()
+    echo = Echo()
+
+    def make() -> Echo:
+        assert loaded.wait(20)
+        return echo
+
+    async def use(batcher: MicroBatcher) -> Prediction | BaseException:
+        early = asyncio.ensure_future(batcher.predict(call_of([0.1], seconds=0.05), 1, None))
+        if by == "the watch":
+            await asyncio.wait([early])
+        else:
+            await asyncio.sleep(0.1)  # its time is up before it can be begun
+        loaded.set()
+        with pytest.raises(Problem) as while_loading:
+            await early
+        assert (while_loading.value.status_code, while_loading.value.code) == (504, "deadline_exceeded")
+        assert "still loading what computes predictions" in while_loading.value.detail
+        assert "ODENESS_WARM_MODELS" in while_loading.value.detail
+        await batcher.run_errand(lambda computation: None)
+        held = asyncio.ensure_future(batcher.predict(call_of([0.2]), 1, None))
+        await asyncio.to_thread(echo.began.wait, 20)
+        with pytest.raises(Problem, match="the server was busy"):
+            await batcher.predict(call_of([0.3], seconds=0.05), 1, None)
+        echo.go_on.set()
+        return await held
+
+    answer = with_batcher(MicroBatcher(fitting(served_version), make, RequestMetrics()), use)
+    assert isinstance(answer, Prediction)
+
+
 def test_a_connection_that_cannot_be_looked_at_does_not_end_the_watch(
     served_version: ServedVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,10 @@ def test_auto_without_an_audit_says_how_to_get_one_or_falls_back_when_asked_to(s
         assert "/v1/evaluation-jobs" in problem["detail"]
         answer = predicted(client, solver="auto", otherwise="training_solver")
     assert answer["solver"] == SPHERES_JOB["solver"]
+    assert answer["solver_reason"] == (
+        "No audit of the version has compared solvers. "
+        "Taken is euler-2, the solver of the training, as `otherwise` asks."
+    )
 
 
 def test_auto_of_a_model_that_is_no_ode_is_its_training_solver(served: Served) -> None:
@@ -90,6 +94,10 @@ def test_an_agreement_that_no_solver_reaches_is_refused_with_the_closest(served:
         assert "comes closest" in problem["detail"]
         answer = predicted(client, **body | {"otherwise": "training_solver"})
     assert answer["solver"] == SPHERES_JOB["solver"]
+    assert answer["solver_reason"] == (
+        problem["detail"].removeprefix("version 1 of spheres: ")
+        + " Taken is euler-2, the solver of the training, as `otherwise` asks."
+    )
 
 
 @pytest.mark.parametrize(

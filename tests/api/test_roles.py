@@ -1,11 +1,15 @@
 """Processes that only take jobs, processes that only predict, and models loaded before a server is ready."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 
 import httpx
 import pytest
 
 from api.inference import warm_up
+from api.inference.served_version import ServedVersion
+from api.inference.service import Inference
+from api.problems import Problem
 from store.settings import Settings, SettingsInvalid
 from tests.api.conftest import SPHERES_JOB, assert_problem, serve, train
 from tests.conftest import wait_until
@@ -16,11 +20,35 @@ BODY = {"inputs": [[[0.1, 0.12]]]}
 def test_an_inference_process_predicts_and_takes_no_jobs(make_settings: Callable[..., Settings]) -> None:
     with serve(make_settings(role="inference")) as served, served.client() as client:
         train(served.store, SPHERES_JOB)
+        wait_until(lambda: client.get("/readyz").status_code == 200, "it is ready")
         assert client.get("/readyz").json()["broker"] == "unused"
         assert client.post("/v1/models/spheres/predict", json=BODY).status_code == 200
         assert client.get("/v2/models/spheres/ready").status_code == 200
         assert_problem(client.post("/v1/training-jobs", json=SPHERES_JOB), 404, "route_not_found")
         assert "/v1/training-jobs" not in client.get("/openapi.json").json()["paths"]
+
+
+def test_an_inference_process_is_ready_when_torch_is_loaded(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loadable = threading.Event()
+    load = Inference.load
+
+    async def loading(self: Inference) -> None:
+        if not loadable.is_set():
+            raise ImportError("a library is missing")
+        await load(self)
+
+    monkeypatch.setattr(warm_up, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(Inference, "load", loading)
+    with serve(make_settings(role="inference")) as served, served.client() as client:
+        wait_until(lambda: "torch cannot be loaded" in caplog.text, "the first try")
+        problem = assert_problem(client.get("/readyz"), 503, "models_not_loaded")
+        assert "what computes predictions is being loaded" in problem["detail"]
+        assert client.get("/v2/health/ready").status_code == 503
+        loadable.set()
+        wait_until(lambda: client.get("/readyz").status_code == 200, "torch is loaded")
+        assert client.get("/v2/health/ready").json() == {"ready": True}
 
 
 def test_a_control_process_takes_jobs_and_predicts_nothing(make_settings: Callable[..., Settings]) -> None:
@@ -49,6 +77,32 @@ def test_a_server_is_ready_when_the_models_it_is_to_have_are_loaded(
             return response.status_code == 200
 
         wait_until(ready, "all are loaded")
+
+
+def test_the_inference_protocol_finds_server_and_model_ready_when_readyz_does(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_load = threading.Event()
+    load = Inference.warm
+
+    async def warm(self: Inference, versions: Sequence[ServedVersion]) -> None:
+        if not may_load.is_set():
+            raise Problem(503, "busy", "not yet")
+        await load(self, versions)
+
+    monkeypatch.setattr(warm_up, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(Inference, "warm", warm)
+    urls = ["/readyz", "/v2/health/ready", "/v2/models/spheres/ready", "/v2/models/spheres/versions/2/ready"]
+    with serve(make_settings(warm_models="spheres")) as served, served.client() as client:
+        train(served.store, SPHERES_JOB)
+        train(served.store, SPHERES_JOB)
+        assert [client.get(url).status_code for url in urls] == [503] * 4
+        assert "models of ODENESS_WARM_MODELS are not loaded yet: spheres" in client.get(urls[1]).json()["error"]
+        assert "models of ODENESS_WARM_MODELS are not loaded yet: spheres" in client.get(urls[2]).json()["error"]
+        assert client.get("/v2/models/spheres/versions/1/ready").status_code == 200  # nobody waits for that one
+        may_load.set()
+        wait_until(lambda: client.get("/readyz").status_code == 200, "it is loaded")
+        assert [client.get(url).status_code for url in urls] == [200] * 4
 
 
 def test_wrong_names_of_models_are_refused_at_the_start() -> None:

@@ -2,14 +2,17 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ode_core.models.classifier import Classifier
+from ode_core.models.classifier import Classifier, ClassifierOutput
 from ode_core.models.prediction_columns import Columns, Tally, pack, unpack
 from ode_core.models.predictions import batch_size_for, prediction_columns
+from ode_core.models.steady_classifier import SteadyClassifier
 from ode_core.specs import (
     DatasetSpec,
     PredictJobSpec,
@@ -46,14 +49,24 @@ def run_prediction(running: RunningJob) -> FinishJob:
     inputs, truth = (
         (data.train_inputs, data.train_labels) if spec.split == "train" else (data.test_inputs, data.test_labels)
     )
-    model = _prepared(running, loaded.model, dataset)
-    sample_bytes = prediction_bytes(loaded.spec.dataset.classes, logits=spec.logits)
-    _predict_rest(running, model, solver, inputs[:samples], truth[:samples], spec.logits, CHUNK_BYTES // sample_bytes)
+    most = CHUNK_BYTES // prediction_bytes(loaded.spec.dataset.classes, logits=spec.logits)
+    _predict_rest(
+        running,
+        _predictor(running, loaded.model, dataset, solver),
+        f"predicting with {solver.label}",
+        inputs[:samples],
+        truth[:samples],
+        logits=spec.logits,
+        # Every batch fits into a chunk, so chunks end where batches do, and batches are the same after a restart.
+        rows=min(batch_size_for(loaded.model), most),
+        most=most,
+    )
     tally = _tally(running, samples)
     result = {
         "model": loaded.version.model,
         "version": loaded.version.version,
         "solver": solver.document(),
+        "solver_reason": None if spec.chosen_by is None else spec.chosen_by.reason,
         "dataset": dataset.model_dump(mode="json"),
         "split": spec.split,
         "classes": loaded.spec.dataset.classes,
@@ -64,7 +77,7 @@ def run_prediction(running: RunningJob) -> FinishJob:
         "failure_reasons": tally.failure_reasons,
         "nfe": tally.mean_evaluations,
         "seconds": tally.seconds,
-        "device": model.device.type,
+        "device": loaded.model.device.type,
         "precision": loaded.spec.training.precision,
     }
 
@@ -88,40 +101,53 @@ def _state_size(model: Classifier) -> int:
     return math.prod(model.state_shape)
 
 
-def _prepared(running: RunningJob, model: Classifier, dataset: DatasetSpec) -> Classifier:
-    """Return the model for the data set's units, stopped between two evaluations when the job has to stop."""
-    # As in a request: what was predicted before and after a restart must be computed in the same way.
+Predict = Callable[[Tensor], ClassifierOutput]
+"""Solves one batch of inputs in the data set's units."""
+
+
+def _predictor(running: RunningJob, model: Classifier, dataset: DatasetSpec, solver: SolverSpec) -> Predict:
+    """Return what predicts a batch, stopped between two evaluations when the job has to stop.
+
+    On a CPU it is what answers requests, so that the bits are theirs. On a GPU nothing has the same bits in all
+    batches: there steps are never compiled, so that what comes before and after a restart is computed in the same way.
+    """
     prepared = model.uncompiled()
     prepared.input_scale = dataset.input_scale
-    prepared.field.before_evaluation = running.check
-    return prepared
+    steady = SteadyClassifier(prepared) if model.device.type == "cpu" else None
+    computing = prepared if steady is None else steady.model
+    computing.field.before_evaluation = running.check
+    run = prepared.run if steady is None else steady.run
+
+    def predict(inputs: Tensor) -> ClassifierOutput:
+        with torch.inference_mode():
+            most = running.settings.budget.evaluations_per_solve
+            return run(inputs.to(model.device), solver, max_evaluations=most)
+
+    return predict
 
 
 def _predict_rest(
     running: RunningJob,
-    model: Classifier,
-    solver: SolverSpec,
+    predict: Predict,
+    message: str,
     inputs: Tensor,
     truth: Tensor,
+    *,
     logits: bool,
+    rows: int,
     most: int,
 ) -> None:
-    """Predict and store what is not stored yet, at most ``most`` samples in a chunk."""
-    # Every batch fits into a chunk, so chunks end where batches do, and batches are the same after a restart.
-    rows = min(batch_size_for(model), most)
+    """Predict and store what is not stored yet, ``rows`` at once, at most ``most`` samples in a chunk."""
     stored = running.keep_trying(lambda: _stored_samples(running))
     if stored:
         running.write(lambda tx: tx.events.record(running.job.id, running.attempt, "resumed", {"step": stored}))
-    message = f"predicting with {solver.label}"
     chunk = _Chunk(running, stored, most, len(inputs), message)
     try:
         for start in range(stored, len(inputs), rows):
             running.report(start, len(inputs), message)
             batch = slice(start, start + rows)
             began = time.monotonic()
-            output = model.predict(
-                inputs[batch].to(model.device), solver, max_evaluations=running.settings.budget.evaluations_per_solve
-            )
+            output = predict(inputs[batch])
             columns = prediction_columns(output, truth[batch], logits=logits)
             chunk.add(columns, len(inputs[batch]), time.monotonic() - began)
     finally:

@@ -144,6 +144,7 @@ def test_auto_falls_back_and_tells_its_reason(spheres: Served, client: triton.In
     asked = {"solver": "auto", "otherwise": "training_solver"}
     facts = client.infer("spheres", [tensor()], parameters=asked).get_response()["parameters"]
     assert (facts["solver"], facts["steps"]) == (SPHERES_JOB["solver"]["method"], SPHERES_JOB["solver"]["steps"])
+    assert facts["solver_reason"].startswith("No audit of the version has compared solvers. Taken is euler-2, ")
 
     store_choice(spheres.store, train(spheres.store, SPHERES_JOB))
     asked = {"agreement": "0.99", "evidence": "lower_bound"}
