@@ -10,6 +10,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from api.connection_watch import ConnectionWatch, Phase, Seen
+from api.request_guard import CLOSED_WITH
 from api.whole_answer import WholeAnswers
 
 MOST_HEAD_BYTES = 2**16
@@ -108,6 +109,7 @@ class BoundedHttpProtocol(WholeAnswers):
         """Answer a request that will not be complete, unless an answer is under way, and close the connection."""
         if self._is_answering():
             cycle = self.cycle
+            cycle.scope["state"][CLOSED_WITH] = 408  # for log and metrics: what ends here is a slow body
             cycle.disconnected = True  # what the application still sends goes nowhere
             cycle.message_event.set()
             if cycle.response_started:
