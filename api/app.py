@@ -106,7 +106,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             *([] if tracing is None else [Middleware(RequestSpans)]),
             Middleware(RequestGuard, metrics=metrics),
             Middleware(Authentication, key=key),
-            Middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes),
+            Middleware(
+                BodyLimit,
+                max_bytes=settings.max_body_bytes,
+                max_upload_bytes=settings.max_upload_bytes,
+                routes=[route for module in _ROUTES[settings.role] for route in module.router.routes],
+            ),
             Middleware(UncodedBodies),
         ],
         exception_handlers={
