@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from api.connection_watch import ConnectionWatch, Phase, Seen
 from api.ignored_upgrades import IgnoredUpgrades
 from api.problems import Problem, problem_response, unrouted_problem_response
+from api.request_guard import CLOSED_WITH
 
 MOST_HEAD_BYTES = 2**16
 
@@ -120,6 +121,7 @@ class BoundedHttpProtocol(IgnoredUpgrades):
         """Answer a request that will not be complete, unless it has an answer, and close the connection."""
         if self._is_answering():
             cycle = self.cycle
+            cycle.scope["state"][CLOSED_WITH] = 408  # for log and metrics: what ends here is a slow body
             cycle.disconnected = True  # what the application still sends goes nowhere
             cycle.message_event.set()
             if self._answer_has_begun():

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.requests import ClientDisconnect
 
 from api.inference.prediction_call import Outcome, Prediction, PredictionCall
 from api.inference.served_version import ServedVersion
@@ -210,7 +211,7 @@ class MicroBatcher:
             return
         if left and not ticket.answer.done():
             self._metrics.observe_refusal("abandoned")
-            ticket.answer.set_exception(Problem(503, "abandoned", "the client has left"))
+            ticket.answer.set_exception(ClientDisconnect())
 
     # On the model thread.
 

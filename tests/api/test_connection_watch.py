@@ -123,6 +123,9 @@ def test_a_body_that_does_not_come_is_answered_408_and_is_no_error_of_the_server
     assert received.count(b"HTTP/1.1") == 1
     assert counted(hurried, "slow_body")
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    with hurried.client() as client:
+        metrics = client.get("/metrics").text
+    assert 'odeness_http_requests_total{method="POST",route="/v1/models/{name}/predict",status="408"} 1.0' in metrics
 
 
 def test_under_v2_a_body_that_does_not_come_is_answered_in_that_protocols_form(hurried: Served) -> None:

@@ -100,6 +100,25 @@ def test_a_request_whose_server_does_not_tell_its_path_as_sent_goes_the_ordinary
         assert not app.predictions.takes(scope)
 
 
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        (V1, "/v1/models/{name}/predict"),
+        ("/v1/models/spheres/aliases/production/predict", "/v1/models/{name}/aliases/{alias}/predict"),
+        (V2, "/v2/models/{name}/infer"),
+        ("/v1/training-jobs", "/v1/training-jobs"),
+        ("/v1/nowhere", "unmatched"),
+    ],
+)
+def test_a_body_that_is_announced_as_too_large_is_counted_for_its_route(
+    make_settings: Callable[..., Settings], path: str, route: str
+) -> None:
+    with serve(make_settings(max_body_bytes=MOST_BYTES)) as served, served.client() as client:
+        assert client.post(path, content=b" " * (MOST_BYTES + 1)).status_code == 413
+        metrics = client.get("/metrics").text
+    assert f'odeness_http_requests_total{{method="POST",route="{route}",status="413"}} 1.0' in metrics
+
+
 @pytest.mark.parametrize("sizes", [[5], [2, 3], [0, 5], [1, 1, 1, 1, 1]])
 def test_a_body_that_comes_in_pieces_is_read_whole(sizes: list[int]) -> None:
     assert asyncio.run(_PlainRequest(SCOPE, received(sizes), _PlainHeaders([])).body()) == b"x" * 5

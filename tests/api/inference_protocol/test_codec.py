@@ -142,6 +142,8 @@ def test_what_does_not_add_up_is_refused(document: Any, tail: bytes | None, stat
             "after 20 bytes: is it cut off, or is the header Inference-Header-Content-",
         ),
         (b'{"inputs": nothing}', None, "is not JSON"),
+        (b'{"inputs": [1e400]}', None, "a number in the body is beyond 1.8e308"),
+        (b'{"inputs": []}\xff\x80\x3f', "15", "is the header Inference-Header-Content-Length the number of bytes"),
     ],
 )
 def test_a_body_that_is_no_json_is_refused_with_where_to_look(
