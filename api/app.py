@@ -3,9 +3,10 @@
 import asyncio
 import functools
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from types import ModuleType
+from typing import Any, Literal
 
 import anyio
 from fastapi import FastAPI
@@ -29,6 +30,7 @@ from api.inference_protocol.statistics import InferenceStatistics
 from api.prediction_path import PredictingApp
 from api.problems import Problem, answer_problem, invalid, problem_response
 from api.process_metrics import ProcessMetrics
+from api.process_role import RoleProblems
 from api.reconciler_thread import ReconcilerThread
 from api.request_guard import RequestGuard
 from api.request_metrics import RequestMetrics
@@ -104,11 +106,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             *([] if tracing is None else [Middleware(RequestSpans)]),
             Middleware(RequestGuard, metrics=metrics),
             Middleware(Authentication, key=key),
-            Middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes),
+            Middleware(
+                BodyLimit,
+                max_bytes=settings.max_body_bytes,
+                max_upload_bytes=settings.max_upload_bytes,
+                routes=[route for module in _ROUTES[settings.role] for route in module.router.routes],
+            ),
             Middleware(UncodedBodies),
         ],
         exception_handlers={
-            HTTPException: answer_problem,
+            HTTPException: _problem_handler(settings.role),
             RequestValidationError: answer_invalid_request,
             InvalidCursor: _answer_invalid_cursor,
             DBAPIError: _answer_database_error,
@@ -118,6 +125,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for module in _ROUTES[settings.role]:
         app.include_router(module.router)
     return app
+
+
+def _problem_handler(
+    role: Literal["all", "control", "inference"],
+) -> Callable[[Request, Exception], Coroutine[Any, Any, Response]]:
+    if role == "all":
+        return answer_problem
+    elsewhere = [module.router for module in _ROUTES["all"] if module not in _ROUTES[role]]
+    return RoleProblems(role, elsewhere).answer
 
 
 @asynccontextmanager

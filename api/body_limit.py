@@ -1,9 +1,10 @@
 """Bounds the size of request bodies, whatever they claim it to be."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from starlette.datastructures import Headers
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import Problem, problem_response
@@ -25,12 +26,14 @@ class BodyLimit:
         app: the application.
         max_bytes: of a body.
         max_upload_bytes: of one that is a data set or weights, which is not read into memory.
+        routes: of the application; of one whose body is refused, the measurements want to know the path's template.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int, routes: Sequence[BaseRoute] = ()) -> None:
         self.app = app
         self.max_bytes = max_bytes
         self.max_upload_bytes = max_upload_bytes
+        self.routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -41,6 +44,8 @@ class BodyLimit:
         limit = self.max_upload_bytes if uploading else self.max_bytes
         too_large = _upload_too_large if uploading else _too_large
         if not announces_at_most(Headers(scope=scope).get("content-length", ""), limit):
+            if found := next((route for route in self.routes if route.matches(scope)[0] is Match.FULL), None):
+                scope["route"] = found
             await _drain(receive)
             await problem_response(too_large(limit), scope)(scope, receive, send)
             return

@@ -13,17 +13,24 @@ from store.unit_of_work import Store
 _RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))", re.IGNORECASE)
 
 
-def download(store: Store, blob: BlobInfo, filename: str, request: Headers) -> Response:
+def download(store: Store, blob: BlobInfo, filename: str, request: Headers, *, lasting: bool = True) -> Response:
     """Return the response that sends a blob, or the part of it that is asked for.
 
     A header with several ranges is ignored, as RFC 9110 allows: the whole is sent.
+
+    Args:
+        store: where it is.
+        blob: what to send.
+        filename: for it.
+        request: the headers.
+        lasting: whether the path means this blob for ever, so that caches need not ask again.
     """
     tag = f'"{blob.sha256}"'
     headers = {
         "ETag": tag,
         "Accept-Ranges": "bytes",
         "Content-Disposition": f'attachment; filename="{filename}"',
-        "Cache-Control": "private, max-age=31536000, immutable",  # what is stored never changes
+        "Cache-Control": "private, max-age=31536000, immutable" if lasting else "private, no-cache",
     }
     if names(request.get("if-none-match"), tag):
         return Response(status_code=304, headers=headers)

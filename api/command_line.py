@@ -184,7 +184,9 @@ def paper_command(
 @app.command("export")
 def export_command(
     model: Annotated[str, typer.Argument(help="The model's name.")],
-    version: Annotated[int | None, typer.Option(min=1, help="Of the model.  [default: the latest]")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Its version: a number or an alias.  [default: the latest]")
+    ] = None,
     method: Annotated[
         str | None, typer.Option(help="The solver's method.  [default: the solver of the training]")
     ] = None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from uvicorn.server import ServerState
 
+from api.problems import Problem
 from store.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ STATE_KEY = "odeness.connections"
 LONGEST_PAUSE = 1.0  # seconds between two sweeps
 SLOWEST_BODY = 1000  # bytes a second, beyond what the seconds for a body allow
 
-Phase = Literal["head", "body", "answer", "closing", "refused"]
+Phase = Literal["head", "body", "discarded", "answer", "closing", "refused"]
+"""``discarded``: of a request that has its answer the body still comes."""
+
 Reason = Literal["slow_head", "slow_body", "answer_not_taken", "too_many"]
 
 
@@ -151,7 +154,7 @@ class ConnectionWatch:
             connection.transport.abort()
         elif phase == "head" and now - seen.since > self.limits.head_seconds:
             self._end(connection, "slow_head")
-        elif phase == "body":
+        elif phase in ("body", "discarded"):
             if connection.waits_for_us():
                 seen.since += self.limits.pause
             allowed = self.limits.body_seconds + connection.received / SLOWEST_BODY
@@ -162,12 +165,13 @@ class ConnectionWatch:
         log.info("connection of %s closed: %s", connection.client, reason)
         self.limits.observe(reason)
         if reason == "slow_head":
-            connection.refuse(408, f"The request's headers did not come within {self.limits.head_seconds:g} s.")
+            detail = f"the request's headers did not come within {self.limits.head_seconds:g} s: send them at once"
+            connection.refuse(Problem(408, reason, detail))
         elif reason == "slow_body":
-            connection.refuse(
-                408,
-                f"The request's body came too slowly: {self.limits.body_seconds:g} s, and one more for each "
-                f"{SLOWEST_BODY} bytes, are allowed.",
+            detail = (
+                f"the request's body came too slowly: {self.limits.body_seconds:g} s, and one more for each "
+                f"{SLOWEST_BODY} bytes, are allowed; send it faster, or less at once"
             )
+            connection.refuse(Problem(408, reason, detail))
         else:
             connection.transport.abort()

@@ -1,4 +1,7 @@
-"""Compressed bodies: gzip and deflate (which is zlib's format, RFC 9110), bounded when they are unpacked."""
+"""Compressed bodies: gzip and deflate, bounded when they are unpacked.
+
+Deflate is zlib's format (RFC 9110). Some clients send it without zlib's header and sum; so that is read, too.
+"""
 
 import re
 import zlib
@@ -9,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.problems import Problem
 
 _WINDOW = {"gzip": 31, "deflate": 15}  # of zlib: what the data is wrapped in
+_RAW = -15
 _LEVEL = 1  # numbers of a model hardly shrink further, however long one tries
 _WORTH_BYTES = 1400  # less goes into one packet anyway
 _UNPACKED_PATH = re.compile(r"/v[12]/models/.+/(?:predict|predict/explain|infer)")
@@ -26,7 +30,8 @@ def unpacked(body: bytes, coding: str | None, most_bytes: int) -> bytes:
         return body
     if coding not in _WINDOW:
         raise _unsupported(coding, "gzip or deflate, or none", "gzip, deflate")
-    unpacker = zlib.decompressobj(_WINDOW[coding])
+    raw = coding == "deflate" and not _has_zlib_header(body)
+    unpacker = zlib.decompressobj(_RAW if raw else _WINDOW[coding])
     try:
         content = unpacker.decompress(body, most_bytes + 1)
     except zlib.error as error:
@@ -43,6 +48,10 @@ def unpacked(body: bytes, coding: str | None, most_bytes: int) -> bytes:
     if unpacker.unused_data:
         raise _broken(coding, "something follows it")
     return content
+
+
+def _has_zlib_header(body: bytes) -> bool:
+    return len(body) >= 2 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0  # RFC 1950, 2.2
 
 
 def packed(content: bytes, accepted: str | None, *, worth_bytes: int = _WORTH_BYTES) -> tuple[bytes, dict[str, str]]:

@@ -19,7 +19,7 @@ class ExportRequest:
 
     Attributes:
         model: its name.
-        version: None is the latest.
+        version: a number or an alias; None or ``latest`` is the latest.
         method: with ``steps`` the solver; both None: what the version was trained with.
         steps: of equal length.
         format: ``onnx`` or ``torch``.
@@ -27,7 +27,7 @@ class ExportRequest:
     """
 
     model: str
-    version: int | None
+    version: str | None
     method: str | None
     steps: int | None
     format: str

@@ -5,17 +5,20 @@ and uvicorn waits for them however long they take.
 """
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from api.connection_watch import ConnectionWatch, Phase, Seen
-from api.whole_answer import WholeAnswers
+from api.ignored_upgrades import IgnoredUpgrades
+from api.problems import Problem, problem_response, unrouted_problem_response
+from api.request_guard import CLOSED_WITH
 
 MOST_HEAD_BYTES = 2**16
 
 
-class BoundedHttpProtocol(WholeAnswers):
+class BoundedHttpProtocol(IgnoredUpgrades):
     """Closes a connection whose request's line and headers, or trailers, are too long, or that its watch ends.
 
     Attributes:
@@ -27,6 +30,8 @@ class BoundedHttpProtocol(WholeAnswers):
         super().__init__(*arguments, **options)
         self._kept = 0  # bytes since the last headers or body were complete
         self._went_on = False
+        self._part: Literal["head", "body"] | None = None  # of a request, that has begun and is not complete
+        self._was_discarded = False
         self._refused = False
         self.received = 0
         self.seen: Seen | None = None
@@ -42,33 +47,36 @@ class BoundedHttpProtocol(WholeAnswers):
             return
         # It is closed a moment later: closed at once with a request unread, it would be reset and the answer lost.
         self._refused = True
-        self._write(
-            503,
-            f"{watch.limits.most} connections are open, which is all that this server takes: try again in a moment.",
-            b"retry-after: 1\r\n",
-        )
+        detail = f"{watch.limits.most} connections are open, which is all that this server takes: try again in a moment"
+        self._write(Problem(503, "too_many_connections", detail, headers={"Retry-After": "1"}))
         transport.write_eof()
 
     def data_received(self, data: bytes) -> None:
         """Read what has come."""
         if self._refused:
             return
-        self._went_on = False
+        self._went_on = self._was_discarded = False
         super().data_received(data)
         if self._went_on:
             self._kept = 0
+            if self._was_discarded:
+                self._wait_for_next()
             return
         self._kept += len(data)
-        if self._kept <= MOST_HEAD_BYTES or self.transport.is_closing():
-            return
-        if self.cycle is None or self.cycle.response_complete:
+        if self._kept > MOST_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response(f"The headers exceed {MOST_HEAD_BYTES} bytes.")
-        else:  # an answer is being written, into which this one must not come
-            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request, unless that would come into another answer or behind its own; then close."""
+        answering = self._is_answering()
+        if (self._part == "body") == answering and not (answering and self._answer_has_begun()):
+            self._write(Problem(400, "malformed_request", msg))
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         self._went_on = True
+        self._part = "head"
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -76,6 +84,7 @@ class BoundedHttpProtocol(WholeAnswers):
         self._went_on = True
         self.received = 0
         super().on_headers_complete()
+        self._part = "body"
 
     def on_body(self, body: bytes) -> None:
         """Pass a part of a body on."""
@@ -86,6 +95,8 @@ class BoundedHttpProtocol(WholeAnswers):
     def on_message_complete(self) -> None:
         """End a request."""
         self._went_on = True
+        self._part = None
+        self._was_discarded = not self._is_answering()
         super().on_message_complete()
 
     def phase(self) -> tuple[Phase | None, object]:
@@ -98,30 +109,48 @@ class BoundedHttpProtocol(WholeAnswers):
             return ("body" if self.cycle.more_body else "answer"), self.cycle
         if self.timeout_keep_alive_task is not None:
             return None, None
+        if self._part == "body":
+            return "discarded", self.cycle
         return "head", self.scope
 
     def waits_for_us(self) -> bool:
         """Return whether the rest of a body does not come because nobody reads it yet."""
         return self.flow.read_paused or self.cycle.waiting_for_100_continue
 
-    def refuse(self, status: int, message: str) -> None:
-        """Answer a request that will not be complete, unless an answer is under way, and close the connection."""
+    def refuse(self, problem: Problem) -> None:
+        """Answer a request that will not be complete, unless it has an answer, and close the connection."""
         if self._is_answering():
             cycle = self.cycle
+            cycle.scope["state"][CLOSED_WITH] = 408  # for log and metrics: what ends here is a slow body
             cycle.disconnected = True  # what the application still sends goes nowhere
             cycle.message_event.set()
-            if cycle.response_started:
+            if self._answer_has_begun():
                 self.transport.abort()
                 return
-        self._write(status, message)
+            self._write(problem)
+        elif self._part != "body":
+            self._write(problem)
         self.transport.close()
+
+    def _wait_for_next(self) -> None:
+        """Give the client its pause between two requests; uvicorn counts it from the answer alone."""
+        if self._part is None and not self._is_answering() and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            pause = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+            self.timeout_keep_alive_task = pause
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _write(self, status: int, message: str, headers: bytes = b"") -> None:
-        content = message.encode("ascii")
-        self.transport.write(
-            b"%scontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n%sconnection: close\r\n\r\n%s"
-            % (STATUS_LINE[status], len(content), headers, content)
-        )
+    def _answer_has_begun(self) -> bool:
+        return self.cycle.response_started or bool(self.pipeline)  # or that of a request before this one
+
+    def _write(self, problem: Problem) -> None:
+        if self._part == "body":
+            scope: Scope = self.cycle.scope  # type: ignore[assignment]  # uvicorn's type knows those of the standard alone
+            response = problem_response(problem, scope)
+        else:
+            response = unrouted_problem_response(problem)
+        lines = [b"%b: %b\r\n" % header for header in response.raw_headers]
+        head = [STATUS_LINE[problem.status_code], *lines, b"connection: close\r\n\r\n"]
+        self.transport.write(b"".join([*head, bytes(response.body)]))

@@ -4,6 +4,7 @@ import re
 from typing import Annotated
 
 from fastapi import Path
+from pydantic import AfterValidator, WithJsonSchema
 
 from api.problems import Problem
 from ode_core.specs import ALIAS_PATTERN, LATEST, NAME_PATTERN
@@ -19,7 +20,28 @@ StudyId = Annotated[str, Path(description="id of a study")]
 ModelName = Annotated[str, Path(description="name of a model")]
 VersionReference = int | str | None
 """A version's number, an alias, or None for the latest."""
-Version = Annotated[int, Path(ge=1, le=2**31 - 1, description="version of a model")]
+
+
+def _reference(given: str) -> str:
+    if re.fullmatch(ALIAS_PATTERN, given) or (re.fullmatch("[1-9][0-9]{0,9}", given) and int(given) <= _LAST_VERSION):
+        return given
+    shown = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}…"
+    raise ValueError(f'"{shown}" is no version: give its number, from 1 on, an alias, or {LATEST}')
+
+
+_LAST_VERSION, _SHOWN = 2**31 - 1, 40
+_REFERENCE_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1, "maximum": _LAST_VERSION},
+        {"type": "string", "pattern": ALIAS_PATTERN},
+    ]
+}
+Version = Annotated[
+    str,
+    AfterValidator(_reference),
+    WithJsonSchema(_REFERENCE_SCHEMA),
+    Path(description="version of a model: its number, an alias, or latest"),
+]
 AliasName = Annotated[str, Path(description="name for a version of a model")]
 
 

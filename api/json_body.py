@@ -6,8 +6,10 @@ import orjson
 
 from api.problems import Problem
 
+_LENGTH = "Content-Length"
 
-def read_json(body: bytes | memoryview, *, counted_by: str = "Content-Length", hint: str = "") -> Any:
+
+def read_json(body: bytes | memoryview, *, counted_by: str = _LENGTH, hint: str = "") -> Any:
     """Return what a body holds.
 
     Args:
@@ -28,6 +30,10 @@ def read_json(body: bytes | memoryview, *, counted_by: str = "Content-Length", h
                 f"the JSON ends early, after {len(body):,} bytes: is it cut off, or is the header {counted_by} less "
                 "than it has?"
             )
+        elif error.msg.startswith("number is infinity"):
+            detail = f"a number in the body is beyond 1.8e308, which is the largest there is: {error}"
         else:
             detail = f"the body is not JSON, which has no NaN: {error}"
+            if counted_by != _LENGTH:
+                detail += f"; is the header {counted_by} the number of bytes of the JSON alone?"
         raise Problem(400, "invalid_json", detail + hint) from error

@@ -31,12 +31,13 @@ class LineFormatter(logging.Formatter):
 class TurnHandler(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes to standard error: each write costs a system call here, and whoever reads the log as much again.
 
-    Warnings, and what is logged where no event loop runs, are written at once, after what has been kept.
+    Warnings, and what is logged in a thread in which no event loop runs, are written at once, after what has been kept.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._kept: list[str] = []
+        self._loop: asyncio.AbstractEventLoop | None = None  # that will write them
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, or keep it until the turn of the loop is over; called by one thread at a time."""
@@ -47,22 +48,30 @@ class TurnHandler(logging.StreamHandler):  # type: ignore[type-arg]
             return
         if record.levelno >= logging.WARNING:
             self.flush()
-        elif len(self._kept) == 1:
-            try:
-                loop = asyncio.get_running_loop()
-            except RuntimeError:
-                self.flush()
-            else:
-                loop.call_soon(self.flush)
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+            return
+        if loop is not self._loop:  # another one may have ended before it wrote them
+            self._loop = loop
+            loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write what is kept."""
         self.acquire()
         try:
-            kept, self._kept = self._kept, []
+            kept, self._kept, self._loop = self._kept, [], None
             with suppress(OSError, ValueError):  # it is closed, and there is nobody to tell
                 if kept:
-                    self.stream.write("".join(kept))
+                    self._write("".join(kept))
                 super().flush()
         finally:
             self.release()
+
+    def _write(self, text: str) -> None:
+        try:
+            self.stream.write(text)
+        except UnicodeEncodeError as error:  # nothing of it is written
+            self.stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))

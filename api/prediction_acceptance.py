@@ -29,6 +29,8 @@ from store.models import ModelVersion
 from store.settings import Settings
 from store.unit_of_work import Transaction
 
+_OF_AUTO = ("agreement", "evidence", "by", "otherwise")
+
 
 def submit_prediction(tx: Transaction, settings: Settings, spec: PredictJobSpec) -> Job:
     """Store the job with its version, solver and data set named.
@@ -50,34 +52,32 @@ def submit_prediction(tx: Transaction, settings: Settings, spec: PredictJobSpec)
         check_solve_budget(solver, trained.architecture.end_time, budget.evaluations_per_solve, state_size, each=each)
     with within_budget("samples"):
         check_prediction_budget(spec, trained, solver, samples, budget, each=each)
-    document = (
-        spec.model_dump(mode="json")
-        | asked
-        | {
-            "version": version.version,
-            "solver": solver.document(),
-            "dataset": dataset.model_dump(mode="json"),
-        }
-    )
+    # A spec that can be sent again: what was asked of auto would not fit the solver's name.
+    document = spec.model_dump(mode="json", exclude=set(_OF_AUTO)) | {
+        "version": version.version,
+        "solver": solver.document(),
+        "chosen_by": asked,
+        "dataset": dataset.model_dump(mode="json"),
+    }
     return tx.jobs.submit(spec.kind, document, model=spec.model, model_version=version.version, total=samples)
 
 
-def _solver(tx: Transaction, spec: PredictJobSpec, version: ModelVersion) -> tuple[SolverSpec, dict[str, Any]]:
+def _solver(tx: Transaction, spec: PredictJobSpec, version: ModelVersion) -> tuple[SolverSpec, dict[str, Any] | None]:
     """Return the solver to use; where it was to be chosen with all that was asked of it, and the reason."""
-    if spec.solver_reason is not None:
-        raise invalid("solver_reason", "is filled in where the solver is chosen: leave it out")
     own = SolverSpec.model_validate(version.solver)
-    given = {name: getattr(spec, name) for name in ("agreement", "evidence", "by", "otherwise")}
+    given = {name: getattr(spec, name) for name in _OF_AUTO}
     given = {name: value for name, value in given.items() if value is not None}
+    if spec.chosen_by is not None and not isinstance(spec.solver, SolverSpec):
+        raise invalid("chosen_by", "goes with the solver that was chosen: leave it out, or name that solver")
     if isinstance(spec.solver, str):
         stored = tx.solver_choices.of_version(version.id)
         choice = None if stored is None else SolverChoice.from_json(stored.choice)
         asked = AutoSolver(**given)
         solver, chosen = choose_solver(choice, version, own, asked)
-        return solver, asdict(asked) | {"solver_reason": chosen.reason}
+        return solver, asdict(asked) | {"reason": chosen.reason}
     for name in given:
         raise invalid(name, 'is for "solver": "auto" alone: leave it out, or let the solver be chosen')
-    return spec.solver or own, {}
+    return spec.solver or own, None if spec.chosen_by is None else spec.chosen_by.model_dump(mode="json")
 
 
 def _samples(spec: PredictJobSpec, trained: TrainingJobSpec, dataset: DatasetSpec) -> int:

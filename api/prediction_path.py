@@ -60,7 +60,8 @@ class PredictionPath:
         """Return whether a request is a plain prediction; it then has what ``__call__`` needs in its scope."""
         if scope["type"] != "http" or scope["method"] != "POST" or scope["query_string"]:
             return False
-        found = _PLAIN.fullmatch(scope["raw_path"])
+        path = scope.get("raw_path")  # not every server tells it
+        found = None if path is None else _PLAIN.fullmatch(path)
         if found is None:
             return False
         headers = _PlainHeaders(scope["headers"])
@@ -156,7 +157,12 @@ class _PlainRequest(Request):
         self._headers = headers
 
     async def body(self) -> bytes:
-        """Return the body."""
+        """Return the body, however often it is asked for."""
+        if not hasattr(self, "_body"):
+            self._body = await self._whole_body()
+        return self._body
+
+    async def _whole_body(self) -> bytes:
         message = await self._receive()
         if message["type"] == "http.request" and not message.get("more_body", False):
             self._stream_consumed = True

@@ -82,6 +82,19 @@ def problem_response(problem: Problem, scope: Scope) -> Response:
     )
 
 
+def unrouted_problem_response(problem: Problem) -> Response:
+    """Return the HTTP response of a problem of a connection whose request's path has not come.
+
+    It is a problem that has the ``error`` of the Open Inference Protocol, too, as either's client may wait for it.
+    """
+    return Response(
+        orjson.dumps(_storable(problem_document(problem, "") | {"error": problem.detail})),
+        status_code=problem.status_code,
+        headers=problem.headers,
+        media_type=PROBLEM_MEDIA_TYPE,
+    )
+
+
 def request_id(scope: Scope) -> str:
     """Return the id the guard gave this request."""
     return str(scope.get("state", {}).get("request_id", ""))

@@ -3,11 +3,16 @@
 Each process writes its counters into files of its own in one folder (prometheus-client's multiprocess mode, which
 ``PROMETHEUS_MULTIPROC_DIR`` switches on), and whichever is asked adds them up. The counts of a process that is gone
 must stay, or the sums would go down; its files must not, or each restart would leave some more.
+
+Whoever merges them may die over it, and so writes down what is merged before anything of it is removed: what the list
+names is finished by whoever looks next, and without a list nothing has happened.
 """
 
 import fcntl
+import json
 import os
 import re
+import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +23,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from api.measuring_together import FOLDER_VARIABLE
+from api.measuring_together import named_folder
 
 _OF_PROCESS = re.compile(r"(counter|histogram|summary|gauge_[a-z]+)_([0-9]+)\.db")
 _SUMMED = ("counter", "histogram", "summary")
@@ -33,12 +38,17 @@ class ProcessMetrics:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._merged = folder / "merged.json"  # names of files whose counts are in those that are to be kept
 
     @classmethod
     def of_environment(cls) -> "ProcessMetrics | None":
-        """Return those of the folder that the environment names; None where this process measures for itself."""
-        folder = os.environ.get(FOLDER_VARIABLE)
-        return cls(Path(folder)) if folder else None
+        """Return those of the folder that the environment names; None where this process measures for itself.
+
+        Raises:
+            MetricsFolderUnavailable: the folder is missing and cannot be made.
+        """
+        folder = named_folder()
+        return None if folder is None else cls(folder)
 
     def exposition(self, others: Sequence[Collector]) -> bytes:
         """Return everything in Prometheus' text format.
@@ -49,6 +59,9 @@ class ProcessMetrics:
         registry = CollectorRegistry()
         for other in others:
             registry.register(other)
+        if self._merged.exists():
+            with self._locked(fcntl.LOCK_EX):
+                self._finish()
         with self._locked(fcntl.LOCK_SH):
             MultiProcessCollector(registry, str(self._folder))  # type: ignore[no-untyped-call]
             return generate_latest(registry)
@@ -56,30 +69,58 @@ class ProcessMetrics:
     def take_over_from_the_dead(self) -> None:
         """Add what dead processes have counted to one file, and remove theirs. Their gauges are gone with them."""
         with self._locked(fcntl.LOCK_EX):
-            dead = [
-                (found[1], path)
-                for path in self._folder.iterdir()
-                if (found := _OF_PROCESS.fullmatch(path.name)) and not _is_alive(int(found[2]))
-            ]
-            for kind in _SUMMED:
-                if files := [path for of, path in dead if of == kind]:
+            self._finish()
+            self._set_dead_aside()
+            merged = {kind: list(self._folder.glob(f"{kind}_dead-*.db")) for kind in _SUMMED}
+            for kind, files in merged.items():
+                self._new(kind).unlink(missing_ok=True)  # of one that died before its list
+                if files:
                     self._merge(kind, files)
-            for _, path in dead:
-                path.unlink(missing_ok=True)
+            if any(merged.values()):
+                listed = self._folder / "merged.new"
+                listed.write_text(json.dumps([path.name for files in merged.values() for path in files]))
+                listed.replace(self._merged)
+            self._finish()
+
+    def _set_dead_aside(self) -> None:
+        """Name what the dead have summed so that no process, whose number may be theirs, ever writes to it again."""
+        for path in list(self._folder.iterdir()):
+            found = _OF_PROCESS.fullmatch(path.name)
+            if found is None or _is_alive(int(found[2])):
+                continue
+            if found[1] in _SUMMED:
+                path.rename(self._folder / f"{found[1]}_dead-{uuid.uuid4().hex}.db")
+            else:
+                path.unlink()
+
+    def _finish(self) -> None:
+        """Keep what is merged, and remove what it was merged from; does nothing twice."""
+        if not self._merged.exists():
+            return
+        names = json.loads(self._merged.read_text())
+        for kind in _SUMMED:
+            if (new := self._new(kind)).exists():
+                new.replace(self._kept(kind))
+        for name in names:
+            (self._folder / name).unlink(missing_ok=True)
+        self._merged.unlink()
+
+    def _kept(self, kind: str) -> Path:
+        return self._folder / f"{kind}_dead.db"
+
+    def _new(self, kind: str) -> Path:
+        return self._folder / f"{kind}.new"
 
     def _merge(self, kind: str, files: Sequence[Path]) -> None:
-        kept = self._folder / f"{kind}_dead.db"
+        kept = self._kept(kind)
         sums: dict[str, float] = defaultdict(float)
         for path in [kept, *files] if kept.exists() else files:
             for key, value, *_ in MmapedDict.read_all_values_from_file(path):  # type: ignore[no-untyped-call]
                 sums[key] += value
-        new = self._folder / f"{kind}.new"
-        new.unlink(missing_ok=True)
-        merged = MmapedDict(str(new))  # type: ignore[no-untyped-call]
+        merged = MmapedDict(str(self._new(kind)))  # type: ignore[no-untyped-call]
         for key, value in sums.items():
             merged.write_value(key, value, 0.0)  # type: ignore[no-untyped-call]
         merged.close()  # type: ignore[no-untyped-call]
-        new.replace(kept)
 
     @contextmanager
     def _locked(self, how: int) -> Iterator[None]:

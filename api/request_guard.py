@@ -14,6 +14,12 @@ from api.request_metrics import RequestMetrics
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
+CLIENT_LEFT = 499
+"""What log and metrics have for a request whose client left before its answer: no standard's status, but nginx's."""
+
+CLOSED_WITH = "odeness.closed_with"
+"""Under which a request's state has the status that the server itself answered before the application could."""
+
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -44,20 +50,21 @@ class RequestGuard:
             return
         started = time.perf_counter()
         identifier = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = identifier
+        state = scope.setdefault("state", {})
+        state["request_id"] = identifier
         status = 0
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = state.get(CLOSED_WITH, message["status"])
                 message["headers"] = _guarded_headers(message["headers"], identifier)
             await send(message)
 
         try:
             await self.app(scope, receive, send_guarded)
-        except ClientDisconnect:
-            pass  # while it sent its request; nobody waits for an answer
+        except ClientDisconnect:  # nobody waits for an answer
+            status = status or state.get(CLOSED_WITH, CLIENT_LEFT)
         except Exception:
             log.exception("request %s: %s %s failed", identifier, scope["method"], scope["path"])
             if status:

@@ -83,7 +83,7 @@ class RequestMetrics:
         self._closed.labels(reason).inc()
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one request; ``status`` 0: it had no answer, the client left."""
+        """Count one request; ``status`` 499: its client left before the answer; 0: the server stopped before it."""
         method = method if method in _METHODS else "other"  # labels must not grow with what clients send
         found = self._of_route.get((method, route, status))
         if found is None:

@@ -3,10 +3,12 @@
 from typing import Any
 
 from opentelemetry.trace import Span, StatusCode, Tracer
+from starlette.requests import ClientDisconnect
 
 from api.inference.prediction_call import AutoSolver, Prediction, PredictionCall, mean_count
 from api.inference.service import Inference
 from api.problems import Problem
+from api.request_guard import CLIENT_LEFT
 from api.request_metrics import RequestMetrics
 from store.settings import Settings
 from store.unit_of_work import Store
@@ -57,7 +59,12 @@ def _tell_prediction(span: Span, call: PredictionCall, prediction: Prediction) -
 
 
 def _tell_failure(span: Span, error: Exception) -> None:
-    code, status = (error.code, error.status_code) if isinstance(error, Problem) else (type(error).__qualname__, 500)
+    if isinstance(error, ClientDisconnect):
+        code, status = "abandoned", CLIENT_LEFT
+    elif isinstance(error, Problem):
+        code, status = error.code, error.status_code
+    else:
+        code, status = type(error).__qualname__, 500
     span.set_attribute("error.type", code)
     if status >= 500:
         span.set_status(StatusCode.ERROR)

@@ -118,4 +118,9 @@ def autocommitting(engine: Engine) -> Connection:
     connection = engine.connect()
     if engine.dialect.name == "sqlite":
         return connection  # where none is begun; see _configure_sqlite
-    return connection.execution_options(isolation_level="AUTOCOMMIT", postgresql_readonly=True)
+    try:
+        return connection.execution_options(isolation_level="AUTOCOMMIT", postgresql_readonly=True)
+    except BaseException:
+        connection.invalidate()
+        connection.close()
+        raise

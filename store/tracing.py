@@ -4,6 +4,7 @@ Switched off, nothing of OpenTelemetry's SDK is loaded. Switched on, spans go to
 standard variables ``OTEL_...`` say. Nothing here is the process's: providers are passed on, and no global one is set.
 """
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -22,6 +23,8 @@ TraceContext = Callable[[], dict[str, str]]
 """Returns the trace that is being made here, as headers of W3C's Trace Context: ``traceparent``, if there is any."""
 
 CLOSE_SECONDS = 3.0
+
+log = logging.getLogger(__name__)
 
 _EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 
@@ -65,6 +68,8 @@ class Tracing:
         closing = threading.Thread(target=self.provider.shutdown, name="last-spans", daemon=True)
         closing.start()
         closing.join(CLOSE_SECONDS)
+        if closing.is_alive():
+            log.warning("the last spans are lost: the collector did not take them within %g s", CLOSE_SECONDS)
 
     def context(self) -> dict[str, str]:
         """Return the current trace as headers; empty where no span is open."""

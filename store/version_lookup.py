@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection, Engine, bindparam, select
+from sqlalchemy.exc import OperationalError
 
 from ode_core.specs import ALIAS_PATTERN, LATEST, NAME_PATTERN
 from store.engine import autocommitting
@@ -50,9 +51,16 @@ class VersionLookup:
         Raises:
             SQLAlchemyError: it does not any more.
         """
-        if self._connection is None:
-            self._connection = autocommitting(self._engine)
-            self._cursor = self._connection.connection.cursor()
+        if self._connection is not None:
+            return
+        connection = None
+        try:
+            connection = autocommitting(self._engine)
+            cursor = connection.connection.cursor()
+        except self._engine.dialect.loaded_dbapi.Error as error:
+            _discard(connection)
+            raise OperationalError("open a cursor", None, error) from error
+        self._connection, self._cursor = connection, cursor
 
     def id_of(self, model: str, reference: str | None) -> str | None:
         """Return the id of the version that ``latest`` (or None) or an alias means now; None: ask the store."""
@@ -81,10 +89,14 @@ class VersionLookup:
 
     def _drop(self) -> None:
         connection, self._connection, self._cursor = self._connection, None, None
-        if connection is not None:
-            with suppress(Exception):  # nobody needs it any more
-                connection.invalidate()
-                connection.close()
+        _discard(connection)
+
+
+def _discard(connection: Connection | None) -> None:
+    if connection is not None:
+        with suppress(Exception):  # nobody needs it any more
+            connection.invalidate()
+            connection.close()
 
 
 class _DriverStatement:

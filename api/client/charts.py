@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 from urllib.parse import quote
 
-from api.client.transport import Transport
+from api.client.transport import Transport, version_path
 
 ChartFormat = Literal["png", "svg", "html", "json"]
 
@@ -35,10 +35,10 @@ class ChartRequests(Transport):
         return self._chart(f"/v1/studies/{quote(study_id)}", name, format, options)
 
     def version_chart(
-        self, model: str, version: int, name: str, *, format: ChartFormat = "png", **options: Any
+        self, model: str, version: int | str, name: str, *, format: ChartFormat = "png", **options: Any
     ) -> bytes:
         """Return a chart of a model version as a file; see ``chart``."""
-        return self._chart(f"/v1/models/{quote(model)}/versions/{version}", name, format, options)
+        return self._chart(version_path(model, version), name, format, options)
 
     def _chart(self, place: str, name: str, format: ChartFormat, options: Mapping[str, Any]) -> bytes:
         query = {"format": format, **options}

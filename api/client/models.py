@@ -7,7 +7,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from api.client.files import FileTransport, file_content
-from api.client.transport import Solver, Spec, as_json, if_given
+from api.client.transport import Solver, Spec, as_json, if_given, version_path
 
 
 class ModelRequests(FileTransport):
@@ -21,13 +21,13 @@ class ModelRequests(FileTransport):
         """Return a model with its versions, newest first."""
         return cast(dict[str, Any], self._get(f"/v1/models/{quote(name)}"))
 
-    def version(self, name: str, version: int) -> dict[str, Any]:
-        """Return one version of a model."""
-        return cast(dict[str, Any], self._get(f"/v1/models/{quote(name)}/versions/{version}"))
+    def version(self, name: str, version: int | str) -> dict[str, Any]:
+        """Return one version of a model: a number, an alias, or ``latest``."""
+        return cast(dict[str, Any], self._get(version_path(name, version)))
 
-    def checkpoint(self, name: str, version: int) -> bytes:
+    def checkpoint(self, name: str, version: int | str) -> bytes:
         """Return a version's weights as a safetensors file."""
-        return self._request("GET", f"/v1/models/{quote(name)}/versions/{version}/checkpoint", repeatable=True).content
+        return self._request("GET", f"{version_path(name, version)}/checkpoint", repeatable=True).content
 
     def upload_model(
         self,

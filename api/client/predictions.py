@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from api.client.answers import Predictions
 from api.client.charts import ChartFormat
-from api.client.transport import Solver, Transport, as_json
+from api.client.transport import Solver, Transport, as_json, version_path
 
 
 class PredictionRequests(Transport):
@@ -68,7 +68,7 @@ class PredictionRequests(Transport):
     def solver_choice(
         self,
         name: str,
-        version: int,
+        version: int | str,
         *,
         agreement: float = 0.999,
         evidence: Literal["estimate", "lower_bound"] = "estimate",
@@ -78,7 +78,7 @@ class PredictionRequests(Transport):
 
         Args:
             name: the model.
-            version: whose latest audit is asked.
+            version: whose latest audit is asked: a number, an alias, or ``latest``.
             agreement: on which share of the samples the solver has to agree.
             evidence: what has to reach it: the estimate, or the lower end of its 95 % interval.
             by: what is to be the least: evaluations of the field, or the time that the audit measured.
@@ -87,16 +87,14 @@ class PredictionRequests(Transport):
             ProblemError: ``not_audited`` where no audit has finished.
         """
         query = {"agreement": agreement, "evidence": evidence, "by": by}
-        return cast(dict[str, Any], self._get(f"/v1/models/{quote(name)}/versions/{version}/solver-choice", query))
+        return cast(dict[str, Any], self._get(f"{version_path(name, version)}/solver-choice", query))
 
 
 def _prediction(
     name: str, inputs: Any, solver: Any, version: int | str | None, options: Mapping[str, Any]
 ) -> tuple[str, dict[str, Any]]:
     """Return path and body of a request for predictions."""
-    place = f"/v1/models/{quote(name)}"
-    if version is not None:
-        place += f"/versions/{version}" if isinstance(version, int) else f"/aliases/{quote(version)}"
+    place = f"/v1/models/{quote(name)}" if version is None else version_path(name, version)
     numbers = inputs.tolist() if hasattr(inputs, "tolist") else inputs
     _require_finite("inputs", numbers)
     asked = solver if solver is None or isinstance(solver, str) else as_json(solver)

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 from pydantic import BaseModel
@@ -17,6 +17,11 @@ Solver = Mapping[str, Any] | BaseModel
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
 _PAGE = 200
+
+
+def version_path(model: str, version: int | str) -> str:
+    """Return the path of a model's version: a number, an alias, or ``latest``."""
+    return f"/v1/models/{quote(model)}/versions/{quote(str(version))}"
 
 
 class Transport:

@@ -23,13 +23,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.requests import ClientDisconnect
 
-from api.inference.prediction_call import Execution, Explanation, Outcome, Prediction, PredictionCall
+from api.inference.prediction_call import Execution, Outcome, Prediction, PredictionCall
 from api.inference.served_version import ServedVersion
 from api.inference.waiting_calls import CheckedCall, IsDisconnected, Ticket, WaitingCalls
 from api.problems import Problem
 from api.request_metrics import RequestMetrics
-from ode_core.specs import SolverSpec
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +58,6 @@ class Computation(Protocol):
 
     def forget(self, version_id: str) -> bool:
         """Free a version's memory; return whether it was loaded."""
-        ...
-
-    def explain(self, served: ServedVersion, inputs: NDArray[Any], solver: SolverSpec, seconds: float) -> Explanation:
-        """Return how a version comes to its predictions, computed within so many seconds."""
         ...
 
 
@@ -153,7 +149,7 @@ class MicroBatcher:
     async def run_errand(self, function: Callable[[Computation], Any]) -> Any:
         """Run a function of the computation on the model thread, after what has been handed over."""
         if self._closed:
-            raise _stopping()
+            raise stopping()
         errand = _Errand(function)
         self._hand(errand)
         return await asyncio.wrap_future(errand)
@@ -162,7 +158,7 @@ class MicroBatcher:
 
     def _refuse_when_full(self, size: int) -> None:
         if self._closed:
-            raise _stopping()
+            raise stopping()
         if len(self._open) >= MAX_WAITING or (self._open and self._open_bytes + size > MAX_WAITING_BYTES):
             self._metrics.observe_refusal("busy")
             raise Problem(
@@ -188,9 +184,9 @@ class MicroBatcher:
                 item = self._inbox.get_nowait()
                 if isinstance(item, _Errand):
                     if item.set_running_or_notify_cancel():
-                        item.set_exception(_stopping())
+                        item.set_exception(stopping())
                 elif item:
-                    _deliver([(ticket, _stopping()) for ticket in item])
+                    _deliver([(ticket, stopping()) for ticket in item])
 
     async def _look_after_callers(self) -> None:
         """Answer those whose time is up, and let go those who have left."""
@@ -215,7 +211,7 @@ class MicroBatcher:
             return
         if left and not ticket.answer.done():
             self._metrics.observe_refusal("abandoned")
-            ticket.answer.set_exception(Problem(503, "abandoned", "the client has left"))
+            ticket.answer.set_exception(ClientDisconnect())
 
     # On the model thread.
 
@@ -224,7 +220,7 @@ class MicroBatcher:
             if self._waiting:
                 self._answer_next_batch()
         for call in self._waiting.drain():
-            _deliver([(call.ticket, _stopping())])
+            _deliver([(call.ticket, stopping())])
 
     def _take_in(self) -> bool:
         """Take what has arrived, and wait for it if there is nothing to do; return whether to go on."""
@@ -243,7 +239,7 @@ class MicroBatcher:
         except queue.Empty:
             pass
         if not going_on:
-            _deliver([(ticket, _stopping()) for ticket in arrived])
+            _deliver([(ticket, stopping()) for ticket in arrived])
         elif arrived:
             self._sort_in([ticket for ticket in arrived if not ticket.abandoned])
         return going_on
@@ -391,7 +387,8 @@ def _still_loading(seconds: float) -> Problem:
     )
 
 
-def _stopping() -> Problem:
+def stopping() -> Problem:
+    """Return the problem of a request that comes too late for a server."""
     return Problem(503, "stopping", "the server is stopping: ask again in a moment", headers={"Retry-After": "2"})
 
 

@@ -1,4 +1,4 @@
-"""What the model thread computes; with ``loaded_models`` the only place of the API with torch."""
+"""What the model thread computes; with ``loaded_models`` and ``explaining`` the only place of the API with torch."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,11 +12,10 @@ from torch import Tensor
 from api.inference import prediction_call
 from api.inference.loaded_models import CACHE_BYTES, LoadedModels
 from api.inference.micro_batcher import joined_inputs, stopped_after, too_late
-from api.inference.prediction_call import NO_LABEL, Certificate, Explanation, Outcome
+from api.inference.prediction_call import NO_LABEL, Certificate, Outcome
 from api.inference.served_version import ServedVersion
 from api.inference.waiting_calls import CheckedCall
 from api.problems import Problem
-from ode_core.audit.explanation import explain
 from ode_core.audit.finer_solver import error_per_difference, finer_solver
 from ode_core.models.classifier import ClassifierOutput
 from ode_core.models.steady_classifier import SteadyClassifier
@@ -105,28 +104,6 @@ class ModelRuntime:
     def forget(self, version_id: str) -> bool:
         """Free a version's memory; return whether it was loaded."""
         return self.models.forget(version_id)
-
-    def explain(self, served: ServedVersion, inputs: NDArray[Any], solver: SolverSpec, seconds: float) -> Explanation:
-        """Return how a version comes to its predictions for ``inputs`` ``(n, *input_shape)``.
-
-        Raises:
-            Problem: the weights cannot be used, or it takes more than so many seconds.
-        """
-        model, exact = self.models.for_explanation(served)
-        deadline = time.monotonic() + seconds
-        self._go_on = lambda: time.monotonic() <= deadline
-        try:
-            return explain(
-                model.uncompiled(), exact, torch.from_numpy(inputs), solver, max_evaluations=self._max_evaluations
-            )
-        except Interrupted:
-            raise Problem(
-                422,
-                "budget_exceeded",
-                f"the exact solutions took longer than {seconds:.3g} s: explain fewer inputs at a time",
-            ) from None
-        finally:
-            self._go_on = None
 
     def _part(self, model: SteadyClassifier, call: CheckedCall, inputs: Tensor) -> Outcome:
         asked = call.ticket.call

@@ -1,11 +1,15 @@
 """Predictions as the routes see them. This module loads without torch, which enters when it is first needed."""
 
+import asyncio
 import sys
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from api.inference.call_checks import CallChecks
 from api.inference.collector import spare_what_stays
-from api.inference.micro_batcher import Computation, MicroBatcher
+from api.inference.micro_batcher import LOOK_SECONDS, Computation, MicroBatcher, stopping
 from api.inference.prediction_call import Explanation, Prediction, PredictionCall
 from api.inference.prediction_request import refuse_too_many_rows
 from api.inference.served_version import ServedVersion
@@ -16,9 +20,12 @@ from store.models import ModelVersion
 from store.settings import Settings
 from store.unit_of_work import Store
 
+if TYPE_CHECKING:
+    from api.inference.explaining import Question
+
 EXPLAINED_ROWS = 64
-EXPLAINED_SECONDS = 5.0  # in which the thread computes no predictions
-EXPLAINED_AT_ONCE = 4
+EXPLAINED_SECONDS = 5.0  # in which predictions share the interpreter with it
+EXPLAINED_AT_ONCE = 1
 
 
 class Inference:
@@ -35,7 +42,10 @@ class Inference:
                 spare_what_stays()
             return ModelRuntime(store, settings.torch_threads, settings.budget.inference_evaluations)
 
+        self._store, self._max_evaluations = store, settings.budget.inference_evaluations
         self._explaining = 0
+        self._explainer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="explanation")
+        self._closing = threading.Event()
         self._batcher = MicroBatcher(self._checks, computation, metrics)
 
     def start(self) -> None:
@@ -43,7 +53,9 @@ class Inference:
         self._batcher.start()
 
     def close(self) -> None:
-        """Stop: what waits is refused, what runs is finished."""
+        """Stop: what waits is refused, what runs is finished, but for an explanation, which is given up."""
+        self._closing.set()
+        self._explainer.shutdown()
         self._batcher.close()
         self._checks.close()
 
@@ -61,8 +73,10 @@ class Inference:
         """
         return await self._batcher.predict(call, size, is_disconnected)
 
-    async def explain(self, call: PredictionCall, *, size: int) -> tuple[Prediction, Explanation]:
-        """Return the answer to a call, and what a picture of it is drawn from.
+    async def explain(
+        self, call: PredictionCall, *, size: int, is_disconnected: IsDisconnected | None = None
+    ) -> tuple[Prediction, Explanation]:
+        """Return the answer to a call, and what a picture of it is drawn from, computed on a thread of its own.
 
         Raises:
             Problem: there are too many inputs or no plane to draw, or anything that a prediction raises.
@@ -71,24 +85,49 @@ class Inference:
             raise Problem(
                 503,
                 "busy",
-                "others are being explained: try again in a moment",
+                "another request is being explained: try again in a moment",
                 headers={"Retry-After": "2"},
             )
         self._explaining += 1
         try:
-            prediction = await self.predict(call, size=size)
+            prediction = await self.predict(call, size=size, is_disconnected=is_disconnected)
             served, solver = prediction.served, prediction.solver
             _require_plane(served)
             refuse_too_many_rows(len(prediction.outcome), EXPLAINED_ROWS)
             precision = served.spec.training.precision
             inputs = call.inputs.checked(served.input_shape, max_rows=EXPLAINED_ROWS, precision=precision)
+            from api.inference.explaining import Question  # noqa: PLC0415  # with torch, which has predicted
+
             seconds = min(call.seconds, EXPLAINED_SECONDS)
-            explanation = await self._batcher.run_errand(
-                lambda computation: computation.explain(served, inputs, solver, seconds)
-            )
+            question = Question(served, inputs, solver, seconds, self._max_evaluations)
+            return prediction, await self._explained(question, is_disconnected)
         finally:
             self._explaining -= 1
-        return prediction, explanation
+
+    async def _explained(self, question: "Question", is_disconnected: IsDisconnected | None) -> Explanation:
+        """Return what the thread of explanations computes, which ends when nobody waits for it any more."""
+        from api.inference.explaining import explained  # noqa: PLC0415  # as above
+        from api.inference.runtime import Interrupted  # noqa: PLC0415
+
+        given_up = threading.Event()
+
+        def wanted() -> bool:
+            return not (given_up.is_set() or self._closing.is_set())
+
+        try:
+            computed = asyncio.wrap_future(self._explainer.submit(explained, self._store, question, wanted))
+        except RuntimeError:  # it is shut down
+            raise stopping() from None
+        try:
+            while not (await asyncio.wait([computed], timeout=LOOK_SECONDS))[0]:
+                if is_disconnected is not None and await is_disconnected():
+                    raise Problem(503, "abandoned", "the client has left")
+            return await computed
+        except Interrupted:
+            raise stopping() from None
+        finally:
+            given_up.set()
+            computed.cancel()
 
     async def load(self) -> None:
         """Load torch, so that the first prediction need not wait for that.

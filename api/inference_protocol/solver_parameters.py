@@ -73,6 +73,8 @@ def real_number(value: Any, path: str) -> float:
     try:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError
+        if isinstance(value, str) and "_" in value:  # which Python alone takes, for a number in its source
+            raise ValueError
         number = float(value)
     except (ValueError, OverflowError):
         raise invalid(path, "must be a number, or a text that is one") from None

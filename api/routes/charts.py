@@ -86,8 +86,9 @@ def get_job_chart(
 def list_version_charts(store: StoreOfApp, name: ModelName, version: Version) -> ChartList:
     """List the charts of a model version: of its training, its test results and its latest portrait."""
     with store.reading() as tx:
-        charts = charts_of_version(tx, find_version(tx, name, version))
-    return _offers(charts, f"/v1/models/{name}/versions/{version}/charts", beside=False)
+        found = find_version(tx, name, version)
+        charts = charts_of_version(tx, found)
+    return _offers(charts, f"/v1/models/{name}/versions/{found.version}/charts", beside=False)
 
 
 @router.get(
@@ -113,7 +114,7 @@ def get_version_chart(
         found_version = find_version(tx, name, version)
         offered = charts_of_version(tx, found_version)
         remedy = "submit a sweep, an audit or a portrait of it"
-        found = _find(offered, chart, f"version {version} of {name}", remedy)
+        found = _find(offered, chart, f"version {found_version.version} of {name}", remedy)
         _check_options(found, x, None)
         material = material_of_version(tx, found, found_version, x)
     return _drawn(found, material, kind, scale, request)

@@ -84,7 +84,7 @@ async def _answer(
 ) -> Response:
     kind = asked_format(asked, request)
     call, size = await asked_prediction(request, services, name, version)
-    prediction, explanation = await services.inference.explain(call, size=size)
+    prediction, explanation = await services.inference.explain(call, size=size, is_disconnected=request.is_disconnected)
     return await run_in_threadpool(_drawn, prediction, explanation, kind, scale)
 
 

@@ -29,6 +29,7 @@ from api.schemas.solver_choice import SolverChoiceSummary
 from api.services import ServicesOfApp, StoreOfApp
 from ode_core.specs import NAME_PATTERN, RepairSpec
 from ode_core.specs.solver import Precision
+from store.models import ModelVersion
 
 router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(refuse_unknown_query)])
 
@@ -127,7 +128,7 @@ def get_model_version(store: StoreOfApp, name: ModelName, version: Version) -> M
         blob = tx.blobs.info(found.blob_id)
         stored = tx.solver_choices.of_version(found.id)
     if blob is None:
-        raise _weights_missing(name, version)
+        raise _weights_missing(found)
     answer = ModelVersionAnswer.of(found)
     checkpoint = CheckpointAnswer(href=answer.links.checkpoint, bytes=blob.size, sha256=blob.sha256)
     choice = None if stored is None else SolverChoiceSummary.of(found, stored)
@@ -149,11 +150,11 @@ def get_checkpoint(request: Request, store: StoreOfApp, name: ModelName, version
         found = find_version(tx, name, version)
         blob = tx.blobs.info(found.blob_id)
     if blob is None:
-        raise _weights_missing(name, version)
-    return download(store, blob, f"{name}-v{version}.safetensors", request.headers)
+        raise _weights_missing(found)
+    own = version == str(found.version)
+    return download(store, blob, f"{name}-v{found.version}.safetensors", request.headers, lasting=own)
 
 
-def _weights_missing(name: str, version: int) -> Problem:
-    return Problem(
-        500, "weights_missing", f"the weights of {name} version {version} are not in the database: train it again"
-    )
+def _weights_missing(version: ModelVersion) -> Problem:
+    detail = f"the weights of {version.model} version {version.version} are not in the database: train it again"
+    return Problem(500, "weights_missing", detail)

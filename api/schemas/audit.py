@@ -122,7 +122,10 @@ class MechanismCrossing(Answer):
     method: Literal["dense", "arnoldi"] = Field(
         description="all eigenvalues, or products, and all eigenvalues of some steps that these leave undecided"
     )
-    flagged_share: float = Field(description="share of the steps of all samples, 0 to 1")
+    flagged_share: float = Field(
+        description="share of the steps of all samples, 0 to 1; with arnoldi, which sees an eigenvalue once however "
+        "often it comes, steps count whose negative eigenvalues come an even number of times"
+    )
     certified_share: float | None = Field(
         description="share of the steps whose derivative has a negative determinant, 0 to 1; null with arnoldi"
     )

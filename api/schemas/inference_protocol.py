@@ -315,7 +315,7 @@ class InferBody(BaseModel):
     parameters: JsonObject | None = Field(
         default=None,
         description="`solver` with `steps`, `step_size`, or `rtol` and `atol`, and `max_steps`; or `solver` auto with "
-        "`agreement`, `evidence` and `otherwise`; `certify`; `times`, a list or a text; `deadline_seconds`, or "
+        "`agreement`, `evidence`, `by` and `otherwise`; `certify`; `times`, a list or a text; `deadline_seconds`, or "
         "`timeout` in microseconds; `binary_data_output`: whether all outputs follow the JSON as bytes",
     )
     inputs: list[InferTensor]

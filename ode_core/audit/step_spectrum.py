@@ -68,7 +68,8 @@ class StepSpectrum:
         method: ``dense``: all eigenvalues of the Jacobian; ``arnoldi``: from products with it, and all eigenvalues of
             some steps that these leave undecided.
         least_real: smallest real eigenvalue, NaN where none is known.
-        flagged: there is one below 0 that comes an odd number of times.
+        flagged: there is one below 0 that comes an odd number of times; by ``arnoldi`` one that comes any number of
+            times, as products from one direction show each once: whether that is odd or even is not known.
         paired: there are some below 0, and all come an even number of times; only where Jacobians are dense.
         certified: the determinant is negative for sure; only where Jacobians are dense.
         decided: whether the answer is one; what is decided and neither flagged nor paired has no negative eigenvalue.

@@ -6,6 +6,7 @@ are those whose exponentials are computed here, in double precision. For the ser
 """
 
 import ctypes
+import math
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -84,14 +85,26 @@ class ChainKernel:
         )
 
     def evaluate(self, t: Tensor, z: Tensor) -> Tensor:
-        """Return ``dz/dt`` of the shape of ``z``; ``t`` is 0-d or one time a sample."""
-        states, times = z.contiguous(), t.to(torch.float32).contiguous()
+        """Return ``dz/dt`` of the shape of ``z``; ``t`` is 0-d or one time a sample.
+
+        Raises:
+            ValueError: these are no states of the chain, or not as many times.
+        """
+        self._check(z)
+        if t.ndim > 0 and t.numel() != len(z):
+            raise ValueError(f"times of shape {list(t.shape)} for {len(z)} samples: give one, 0-d, or one a sample")
+        states, times = z.contiguous(), t.to(z).contiguous()
         out = torch.empty_like(states)
         self._evaluate(self._address, len(z), times.data_ptr(), t.ndim > 0, states.data_ptr(), out.data_ptr())
         return out
 
     def walk(self, z0: Tensor, rule: GridRule, before: Callable[[], None] | None) -> Tensor:
-        """Return ``(batch, *state)`` after all steps of a rule; ``before`` is called every few milliseconds."""
+        """Return ``(batch, *state)`` after all steps of a rule; ``before`` is called every few milliseconds.
+
+        Raises:
+            ValueError: these are no states of the chain.
+        """
+        self._check(z0)
         z = z0.clone(memory_format=torch.contiguous_format)
         a, b, times = _numbers(rule)
         steps = max(1, _AT_ONCE // max(1, len(z) * rule.stages * self._products))
@@ -101,6 +114,14 @@ class ChainKernel:
             count, at = min(steps, rule.steps - first), times.data_ptr() + 4 * first * rule.stages
             self._walk(self._address, len(z), count, rule.stages, a.data_ptr(), b.data_ptr(), at, z.data_ptr())
         return z
+
+    def _check(self, z: Tensor) -> None:
+        """Refuse what the compiled code, which is given addresses alone, would read past the end of."""
+        if not self.takes(z) or z.ndim < 2 or math.prod(z.shape[1:]) != self._features:
+            raise ValueError(
+                f"states of shape {list(z.shape)} in {z.dtype} on {z.device}: the chain takes {self._features} numbers "
+                "a sample in float32 on the CPU, without gradients"
+            )
 
 
 @lru_cache(maxsize=16)

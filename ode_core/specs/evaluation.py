@@ -86,6 +86,16 @@ class PortraitJobSpec(Spec):
     grid: Annotated[int, Field(ge=5, le=81)] = Field(default=41, description="cells along each edge of a plane")
 
 
+class AskedOfAuto(Spec):
+    """What was asked where the solver was chosen, and why it is that one."""
+
+    agreement: Annotated[float, Field(gt=0, le=1)] = Field(description="on which share of the audited samples")
+    evidence: Evidence = Field(description="what had to reach it")
+    by: By = Field(description="what was to be the least")
+    otherwise: Otherwise = Field(description="what to do where no solver is known to agree")
+    reason: Annotated[str, Field(max_length=2000)] = Field(description="why that solver, in words")
+
+
 class PredictJobSpec(Spec):
     """Predict a whole data set with one model version; every sample's prediction is stored."""
 
@@ -114,8 +124,10 @@ class PredictJobSpec(Spec):
         default=None,
         description="for auto, where no solver is known to agree: refuse (null) with 409, or training_solver",
     )
-    solver_reason: str | None = Field(
-        default=None, description="filled in for auto when the job is accepted: why that solver; not to be sent"
+    chosen_by: AskedOfAuto | None = Field(
+        default=None,
+        description="of an accepted job: what was asked of auto, which chose the solver, and why it is that one; null: "
+        "it was named. Sent again with that solver it is kept, and nothing is chosen anew",
     )
     dataset: DatasetSpec | None = Field(
         default=None, description="null: the one the version was trained on; another must have inputs of the same shape"

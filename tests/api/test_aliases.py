@@ -281,3 +281,38 @@ def test_an_alias_that_is_removed_while_it_is_rolled_back_or_removed_is_not_foun
     with served.client() as client:
         assert_problem(client.post("/v1/models/spheres/aliases/live/rollback"), 404, "alias_not_found")
         assert_problem(client.delete("/v1/models/spheres/aliases/live"), 404, "alias_not_found")
+
+
+@pytest.mark.parametrize(("reference", "version"), [("latest", 4), ("production", 2), ("2", 2)])
+def test_wherever_a_version_stands_in_a_path_an_alias_and_latest_may_stand(
+    deployed: httpx.Client, reference: str, version: int
+) -> None:
+    move(deployed, 2)
+    place = f"/v1/models/spheres/versions/{reference}"
+    assert deployed.get(place).json()["version"] == version
+    answer = deployed.post(f"{place}/predict", json={"inputs": [[[0.1, 0.12]]]})
+    assert answer.json()["version"] == version
+    assert deployed.get(f"{place}/charts").status_code == 200
+    detail = assert_problem(deployed.get(f"{place}/solver-choice"), 409, "not_audited")["detail"]
+    assert f'"version": {version}' in detail
+    weights = deployed.get(f"{place}/checkpoint")
+    assert f"spheres-v{version}.safetensors" in weights.headers["content-disposition"]
+    # What a name means changes, so a cache has to ask.
+    assert ("immutable" in weights.headers["cache-control"]) == reference.isdecimal()
+
+
+def test_an_alias_that_is_not_there_is_none_in_the_place_of_a_version_either(deployed: httpx.Client) -> None:
+    for end in ("", "/checkpoint", "/solver-choice", "/charts"):
+        assert_problem(deployed.get(f"/v1/models/spheres/versions/nothing{end}"), 404, "alias_not_found")
+
+
+def test_the_client_takes_an_alias_for_a_version(served: Served) -> None:
+    add_versions(served.store, 2)
+    with Client(served.url) as client:
+        client.move_alias("spheres", "production", 1)
+        assert client.version("spheres", "production")["version"] == 1
+        assert client.version("spheres", "latest")["version"] == 2
+        assert client.predict("spheres", [[[0.1, 0.12]]], version="production")["version"] == 1
+        assert client.checkpoint("spheres", "production") == client.checkpoint("spheres", 1)
+        with pytest.raises(ProblemError, match='"version": 1'):
+            client.solver_choice("spheres", "production")

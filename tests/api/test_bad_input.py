@@ -256,9 +256,11 @@ def test_wrong_values_of_query_parameters_are_refused(refusing_client: httpx.Cli
     assert problem["errors"][0]["path"] == path
 
 
-@pytest.mark.parametrize("version", ["0", "x", "-1", "99999999999999999999", "%00"])
-def test_a_version_that_is_no_version_number_is_refused(refusing_client: httpx.Client, version: str) -> None:
-    assert_problem(refusing_client.get(f"/v1/models/tiny/versions/{version}"), 422, "invalid_request")
+@pytest.mark.parametrize("version", ["0", "1.5", "-1", "99999999999999999999", "%00", "a%20b"])
+def test_a_version_that_is_neither_number_nor_alias_is_refused(refusing_client: httpx.Client, version: str) -> None:
+    problem = assert_problem(refusing_client.get(f"/v1/models/tiny/versions/{version}"), 422, "invalid_request")
+    assert problem["errors"][0]["path"] == "version"
+    assert "give its number, from 1 on, an alias, or latest" in problem["detail"]
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 256])

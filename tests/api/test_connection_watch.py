@@ -1,8 +1,10 @@
 """Clients that are too slow, or too many, on raw sockets; and those that only look like it."""
 
+import json
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -50,6 +52,10 @@ def answer(connection: socket.socket) -> bytes:
     return connection.recv(65536).partition(b"\r\n")[0]
 
 
+def document(received: bytes) -> Any:
+    return json.loads(received.partition(b"\r\n\r\n")[2])
+
+
 def let_time_run_out(served: Served) -> None:
     """Return when a connection that sends nothing has been given up: several sweeps have gone by."""
     with connected(served) as other:
@@ -72,7 +78,11 @@ def test_headers_that_do_not_come_are_answered_408_and_the_connection_is_closed(
         received = until_closed(connection)
     assert received.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
     assert b"connection: close\r\n" in received
-    assert received.endswith(b"The request's headers did not come within 1 s.")
+    detail = "the request's headers did not come within 1 s: send them at once"
+    assert b"content-type: application/problem+json\r\n" in received
+    problem = document(received)
+    assert (problem["status"], problem["code"], problem["detail"]) == (408, "slow_head", detail)
+    assert problem["error"] == detail  # for clients of /v2, as it cannot be known what this is
     assert counted(hurried, "slow_head")
 
 
@@ -106,10 +116,52 @@ def test_a_body_that_does_not_come_is_answered_408_and_is_no_error_of_the_server
         connection.sendall(POST + length + b"\r\n\r\n")
         received = until_closed(connection)
     assert received.startswith(b"HTTP/1.1 408")
-    assert b"The request's body came too slowly" in received
+    assert b"content-type: application/problem+json\r\n" in received
+    problem = document(received)
+    assert (problem["code"], len(problem["request_id"]), "error" in problem) == ("slow_body", 32, False)
+    assert problem["detail"].startswith("the request's body came too slowly: 1 s, and one more for each 1000")
     assert received.count(b"HTTP/1.1") == 1
     assert counted(hurried, "slow_body")
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    with hurried.client() as client:
+        metrics = client.get("/metrics").text
+    assert 'odeness_http_requests_total{method="POST",route="/v1/models/{name}/predict",status="408"} 1.0' in metrics
+
+
+def test_under_v2_a_body_that_does_not_come_is_answered_in_that_protocols_form(hurried: Served) -> None:
+    with connected(hurried) as connection:
+        connection.sendall(b"POST /v2/models/nobody/infer HTTP/1.1\r\nHost: here\r\nContent-Length: 500\r\n\r\n")
+        received = until_closed(connection)
+    assert received.startswith(b"HTTP/1.1 408")
+    assert b"content-type: application/json\r\n" in received
+    assert [*document(received)] == ["error"]
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 500", b"Transfer-Encoding: chunked"], ids=["length", "chunked"])
+def test_a_body_that_comes_too_slowly_behind_its_answer_is_given_up_without_another(
+    hurried: Served, length: bytes
+) -> None:
+    with connected(hurried) as connection:
+        connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: here\r\n" + length + b"\r\n\r\n")
+        assert answer(connection) == b"HTTP/1.1 404 Not Found"
+        connection.sendall(b"1")
+        assert until_closed(connection) == b""
+    assert counted(hurried, "slow_body")
+
+
+def test_a_body_that_comes_behind_its_answer_may_take_as_long_as_any(hurried: Served) -> None:
+    padding = b" " * 20_000
+    with connected(hurried) as connection:
+        head = b"POST /nowhere HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % (len(padding) + 1)
+        connection.sendall(head)
+        assert answer(connection) == b"HTTP/1.1 404 Not Found"
+        connection.sendall(padding)
+        let_time_run_out(hurried)
+        let_time_run_out(hurried)
+        connection.sendall(b" ")
+        let_time_run_out(hurried)  # the pause between two requests is longer
+        connection.sendall(WHOLE)
+        assert answer(connection) == b"HTTP/1.1 200 OK"
 
 
 def test_a_long_body_that_keeps_coming_may_take_longer(hurried: Served) -> None:
@@ -176,7 +228,8 @@ def test_one_connection_too_many_is_told_so_and_the_next_is_served_when_there_is
                 refused = until_closed(three)
             assert refused.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
             assert b"retry-after: 1\r\n" in refused
-            assert b"2 connections are open, which is all that this server takes" in refused
+            assert document(refused)["code"] == "too_many_connections"
+            assert document(refused)["error"].startswith("2 connections are open, which is all that this server takes")
             one.sendall(WHOLE)
             assert answer(one) == b"HTTP/1.1 200 OK"
 

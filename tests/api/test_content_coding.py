@@ -16,8 +16,15 @@ JSON = {"Content-Type": "application/json"}
 _MEDIA_TYPE = {"/v1/datasets?name=coded": "application/vnd.apache.parquet"}
 
 
+def raw_deflate(content: bytes) -> bytes:
+    """Return what Java's ``Deflater(nowrap)`` and .NET's ``DeflateStream`` send: RFC 1951 without RFC 1950 around."""
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(content) + packer.flush()
+
+
 @pytest.mark.parametrize(
-    ("coding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("GZip", gzip.compress)]
+    ("coding", "pack"),
+    [("gzip", gzip.compress), ("deflate", zlib.compress), ("deflate", raw_deflate), ("GZip", gzip.compress)],
 )
 @pytest.mark.parametrize("path", [PATH, "/v1/models/spheres/aliases/latest/predict"])
 def test_a_packed_request_is_answered_as_a_plain_one(
@@ -36,6 +43,9 @@ def test_a_packed_request_is_answered_as_a_plain_one(
         ("gzip", BODY, 400, "unreadable_body"),
         ("gzip", gzip.compress(BODY)[:-9], 400, "unreadable_body"),
         ("deflate", gzip.compress(BODY), 400, "unreadable_body"),
+        ("deflate", raw_deflate(BODY)[:-1], 400, "unreadable_body"),
+        ("deflate", BODY, 400, "unreadable_body"),
+        ("deflate", raw_deflate(bytes(20_000_000)), 413, "body_too_large"),
         ("gzip", gzip.compress(bytes(20_000_000)), 413, "body_too_large"),
     ],
 )

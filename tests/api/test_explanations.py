@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -12,9 +15,11 @@ import torch
 from scipy.integrate import solve_ivp
 
 from api.client import Client
-from api.inference import service
+from api.inference import explaining, service
+from api.inference.runtime import Interrupted
 from api.schemas.charts import ExplanationDocument
-from ode_core.models.classifier import build_model
+from ode_core.audit.explanation import explain
+from ode_core.models.classifier import Classifier, build_model
 from ode_core.specs import TrainingJobSpec
 from tests.api.conftest import SPHERES_JOB, Served, assert_problem, train
 from tests.api.test_charts import CHECKS
@@ -170,6 +175,67 @@ def test_more_than_a_few_at_once_are_told_to_come_back(client: httpx.Client, mon
     response = client.post(PATH, json={"inputs": POINTS})
     assert_problem(response, 503, "busy")
     assert response.headers["retry-after"] == "2"
+
+
+class Held:
+    """In the place of ``explain``: goes on asking whether it is wanted until it is let go, and then explains."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.let_go, self.given_up = threading.Event(), threading.Event(), threading.Event()
+        monkeypatch.setattr(service, "EXPLAINED_SECONDS", 60.0)
+        monkeypatch.setattr(explaining, "explain", self)
+
+    def __call__(self, model: Classifier, exact: Classifier, *rest: Any, **options: Any) -> dict[str, Any]:
+        self.begun.set()
+        before_evaluation = exact.field.before_evaluation
+        assert before_evaluation is not None
+        try:
+            while not self.let_go.wait(0.01):
+                before_evaluation()
+        except Interrupted:
+            self.given_up.set()
+            raise
+        return explain(model, exact, *rest, **options)
+
+
+def test_predictions_go_on_while_a_picture_is_computed_and_a_second_picture_is_told_to_come_back(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(monkeypatch)
+    with ThreadPoolExecutor(1) as other:
+        first = other.submit(client.post, PATH, json={"inputs": POINTS})
+        try:
+            assert held.begun.wait(60)
+            assert client.post(PATH.removesuffix("/explain"), json={"inputs": POINTS}).status_code == 200
+            assert_problem(client.post(PATH, json={"inputs": POINTS}), 503, "busy")
+            assert not first.done()
+        finally:
+            held.let_go.set()
+        assert first.result(60).status_code == 200
+
+
+def test_the_computation_ends_when_its_client_leaves(
+    served: Served, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, body = Held(monkeypatch), json.dumps({"inputs": POINTS}).encode()
+    address = httpx.URL(served.url)
+    with socket.create_connection((address.host, address.port)) as connection:
+        head = f"POST {PATH} HTTP/1.1\r\nHost: {address.host}\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        assert held.begun.wait(60)
+    assert held.given_up.wait(60)
+    held.let_go.set()
+    assert client.post(PATH, json={"inputs": POINTS}).status_code == 200
+
+
+def test_a_server_that_stops_gives_up_what_it_explains(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(served.store, SPHERES_JOB)
+    held = Held(monkeypatch)
+    with ThreadPoolExecutor(1) as other, served.client() as client:
+        asked = other.submit(client.post, PATH, json={"inputs": POINTS})
+        assert held.begun.wait(60)
+        served.app.state.services.inference.close()
+        assert_problem(asked.result(60), 503, "stopping")
 
 
 def test_the_python_client_saves_a_picture(served: Served) -> None:

@@ -166,7 +166,9 @@ def test_the_command_saves_a_file_whose_answers_are_those_of_predict(
     file = tmp_path / "spheres.onnx"
 
     status = on_the_command_line(
-        monkeypatch, "spheres", "--method", "rk4", "--steps", "8", "--output", str(file), "--url", served.url
+        monkeypatch,
+        *("spheres", "--version", "latest", "--method", "rk4", "--steps", "8"),
+        *("--output", str(file), "--url", served.url),
     )
 
     shown = capsys.readouterr()
@@ -189,6 +191,9 @@ def test_the_command_saves_a_file_whose_answers_are_those_of_predict(
     ("arguments", "words"),
     [
         (["nobody"], "nobody"),
+        (["spheres", "--version", "production"], "no alias production"),
+        (["spheres", "--version", "2"], "no version 2"),
+        (["spheres", "--version", "0"], "at least 1"),
         (["spheres", "--method", "rk4"], "both --method and --steps"),
         (["spheres", "--method", "trapezoid", "--steps", "4"], "is implicit"),
     ],

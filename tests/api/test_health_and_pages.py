@@ -1,9 +1,13 @@
 """Health, measurements and the pages for people."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
+from api.request_metrics import RequestMetrics
 from store.settings import Settings
 from tests.api.conftest import DIGITS_JOB, Served, claim, serve, submit, train
 from tests.api.test_predictions import DIGIT, predict
@@ -22,6 +26,31 @@ def test_ready_shows_a_broker_that_is_away_as_degraded(client: httpx.Client) -> 
 def test_ready_with_a_broker_is_all_well(make_settings: Callable[..., Settings], redis_url: str) -> None:
     with serve(make_settings(broker_url=redis_url)) as served, served.client() as client:
         assert client.get("/readyz").json()["broker"] == "ok"
+
+
+def test_every_measurement_is_in_the_table_of_the_documentation_with_its_labels(served: Served) -> None:
+    train(served.store)
+    submit(served.store)
+    metrics: RequestMetrics = served.app.state.services.metrics
+    metrics.observe_refusal("busy")
+    metrics.observe_closed_connection("slow_head")
+    with served.client() as client:
+        predict(client, [DIGIT])
+        client.get("/healthz")
+        families = list(text_string_to_metric_families(client.get("/metrics").text))
+    measured = {
+        family.name + ("_total" if family.type == "counter" else ""): (
+            family.type,
+            {label for sample in family.samples for label in sample.labels} - {"le"},
+        )
+        for family in families
+        if not family.name.endswith("_created")
+    }
+
+    text = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text()
+    section = text.partition("### Metrics\n")[2].partition("\n#")[0]
+    rows = re.findall(r"^\| `(odeness_\w+)` \| (\w+) \| (.*?) ?\| ", section, flags=re.MULTILINE)
+    assert {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows} == measured
 
 
 def test_the_measurements_count_requests_by_template_jobs_by_status_and_predictions(served_on_both: Served) -> None:

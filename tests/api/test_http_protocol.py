@@ -1,5 +1,6 @@
 """What is read of a connection is bounded, also where it never becomes a request."""
 
+import json
 import socket
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -46,3 +47,27 @@ def test_long_headers_and_long_bodies_are_read(client: httpx.Client) -> None:
         assert client.get("/healthz", headers={"X-Long": "x" * (MOST_HEAD_BYTES // 2)}).status_code == 200
         body = {"inputs": [[0.5] * 100] * 1000}
         assert client.post("/v1/models/nobody/predict", json=body).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"nonsense\r\n\r\n", b"400 Bad Request"),
+        (
+            b"POST /v2/models/nobody/infer HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n",
+            b"400 Bad",
+        ),
+        (b"POST /nowhere HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n", b"404 Not Found"),
+    ],
+    ids=["a head", "a body", "a body behind its answer"],
+)
+def test_what_is_no_request_is_answered_once_in_json(connection: socket.socket, content: bytes, status: bytes) -> None:
+    connection.sendall(content)
+    received = connection.recv(65536)
+    if status.startswith(b"404"):
+        connection.sendall(b"no chunk\r\n")
+    while part := connection.recv(65536):
+        received += part
+    assert received.startswith(b"HTTP/1.1 " + status)
+    assert received.count(b"HTTP/1.1") == 1
+    assert ("error" in json.loads(received.partition(b"\r\n\r\n")[2])) == status.startswith(b"400")

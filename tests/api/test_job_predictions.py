@@ -156,9 +156,41 @@ def test_auto_names_the_cheapest_solver_that_agrees_and_keeps_what_was_asked(
     store_choice(served.store, version_of(served))
     spec = accept(client, solver="auto", **asked).json()["spec"]
     assert spec["solver"] == solver
-    assert (spec["agreement"], spec["evidence"], spec["otherwise"]) == kept
-    assert "of the 7 solvers tried" in spec["solver_reason"].lower()
+    asked_for = spec["chosen_by"]
+    assert (asked_for["agreement"], asked_for["evidence"], asked_for["otherwise"]) == kept
+    assert "of the 7 solvers tried" in asked_for["reason"].lower()
     PredictJobSpec.model_validate(spec)  # as the worker reads it
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"solver": {"method": "rk4", "steps": 3}, "samples": 20, "logits": True},
+        {"solver": "auto"},
+        {"solver": "auto", "agreement": 0.99, "evidence": "lower_bound", "by": "time", "otherwise": "training_solver"},
+        {"dataset": {"kind": "uploaded", "name": "moons"}},
+    ],
+)
+def test_the_spec_of_an_accepted_job_is_accepted_again_and_stays_as_it_is(
+    served: Served, client: httpx.Client, asked: dict[str, Any]
+) -> None:
+    store_choice(served.store, version_of(served))
+    assert upload(client).status_code == 201
+    spec = accept(client, **asked).json()["spec"]
+    again = client.post("/v1/evaluation-jobs", json=spec)
+    assert again.status_code == 202, again.text
+    assert again.json()["spec"] == spec
+
+
+@pytest.mark.parametrize("solver", [None, "auto"])
+def test_what_was_asked_of_a_choice_goes_with_the_solver_that_was_chosen(
+    served: Served, client: httpx.Client, solver: str | None
+) -> None:
+    store_choice(served.store, version_of(served))
+    chosen = accept(client, solver="auto").json()["spec"]["chosen_by"]
+    problem = assert_problem(accept(client, solver=solver, chosen_by=chosen), 422, "invalid_request")
+    assert "name that solver" in problem["detail"]
 
 
 def test_auto_without_an_audit_says_how_to_get_one_or_takes_the_training_solver(client: httpx.Client) -> None:
@@ -166,9 +198,10 @@ def test_auto_without_an_audit_says_how_to_get_one_or_takes_the_training_solver(
     assert 'POST {"kind": "audit", "model": "spheres", "version": 1} to /v1/evaluation-jobs' in detail
     spec = accept(client, solver="auto", otherwise="training_solver").json()["spec"]
     assert spec["solver"] == {"method": "euler", "steps": 2}
-    assert spec["solver_reason"].startswith("No audit")
-    assert spec["solver_reason"].endswith("Taken is euler-2, the solver of the training, as `otherwise` asks.")
-    assert accept(client).json()["spec"]["solver_reason"] is None
+    reason = spec["chosen_by"]["reason"]
+    assert reason.startswith("No audit")
+    assert reason.endswith("Taken is euler-2, the solver of the training, as `otherwise` asks.")
+    assert accept(client).json()["spec"]["chosen_by"] is None
 
 
 def test_auto_is_refused_where_no_solver_may_be_chosen(served: Served, client: httpx.Client) -> None:
@@ -198,7 +231,6 @@ def test_a_data_set_with_the_same_numbers_in_another_shape_is_refused_with_the_s
         ({"solver": {"method": "rk4"}}, 422, "invalid_request", "solver: "),
         ({"agreement": 0.9}, 422, "invalid_request", 'agreement: is for "solver": "auto" alone'),
         ({"solver": "auto", "agreement": 2}, 422, "invalid_request", "agreement: "),
-        ({"solver_reason": "mine"}, 422, "invalid_request", "solver_reason: is filled in"),
         ({"model": "nobody"}, 404, "model_not_found", "nobody"),
         ({"version": 9}, 404, "model_version_not_found", "9"),
         ({"dataset": {"kind": "digits"}}, 422, "prediction_impossible", "name a data set of that shape"),

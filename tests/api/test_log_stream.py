@@ -4,6 +4,7 @@ import asyncio
 import io
 import logging
 import re
+import threading
 
 import pytest
 
@@ -70,12 +71,54 @@ def test_without_a_loop_each_line_is_written(log: logging.Logger, written: Write
 
 
 def test_what_is_kept_when_the_loop_ends_is_written_when_logging_ends(log: logging.Logger, written: Writes) -> None:
-    async def turn() -> None:
-        asyncio.get_running_loop().call_soon(log.info, "last")
-
-    asyncio.run(turn())
+    run_one_turn(log, "last")
+    assert written.each == []
     log.handlers[0].flush()  # as logging.shutdown does
     assert written.getvalue() == "last\n"
+
+
+def test_what_a_loop_that_ended_has_left_is_written_by_the_next(log: logging.Logger, written: Writes) -> None:
+    async def turn() -> None:
+        log.info("second")
+        await asyncio.sleep(0)
+
+    run_one_turn(log, "first")
+    asyncio.run(turn())
+    assert written.each == ["first\nsecond\n"]
+
+
+def run_one_turn(log: logging.Logger, line: str) -> None:
+    """Log in the last turn of a loop, which is closed without another."""
+    loop = asyncio.new_event_loop()
+    loop.call_soon(log.info, line)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+
+
+def test_what_another_thread_logs_is_written_while_the_loop_is_busy(log: logging.Logger, written: Writes) -> None:
+    async def turn() -> None:
+        log.info("of the loop")
+        thread = threading.Thread(target=log.info, args=("of the thread",))
+        thread.start()
+        thread.join()
+        assert written.each == ["of the loop\nof the thread\n"]
+
+    asyncio.run(turn())
+
+
+def test_a_letter_that_the_stream_cannot_write_costs_no_line(log: logging.Logger) -> None:
+    written = io.BytesIO()
+    log.handlers[0].setStream(io.TextIOWrapper(written, encoding="ascii"))  # type: ignore[attr-defined]
+
+    async def turn() -> None:
+        log.info("before")
+        log.info("\u00e4")
+        log.info("after")
+
+    asyncio.run(turn())
+    log.handlers[0].flush()
+    assert written.getvalue() == b"before\n\\xe4\nafter\n"
 
 
 def test_a_stream_that_is_closed_ends_nothing(log: logging.Logger, written: Writes) -> None:

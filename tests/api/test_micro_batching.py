@@ -1,10 +1,12 @@
 """Predictions in batches: nobody's answer depends on who else asks, and each caller gets its own."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from ode_core.solvers.status import SolveStatus
 from ode_core.specs import Budget, SolverSpec
 from store.unit_of_work import Store
 from tests.api.conftest import SPHERES_JOB, Served, assert_problem, train
+from tests.conftest import wait_until
 
 EULER = SolverSpec(method="euler", steps=2)
 RK4 = SolverSpec(method="rk4", steps=2)
@@ -448,3 +451,42 @@ def test_loading_a_version_takes_no_longer_than_a_prediction_may(
     with pytest.raises(Problem) as refused:
         runtime.warm(served_version)
     assert refused.value.code == "budget_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/v1/models/spheres/predict", "/v1/models/{name}/predict"),
+        ("/v1/models/spheres/aliases/latest/predict", "/v1/models/{name}/aliases/{alias}/predict"),
+    ],
+)
+def test_a_client_that_leaves_is_no_error_of_the_server(
+    served: Served, monkeypatch: pytest.MonkeyPatch, path: str, route: str
+) -> None:
+    train(served.store, SPHERES_JOB)
+    monkeypatch.setattr(micro_batcher, "LOOK_SECONDS", 0.02)
+    began, go_on = threading.Event(), threading.Event()
+
+    def held(*_: Any, **__: Any) -> Outcome:
+        began.set()
+        assert go_on.wait(30)
+        raise RuntimeError("nobody waits for it")
+
+    monkeypatch.setattr(ModelRuntime, "compute", held)
+    body = b'{"inputs": [[[0.1, 0.12]]]}'
+    at = urlsplit(served.url)
+    try:
+        with socket.create_connection((at.hostname, at.port), timeout=20) as connection:
+            connection.sendall(
+                f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n".encode()
+                + body
+            )
+            assert began.wait(20)
+        with served.client() as client:
+            wait_until(lambda: f'route="{route}",status="499"}} 1.0' in client.get("/metrics").text, "it is counted")
+            metrics = client.get("/metrics").text
+    finally:
+        go_on.set()
+    assert 'odeness_predictions_unanswered_total{reason="abandoned"} 1.0' in metrics
+    assert 'status="503"' not in metrics

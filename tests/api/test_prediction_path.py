@@ -87,9 +87,50 @@ def test_both_ways_answer_the_same(both: Callable[..., tuple[Any, Any]]) -> None
     assert statuses == {200, 400, 401, 404, 413, 415, 422}
 
 
+def test_a_request_whose_server_does_not_tell_its_path_as_sent_goes_the_ordinary_way(
+    make_settings: Callable[..., Settings],
+) -> None:
+    app = create_app(settings := make_settings())
+    assert isinstance(app, PredictingApp)
+    with serve(settings, app=app):
+        assert app.predictions is not None
+        headers = [(b"content-length", b"2")]
+        scope = {"type": "http", "method": "POST", "path": V1, "query_string": b"", "headers": headers}
+        assert app.predictions.takes(scope | {"raw_path": V1.encode()})
+        assert not app.predictions.takes(scope)
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        (V1, "/v1/models/{name}/predict"),
+        ("/v1/models/spheres/aliases/production/predict", "/v1/models/{name}/aliases/{alias}/predict"),
+        (V2, "/v2/models/{name}/infer"),
+        ("/v1/training-jobs", "/v1/training-jobs"),
+        ("/v1/nowhere", "unmatched"),
+    ],
+)
+def test_a_body_that_is_announced_as_too_large_is_counted_for_its_route(
+    make_settings: Callable[..., Settings], path: str, route: str
+) -> None:
+    with serve(make_settings(max_body_bytes=MOST_BYTES)) as served, served.client() as client:
+        assert client.post(path, content=b" " * (MOST_BYTES + 1)).status_code == 413
+        metrics = client.get("/metrics").text
+    assert f'odeness_http_requests_total{{method="POST",route="{route}",status="413"}} 1.0' in metrics
+
+
 @pytest.mark.parametrize("sizes", [[5], [2, 3], [0, 5], [1, 1, 1, 1, 1]])
 def test_a_body_that_comes_in_pieces_is_read_whole(sizes: list[int]) -> None:
     assert asyncio.run(_PlainRequest(SCOPE, received(sizes), _PlainHeaders([])).body()) == b"x" * 5
+
+
+@pytest.mark.parametrize("sizes", [[5], [2, 3]])
+def test_a_body_may_be_asked_for_again(sizes: list[int]) -> None:
+    async def twice() -> tuple[bytes, bytes]:
+        request = _PlainRequest(SCOPE, received(sizes), _PlainHeaders([]))
+        return await request.body(), await request.body()
+
+    assert asyncio.run(twice()) == (b"x" * 5, b"x" * 5)
 
 
 def test_a_client_that_leaves_within_its_body_is_noticed() -> None:

@@ -24,7 +24,19 @@ def test_an_inference_process_predicts_and_takes_no_jobs(make_settings: Callable
         assert client.get("/readyz").json()["broker"] == "unused"
         assert client.post("/v1/models/spheres/predict", json=BODY).status_code == 200
         assert client.get("/v2/models/spheres/ready").status_code == 200
-        assert_problem(client.post("/v1/training-jobs", json=SPHERES_JOB), 404, "route_not_found")
+        others = "ODENESS_ROLE=control or all"
+        for method, path in (
+            ("POST", "/v1/training-jobs"),
+            ("GET", "/v1/models"),
+            ("GET", "/v1/models/spheres/versions/1"),
+        ):
+            detail = assert_problem(client.request(method, path), 404, "route_not_found")["detail"]
+            assert detail == f"this process only predicts (ODENESS_ROLE=inference): for {path} ask one of {others}"
+        for path in ("/v1/models/nobody/predict", "/v1/models/nobody/aliases/latest/predict"):
+            detail = assert_problem(client.post(path, json=BODY), 404, "model_not_found")["detail"]
+            assert detail.endswith("this process only predicts: ask one of ODENESS_ROLE=control or all for lists")
+        nowhere = assert_problem(client.get("/v1/nowhere"), 404, "route_not_found")["detail"]
+        assert nowhere.startswith("there is nothing at /v1/nowhere")
         assert "/v1/training-jobs" not in client.get("/openapi.json").json()["paths"]
 
 
@@ -56,8 +68,13 @@ def test_a_control_process_takes_jobs_and_predicts_nothing(make_settings: Callab
         train(served.store, SPHERES_JOB)
         assert client.post("/v1/training-jobs", json=SPHERES_JOB).status_code == 202
         assert client.get("/v1/models/spheres").status_code == 200
-        assert_problem(client.post("/v1/models/spheres/predict", json=BODY), 404, "route_not_found")
-        assert client.get("/v2/models/spheres").status_code == 404
+        problem = assert_problem(client.post("/v1/models/spheres/predict", json=BODY), 404, "route_not_found")
+        refusal = (
+            "this process predicts nothing (ODENESS_ROLE=control): for {} ask one of ODENESS_ROLE=inference or all"
+        )
+        assert problem["detail"] == refusal.format("/v1/models/spheres/predict")
+        response = client.get("/v2/models/spheres")
+        assert (response.status_code, response.json()) == (404, {"error": refusal.format("/v2/models/spheres")})
 
 
 def test_a_server_is_ready_when_the_models_it_is_to_have_are_loaded(

@@ -142,7 +142,7 @@ def test_a_service_may_be_given_another_name(
 
 
 def test_a_collector_that_does_not_answer_does_not_hold_up_the_end(
-    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tracing, "CLOSE_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -155,6 +155,7 @@ def test_a_collector_that_does_not_answer_does_not_hold_up_the_end(
             pass
 
         made.close()  # would else last a thousand seconds
+        assert "the last spans are lost" in caplog.text
 
         connection, _ = listening.accept()
         with connection:

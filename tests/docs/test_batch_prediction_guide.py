@@ -16,7 +16,7 @@ GUIDE = (Path(__file__).parents[2] / "docs" / "batch-prediction.md").read_text()
 def test_the_request_is_accepted_and_names_every_option_and_the_page_every_field() -> None:
     request, page = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", GUIDE, re.DOTALL))
     PredictJobSpec.model_validate(request)
-    assert set(request) == set(PredictJobSpec.model_fields) - {"solver_reason"}  # which the server fills in
+    assert set(request) == set(PredictJobSpec.model_fields) - {"chosen_by"}  # which is for answers
     ListOf[SamplePrediction].model_validate(page)
     assert set(page["data"][0]) == set(SamplePrediction.model_fields)
 

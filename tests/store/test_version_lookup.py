@@ -1,9 +1,11 @@
 """The lookup of versions on both databases: what the store's transactions find, at once, whatever happens meanwhile."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
+from sqlalchemy.exc import OperationalError
 
 from store.engine import writing
 from store.unit_of_work import Store, Transaction
@@ -69,6 +71,24 @@ def test_a_lost_connection_is_no_answer_until_it_is_opened_again(store: Store, l
     assert lookup.id_of("rings", None) is None
     lookup.connect()
     assert lookup.id_of("rings", None) == only
+
+
+def test_a_connection_lost_while_it_is_opened_is_not_held_and_opened_again_later(store: Store) -> None:
+    (only,) = add_versions(store, "rings", 1)
+    lookup = VersionLookup(store.engine)
+
+    def lose(connection: Any, *_: Any) -> None:
+        connection.close()
+
+    event.listen(store.engine, "checkout", lose)
+    with pytest.raises(OperationalError):
+        lookup.connect()
+    event.remove(store.engine, "checkout", lose)
+    assert store.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert lookup.id_of("rings", None) is None
+    lookup.connect()
+    assert lookup.id_of("rings", None) == only
+    lookup.close()
 
 
 def test_a_connection_given_back_is_like_any_other(store: Store) -> None:

@@ -160,7 +160,8 @@ def test_every_sample_is_predicted_as_the_model_does(
 def test_a_limit_takes_the_first_samples_of_the_split_logits_are_left_out_and_the_solvers_reason_is_kept(
     store: Store, model: Classifier, run: Run, accept: Accept, job: ReadJob
 ) -> None:
-    job_id = accept(split="train", samples=70, total=70, solver_reason="as asked")
+    asked = {"agreement": 0.9, "evidence": "estimate", "by": "time", "otherwise": "refuse", "reason": "as asked"}
+    job_id = accept(split="train", samples=70, total=70, solver=EULER, chosen_by=asked)
 
     assert run(job_id) is Outcome.SUCCEEDED
 

@@ -67,7 +67,7 @@ def run_prediction(running: RunningJob) -> FinishJob:
         "model": loaded.version.model,
         "version": loaded.version.version,
         "solver": solver.document(),
-        "solver_reason": spec.solver_reason,
+        "solver_reason": None if spec.chosen_by is None else spec.chosen_by.reason,
         "dataset": dataset.model_dump(mode="json"),
         "split": spec.split,
         "classes": loaded.spec.dataset.classes,

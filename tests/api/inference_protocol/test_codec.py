@@ -1,6 +1,7 @@
 """Tensors, bodies and codings: what is written is read back, and what does not add up is refused."""
 
 import gzip
+import re
 import struct
 import zlib
 from typing import Any
@@ -15,10 +16,12 @@ from hypothesis.extra import numpy as arrays
 from api.content_coding import packed, preferred_coding, unpacked
 from api.inference.micro_batcher import MicroBatcher
 from api.inference.prediction_call import AutoSolver
+from api.inference.prediction_request import AUTO_ALONE
 from api.inference_protocol.request import parse_infer_request
 from api.inference_protocol.solver_parameters import asked_solver
 from api.inference_protocol.tensors import Tensor, from_bytes, from_json, to_bytes, to_json
 from api.problems import Problem
+from api.schemas.inference_protocol import InferBody
 from ode_core.specs import SolverSpec
 from tests.api.conftest import SPHERES_JOB, Served, train
 
@@ -139,6 +142,8 @@ def test_what_does_not_add_up_is_refused(document: Any, tail: bytes | None, stat
             "after 20 bytes: is it cut off, or is the header Inference-Header-Content-",
         ),
         (b'{"inputs": nothing}', None, "is not JSON"),
+        (b'{"inputs": [1e400]}', None, "a number in the body is beyond 1.8e308"),
+        (b'{"inputs": []}\xff\x80\x3f', "15", "is the header Inference-Header-Content-Length the number of bytes"),
     ],
 )
 def test_a_body_that_is_no_json_is_refused_with_where_to_look(
@@ -227,6 +232,8 @@ def test_a_solver_may_come_in_texts_and_numbers() -> None:
         {"solver": "rk4", "steps": 1.5},
         {"solver": "rk4", "steps": True},
         {"solver": "rk4", "steps": "many"},
+        {"solver": "rk4", "steps": "1_0"},
+        {"agreement": "0.9_9"},
         {"solver": "dopri5", "rtol": "nan", "atol": 1e-5},
         {"solver": "auto", "steps": 4},
         {"agreement": 2},
@@ -238,6 +245,13 @@ def test_a_wrong_solver_is_refused(parameters: dict[str, Any]) -> None:
     with pytest.raises(Problem) as refused:
         asked_solver(parameters)
     assert refused.value.status_code == 422
+
+
+def test_the_description_names_every_parameter_of_a_solver() -> None:
+    description = InferBody.model_fields["parameters"].description
+    assert description is not None
+    named = set(re.findall(r"`([a-z_]+)`", description))
+    assert named >= {"solver", "steps", "step_size", "rtol", "atol", "max_steps", *AUTO_ALONE}
 
 
 @pytest.mark.parametrize("shape", [[0, 2**63], [0, 2**40, 2**40], [0, 2**31 - 1, 2]])

@@ -132,6 +132,10 @@ def test_arnoldi_sees_a_multiple_eigenvalue_once_and_flags_what_all_eigenvalues_
     matrix = -3.0 * torch.eye(4, dtype=torch.float64)
     assert spectrum_of_one_step(matrix, "euler", "arnoldi").flagged.all()
     assert spectrum_of_one_step(matrix, "euler", "dense").paired.all()
+    for n, paired in ((128, True), (130, False)):
+        found = spectrum_of_one_step(-3.0 * torch.eye(n, dtype=torch.float64), "euler")
+        assert (found.paired == paired).all()
+        assert (found.flagged != paired).all()
 
 
 def test_the_sign_of_the_determinant_is_not_certified_next_to_a_singular_matrix() -> None:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from ode_core.fields import native_library as libraries
 from ode_core.fields.chain_kernel import ChainKernel, chain_kernel
-from ode_core.fields.dense_chain import DenseChain, chain_of
+from ode_core.fields.dense_chain import DenseChain, chain_of, lower
 from ode_core.fields.native_library import native_library
 from ode_core.fields.steady_chain import SteadyField, in_whole_blocks
 from ode_core.fields.vector_fields import VectorField, build_field
 from ode_core.solvers.solve import solve
+from ode_core.solvers.status import SolveStatus
 from ode_core.specs import METHODS, Conv1dField, MlpField, SolverSpec
 from ode_core.specs.model import Activation
 
@@ -48,6 +49,51 @@ def test_an_evaluation_is_that_of_the_layers(activation: Activation, time_depend
     steady = SteadyField(field, (3,)).for_states((3,))
     t = torch.rand(21, 1) if by_row else torch.tensor(0.4)
     assert close(steady(t, z), copy.deepcopy(field).double()(t.double(), z.double()))
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (19,), (21, 2), (0,)])
+def test_times_that_are_neither_one_nor_one_a_sample_are_refused_as_by_the_layers(shape: tuple[int, ...]) -> None:
+    field, z = field_of("tanh", time_dependent=True), torch.randn(21, 3)
+    for of_states in (field.for_states((3,)), SteadyField(field, (3,)).for_states((3,))):
+        with pytest.raises((ValueError, RuntimeError), match=r"shape"):
+            of_states(torch.zeros(shape), z)
+
+
+@pytest.mark.parametrize("shape", [(21, 2), (21, 4), (21, 3, 2), (21,), (0, 2)])
+def test_states_of_another_width_are_refused(shape: tuple[int, ...]) -> None:
+    field = SteadyField(field_of("tanh"), (3,)).for_states((3,))
+    with pytest.raises(ValueError, match="the chain takes 3 numbers a sample"):
+        field(torch.tensor(0.0), torch.zeros(shape))
+    with pytest.raises(ValueError, match="the chain takes 3 numbers a sample"):
+        solve(field, torch.zeros(shape), SolverSpec(method="euler", steps=2))
+
+
+def test_states_of_another_type_are_refused_by_the_compiled_code_itself() -> None:
+    chain = lower(list(field_of("tanh").network), (3,), time_dependent=False)
+    assert chain is not None
+    with pytest.raises(ValueError, match="in float32"):
+        kernel_of(chain).evaluate(torch.tensor(0.0), torch.zeros(5, 3, dtype=torch.float64))
+
+
+def test_no_states_at_all_have_no_slopes() -> None:
+    field = SteadyField(field_of("tanh"), (3,)).for_states((3,))
+    assert field(torch.tensor(0.0), torch.zeros(0, 3)).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [SolverSpec(method="rk4", steps=3), SolverSpec(method="dopri5", rtol=1e-3, atol=1e-3)],
+    ids=lambda s: s.label,
+)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_an_infinite_state_is_a_failed_solve_as_with_the_layers(activation: Activation, solver: SolverSpec) -> None:
+    field, z = field_of(activation), torch.randn(4, 3)
+    z[1, 0], z[2, 2] = torch.inf, -torch.inf
+    with torch.no_grad():
+        plain = solve(field, z, solver)
+        ours = solve(SteadyField(field, (3,)).for_states((3,)), z, solver)
+    failed = SolveStatus.NON_FINITE
+    assert plain.status.tolist() == ours.status.tolist() == [SolveStatus.SUCCESS, failed, failed, SolveStatus.SUCCESS]
 
 
 @pytest.mark.parametrize("features", [1, 2, 20])
