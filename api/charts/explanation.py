@@ -1,5 +1,6 @@
 """How a model in the plane came to its predictions: with the solver asked for, and along the exact flow."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from api.charts.figure import Canvas, Figure, Row
 from api.charts.phase_plane import (
     INPUTS,
     STATES,
+    Names,
     Plane,
     axes,
     class_colour,
@@ -19,6 +21,7 @@ from api.charts.phase_plane import (
     region_layer,
     within,
 )
+from api.charts.row_numbers import curve_number_layers, number_layers
 from api.charts.theme import INK
 from api.charts.vector_field import arrow_rows
 
@@ -100,8 +103,8 @@ def _of_states(canvas: Canvas, explanation: Mapping[str, Any], rows: ExplainedRo
     layers = [*_background(canvas, explanation, plane, rows), *exact_layers]
     layers += [*_curves(canvas, asked, plane, rows), *_marks(canvas, asked, plane, rows, marked)]
     dashed = "dashed, to the diamonds: the exact flow"
-    away = "; it leaves this plane" if exact_plane is not None else ""
-    panels = [_plane_panel(layers, rows.solver, [solver, f"{dashed}{away}"])]
+    away = "; it leaves this plane" if exact_plane is not None else _leaving(exact, plane)
+    panels = [_plane_panel(layers, rows.solver, [f"{solver}{_leaving(asked, plane)}", f"{dashed}{away}"])]
     if exact_plane is not None:
         layers = [
             *_background(canvas, explanation, exact_plane, rows),
@@ -109,8 +112,10 @@ def _of_states(canvas: Canvas, explanation: Mapping[str, Any], rows: ExplainedRo
             _starts(canvas, exact, exact_plane),
         ]
         if len(rows.labels) <= _NUMBERED:
-            layers.append(_row_numbers(canvas, within(exact_ends, exact_plane), *axes(exact_plane)))
-        panels.append(_plane_panel(layers, "exact flow", ["in a plane of its own", dashed]))
+            layers += _row_numbers(canvas, within(exact_ends, exact_plane), exact_plane)
+        panels.append(
+            _plane_panel(layers, "exact flow", [f"in a plane of its own{_leaving(exact, exact_plane)}", dashed])
+        )
     distances = _distances(canvas, explanation, rows)
     return panels if distances is None else [*panels, distances]
 
@@ -171,7 +176,7 @@ def _marks(
         .encode(x=x, y=y, color=colour, tooltip=["row:Q", "class:N"])
     )
     if len(rows.labels) <= _NUMBERED:
-        layers.append(_row_numbers(canvas, ends, x, y))
+        layers += _row_numbers(canvas, ends, plane)
     return layers
 
 
@@ -208,13 +213,18 @@ def _curves(canvas: Canvas, curves: Sequence[Sequence[Row]], plane: Plane, rows:
     return layers
 
 
-def _row_numbers(canvas: Canvas, ends: Sequence[Row], x: alt.X, y: alt.Y) -> alt.Chart:
-    numbers: alt.Chart = (
-        canvas.draw(ends, "numbers")
-        .mark_text(dx=9, dy=-7, fontSize=12, fontWeight="bold", color=INK)
-        .encode(x=x, y=y, text="row:N")
-    )
-    return numbers
+def _row_numbers(canvas: Canvas, ends: Sequence[Row], plane: Plane, names: Names = STATES) -> list[alt.Chart]:
+    (x0, x1), (y0, y1) = plane["x"], plane["y"]
+    pixels = [(_SIZE * (end["x"] - x0) / (x1 - x0), _SIZE * (y1 - end["y"]) / (y1 - y0)) for end in ends]
+    return number_layers(canvas, ends, pixels, *axes(plane, names), (_SIZE, _SIZE))
+
+
+def _leaving(curves: Sequence[Sequence[Row]], plane: Plane) -> str:
+    """Return in words which rows leave a plane, nothing where none does."""
+    rows = [curve[0]["row"] for curve in curves if len(within(curve, plane)) < len(curve)]
+    if not rows:
+        return ""
+    return f"; row {rows[0]} leaves this plane" if len(rows) == 1 else f"; rows {_numbers(rows)} leave this plane"
 
 
 def _distances(canvas: Canvas, explanation: Mapping[str, Any], rows: ExplainedRows) -> alt.LayerChart | None:
@@ -227,28 +237,37 @@ def _distances(canvas: Canvas, explanation: Mapping[str, Any], rows: ExplainedRo
     ]
     if all(point["distance"] is None for point in points):
         return None
+    known = [point["distance"] for point in points if point["distance"] is not None]
+    low, high = math.log(min(known)) - 0.1, math.log(max(known)) + 0.1
+    x = alt.X(
+        "t:Q",
+        scale=alt.Scale(domain=[0, explanation["end_time"]]),
+        axis=alt.Axis(title="t", grid=False, tickCount=5),
+    )
+    y = alt.Y(
+        "distance:Q",
+        scale=alt.Scale(type="log", domain=[math.exp(low), math.exp(high)]),
+        axis=alt.Axis(title="distance of the state", tickCount=6, format="~g" if max(known) < 1e5 else "~e"),
+    )
     dots = alt.OverlayMarkDef(size=16, filled=True) if explanation["own_steps"] else alt.Undefined
     line = (
         canvas.draw(points, "distances")  # one that is None ends a part of the line
         .mark_line(strokeWidth=1.4, opacity=0.85, point=dots)
         .encode(
-            x=alt.X(
-                "t:Q",
-                scale=alt.Scale(domain=[0, explanation["end_time"]]),
-                axis=alt.Axis(title="t", grid=False, tickCount=5),
-            ),
-            y=alt.Y(
-                "distance:Q",
-                scale=alt.Scale(type="log"),
-                axis=alt.Axis(title="distance of the state", tickCount=6, format="~g"),
-            ),
+            x=x,
+            y=y,
             color=class_colour(rows.classes, _PREDICTED),
             detail="row:N",
             tooltip=["row:Q", "t:Q", "distance:Q"],
         )
     )
     about = [f"of the states of {rows.solver}", "from the exact ones, where it is more", "than these are uncertain"]
-    return panel([line], "Distance", about).properties(width=_SIZE * 0.7, height=_SIZE)
+    layers = [line]
+    if len(rows.labels) <= _NUMBERED:
+        ends = {point["row"]: point for point in points if point["distance"] is not None}
+        heights = [_SIZE * (high - math.log(one["distance"])) / (high - low) for one in ends.values()]
+        layers += curve_number_layers(canvas, list(ends.values()), heights, x, y)
+    return panel(layers, "Distance", about).properties(width=_SIZE * 0.7, height=_SIZE)
 
 
 def _of_inputs(canvas: Canvas, explanation: Mapping[str, Any], rows: ExplainedRows) -> list[alt.LayerChart]:
@@ -283,5 +302,5 @@ def _inputs_panel(
         .encode(x=x, y=y, color=class_colour(rows.classes, _PREDICTED), tooltip=["row:Q", "class:N"]),
     ]
     if len(rows.labels) <= _NUMBERED:
-        layers.append(_row_numbers(canvas, points, x, y))
+        layers += _row_numbers(canvas, points, plane, names)
     return panel(layers, name, ["inputs by predicted class; shaded: what is predicted for others"])

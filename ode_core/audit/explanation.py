@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from ode_core.specs.solver import SolverSpec
 # Of the exact flow, relative to a curve: half a pixel. Somebody waits for it: with ReLU 1e-5 takes eight times as long.
 ACCURACY = 1e-3
 _TOGETHER = 2.0  # times the width of the solver's own plane
+_FAR = 20.0  # times as far as the row in the middle
 REGIONS = 61  # cells along an edge of the plane of states, where a class costs a product
 INPUT_REGIONS = 25  # of the plane of inputs, where it costs two solves
 ARROWS = 21
@@ -90,9 +92,22 @@ def _in_states(
 
 def _planes(asked: FloatArray, exact: FloatArray) -> tuple[Plane, Plane | None]:
     """Return a plane for both curves ``(times, n, 2)``, or one for each where one would make the other a dot."""
-    both = Plane.around(np.concatenate([asked, exact]))
-    own = Plane.around_most(asked)
-    return (both, None) if both.width <= _TOGETHER * own.width else (own, Plane.around_most(exact))
+    near, exact_near = _near(asked), _near(exact)
+    both = Plane.around(np.concatenate([asked[:, near].reshape(-1, 2), exact[:, near & exact_near].reshape(-1, 2)]))
+    own = Plane.around_most(asked[:, near])
+    return (both, None) if both.width <= _TOGETHER * own.width else (own, Plane.around_most(exact[:, exact_near]))
+
+
+def _near(curves: FloatArray) -> npt.NDArray[np.bool_]:
+    """Return which of the rows of ``(times, n, 2)`` do not go so far that the others would be a dot beside them."""
+    known = np.isfinite(curves[0]).all(axis=1)
+    if not known.any():
+        return np.ones(len(known), np.bool_)
+    middle = np.median(curves[0, known], axis=0)
+    reach = np.nan_to_num(np.abs(curves - middle), nan=0.0, posinf=np.inf).max(axis=(0, 2))
+    usual = np.sort(reach[known])[(known.sum() - 1) // 2]
+    near: npt.NDArray[np.bool_] = (reach <= _FAR * usual) | (usual == 0)
+    return near
 
 
 def _background(model: Classifier, plane: Plane) -> dict[str, Any]:

@@ -129,6 +129,20 @@ def test_rows_whose_solve_failed_are_grey_and_named(client: httpx.Client) -> Non
     assert "failed (max_steps_reached): 0, 1, 2" in json.dumps(document["vega_lite"]["title"])
 
 
+def test_rows_that_leave_the_plane_are_named_and_those_that_end_together_share_a_label(client: httpx.Client) -> None:
+    inputs = [[[0.1, 0.12]], [[0.1, 0.12]], [[-0.4, 0.3]], [[100.0, 90.0]]]
+    body = {"inputs": inputs, "solver": {"method": "euler", "steps": 4}}
+    drawn = client.post(PATH, params={"format": "svg"}, json=body).text
+    assert "row 3 leaves this plane" in drawn
+
+    data = client.post(PATH, params={"format": "json"}, json=body).json()["data"]
+    numbers = [row["numbers"] for name, rows in data.items() if name.startswith("numbers") for row in rows]
+    assert "0, 1" in numbers
+    assert "3" not in numbers  # it ends outside
+    at_curves = [row["numbers"] for row in data["curve numbers 1"]]
+    assert sorted(", ".join(at_curves).split(", ")) == ["0", "1", "2", "3"]
+
+
 def test_a_wider_state_is_seen_in_the_plane_of_the_inputs(served: Served) -> None:
     train(served.store, WIDE_JOB)
     inputs = [point[0] for point in POINTS]

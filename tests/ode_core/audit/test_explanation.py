@@ -89,6 +89,17 @@ def test_one_plane_holds_both_unless_the_exact_flow_runs_away() -> None:
     assert 400 < exact_plane["x"][1] < 500  # to e^6
 
 
+def test_a_row_that_goes_much_further_than_the_others_does_not_make_them_a_dot() -> None:
+    inputs = torch.cat([circle(3), torch.tensor([[1e4, 0.0]])])
+    seen = explained(rotation(0.1), inputs, SolverSpec(method="euler", steps=4))
+
+    assert seen["exact_plane"] is None
+    plane = seen["plane"]
+    assert isinstance(plane, dict)
+    assert max(map(abs, [*plane["x"], *plane["y"]])) < 2.5  # the others stay on the circle of radius 1
+    assert len(seen["states"]) == 4  # type: ignore[arg-type]
+
+
 def test_a_model_with_a_wider_state_is_seen_in_the_plane_of_its_inputs() -> None:
     spec = ClassifierSpec.model_validate({"stem": {"kind": "linear", "features": 4}, "field": MlpField(hidden=(8,))})
     model = build_classifier(spec, PLANE, seed=3)
