@@ -220,7 +220,11 @@ class AuditMechanism(Answer):
         "changes half of the predictions or more; together: neither alone does; unknown: too few change"
     )
     sentence: str = Field(description="the same in words, with the shares and the time")
-    samples: int = Field(description="looked at, whose training solve succeeded; the first of the audit")
+    samples: int = Field(description="looked at, whose training solve succeeded")
+    samples_chosen: Literal["first", "changed_and_others"] = Field(
+        description="first: the first of the audit; changed_and_others: as few of these change, all that do, half of "
+        "the samples at most, and others drawn at random, so that shares are of these samples and not of all"
+    )
     steps: int = Field(description="the most that one of them makes")
     when: MechanismTimes = Field(description="when along the way")
     crossing: MechanismCrossing = Field(description="which steps no flow can make")
@@ -252,6 +256,10 @@ class ModifiedFieldTrial(Answer):
     evaluations: float = Field(description="of the modified field for one sample, on average")
     evaluations_in_field: int = Field(
         description="of the trained field in one of the modified field; with an implicit method a usual number"
+    )
+    agreement_of_all: float | None = Field(
+        description="agreement of all audited samples, 0 to 1, estimated, where samples_chosen of the mechanism is "
+        "changed_and_others; an offer takes 0.99 of this, too; null: the samples are the first"
     )
 
 

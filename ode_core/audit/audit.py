@@ -12,7 +12,7 @@ from ode_core.audit.ladder import ladder
 from ode_core.audit.measurement import Measurement, measure
 from ode_core.audit.progress import OnProgress, Progress
 from ode_core.audit.reference import METHOD as REFERENCE_METHOD
-from ode_core.audit.reference import Reference, converged_reference, margins
+from ode_core.audit.reference import Reference, converged_reference, margins, most_evaluations
 from ode_core.audit.serving_solvers import Judge, serving_series, solve_times, solvers_to_serve_with
 from ode_core.audit.solver_choice import SolverChoice, Timing
 from ode_core.audit.statistics import clopper_pearson, mcnemar_exact
@@ -122,9 +122,10 @@ def audit(
     """Audit ``model``, trained with ``train_solver``, on held-out ``inputs`` ``(n, *sample_shape)``.
 
     With ``max_evaluations`` a sample whose solve would take more evaluations of the field fails, and test solvers whose
-    grid is known to take more are left out. ``role`` is what the sentence calls ``train_solver``; a repaired model is
-    served with it and was not trained with it. ``held_out`` is how many samples there would be, where that is known:
-    the sentence says it where more are needed.
+    grid is known to take more are left out; for the reference, and for test solvers with tolerances,
+    ``most_evaluations`` is the bound. ``role`` is what the sentence calls ``train_solver``; a repaired model is served
+    with it and was not trained with it. ``held_out`` is how many samples there would be, where that is known: the
+    sentence says it where more are needed.
     """
 
     def affordable(solver: SolverSpec) -> bool:
@@ -134,7 +135,7 @@ def audit(
 
     rungs = list(filter(affordable, ladder(train_solver, model.end_time, eps=torch.finfo(model.dtype).eps)))
     progress = Progress(len(rungs) + 4, on_progress)
-    solves = _Solves(model, inputs, progress, max_evaluations)
+    solves = _Solves(model, inputs, progress, train_solver, max_evaluations)
 
     progress.next_part(f"predictions with {train_solver.label}")
     trained = solves(train_solver)
@@ -145,7 +146,8 @@ def audit(
         on_tolerance=lambda tolerance, left: progress.within(
             f"converged reference: tolerance {tolerance:.0e}, {left:,} samples"
         ),
-        max_evaluations=max_evaluations,
+        on_evaluation=lambda: progress.again(),
+        max_evaluations=most_evaluations(model.evaluations_in_field, max_evaluations),
     )
     progress.next_part("simpler rules")
     simpler = (paper_test_solver(train_solver, model.end_time), half_step_solver(train_solver, model.end_time))
@@ -173,8 +175,15 @@ def audit(
 class _Solves:
     """The model's predictions by solver, each computed once."""
 
-    def __init__(self, model: AuditedModel, inputs: Tensor, progress: Progress, max_evaluations: int | None) -> None:
-        self.model, self._inputs, self._progress = model, inputs, progress
+    def __init__(
+        self,
+        model: AuditedModel,
+        inputs: Tensor,
+        progress: Progress,
+        train_solver: SolverSpec,
+        max_evaluations: int | None,
+    ) -> None:
+        self.model, self._inputs, self._progress, self._train_solver = model, inputs, progress, train_solver
         self._max_evaluations = max_evaluations
         self._known: dict[SolverSpec, Measurement] = {}
 
@@ -189,9 +198,15 @@ class _Solves:
                 self._inputs,
                 solver,
                 on_batch=lambda left: self._progress.within(f"{solver.label}, {left:,} samples"),
-                max_evaluations=self._max_evaluations,
+                max_evaluations=self._most(solver),
             )
         return self._known[solver]
+
+    def _most(self, solver: SolverSpec) -> int | None:
+        """Return the bound on a solve: with tolerances the reference's, but the training solver's are what they are."""
+        if not solver.adaptive or solver == self._train_solver:
+            return self._max_evaluations
+        return most_evaluations(self.model.evaluations_in_field, self._max_evaluations)
 
     def seconds_per_sample(self, solvers: Sequence[SolverSpec]) -> tuple[dict[SolverSpec, float], Timing]:
         """Return the time by solver, taken side by side, and how it was taken."""

@@ -5,18 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from ode_core.audit import arnoldi
 from ode_core.audit.audit import AuditReport
+from ode_core.audit.looked_at import LookedAt, looked_at
 from ode_core.audit.mechanism import STRETCHES, Mechanism, find_mechanism, obstacle
 from ode_core.audit.progress import OnProgress, Progress
 from ode_core.audit.rescue import MAX_EVALUATIONS, PILOT, Rescue, rescue
 from ode_core.audit.verdict import Verdict
 from ode_core.models.audited_model import AuditedModel
 from ode_core.solvers import krylov
+from ode_core.solvers.status import SolveStatus
 from ode_core.specs.methods import DENSE_JACOBIAN, NEWTON_EVALUATIONS
 from ode_core.specs.modified_field import ModifiedFieldKind, ModifiedFieldSpec
 from ode_core.specs.repair import affordable_evaluations
@@ -56,30 +57,45 @@ class Diagnosis:
     """What was found out.
 
     Attributes:
-        samples: the first so many of the audit's samples were looked at; 0 where nothing was.
+        looked_at: which of the audit's samples were looked at; None where nothing was.
         mechanism: why predictions depend on the solver, or None.
         reason: why there is no mechanism, or None.
         rescues: modified fields that were tried.
         no_rescue: why none was, or None.
     """
 
-    samples: int
+    looked_at: LookedAt | None
     mechanism: Mechanism | None
     reason: str | None
     rescues: list[Rescue]
     no_rescue: str | None
 
+    @property
+    def samples(self) -> int:
+        """How many samples were looked at."""
+        return 0 if self.looked_at is None else len(self.looked_at.numbers)
+
+    @property
+    def turning_time_by_sample(self) -> dict[int, float]:
+        """``Mechanism.turning_time_by_sample`` by the number of the sample in the audit."""
+        if self.looked_at is None or self.mechanism is None:
+            return {}
+        numbers = self.looked_at.numbers.tolist()
+        return {numbers[own]: time for own, time in self.mechanism.turning_time_by_sample.items()}
+
     def to_json(self) -> dict[str, Any]:
         """Return ``mechanism`` and ``mechanism_reason`` as JSON values."""
         return {
-            "mechanism": None if self.mechanism is None else self.mechanism.to_json(),
+            "mechanism": None
+            if self.mechanism is None or self.looked_at is None
+            else self.mechanism.to_json() | {"samples_chosen": self.looked_at.choice},
             "mechanism_reason": self.reason,
         }
 
 
 def no_diagnosis(reason: str) -> Diagnosis:
     """Return the diagnosis of a model that was not looked into."""
-    return Diagnosis(0, None, reason, [], reason)
+    return Diagnosis(None, None, reason, [], reason)
 
 
 def why_left_out(mechanism: bool | None, verdict: Verdict, *, ask: str) -> str | None:
@@ -132,10 +148,12 @@ def diagnose(
     if samples == 0:
         return no_diagnosis(f"it would take too long, even for {FEWEST_SAMPLES} samples")
     progress = Progress(PARTS, on_progress)
-    trained, reference = (one.select(torch.arange(samples)) for one in (report.trained, report.reference.predictions))
+    solved = report.trained.status == SolveStatus.SUCCESS
+    chosen = looked_at(report.trained.flips(report.reference.predictions), solved, samples)
+    trained, reference = (one.select(chosen.numbers) for one in (report.trained, report.reference.predictions))
     if trained.failures == samples:
         return no_diagnosis("no sample's training solve succeeds: there is nothing to take apart")
-    inputs, labels = inputs[:samples], labels[:samples]
+    inputs, labels = inputs[chosen.numbers.to(inputs.device)], labels[chosen.numbers.to(labels.device)]
     mechanism = find_mechanism(
         model,
         inputs,
@@ -164,12 +182,13 @@ def diagnose(
             spec,
             trained,
             reference,
+            weights=chosen.weights,
             pilot=PILOT if _may_be_dear(spec, size, samples, operations) else None,
             on_evaluation=lambda: progress.again(),
             max_evaluations=MAX_EVALUATIONS if bound is None else min(MAX_EVALUATIONS, bound),
         )
         rescues.append(found)
-    return Diagnosis(samples, mechanism, None, rescues, no_rescue)
+    return Diagnosis(chosen, mechanism, None, rescues, no_rescue)
 
 
 def modified_fields(solver: SolverSpec, state_size: int) -> tuple[list[ModifiedFieldSpec], str | None]:

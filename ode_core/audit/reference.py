@@ -24,6 +24,9 @@ METHOD: Final = "dopri5"
 FIRST_TOLERANCE = 1e-4
 LAST_TOLERANCE = 1e-9
 MAX_STEPS = 5_000
+# Evaluations for one sample in one solve of an audit's reference: of the trained field, and of a modified one as in its
+# trial. Fields of trained models take some hundreds; one that explodes would go on for minutes.
+MAX_EVALUATIONS, MAX_MODIFIED_EVALUATIONS = 10_000, 3_000
 SETTLED_SHARE = 0.1
 _EXHAUSTED = (SolveStatus.MAX_STEPS_REACHED, SolveStatus.BUDGET_EXCEEDED)
 
@@ -59,6 +62,17 @@ class Reference:
         return self.unsettled == 0
 
 
+def most_evaluations(each: int, max_evaluations: int | None) -> int:
+    """Return the bound on the evaluations of the trained field for one sample in one solve of an audit's reference.
+
+    Args:
+        each: evaluations of the trained field in one of the model's field, 1 if that is the trained one.
+        max_evaluations: another bound on them, or None.
+    """
+    most = MAX_EVALUATIONS if each == 1 else max(MAX_EVALUATIONS, MAX_MODIFIED_EVALUATIONS * each)
+    return most if max_evaluations is None else min(most, max_evaluations)
+
+
 def margins(logits: Tensor) -> Tensor:
     """Return ``(n,)`` distances of the largest logit to the second; NaN where a solve failed."""
     top = logits.topk(2, dim=1).values
@@ -71,6 +85,7 @@ def converged_reference(
     *,
     last_tolerance: float = LAST_TOLERANCE,
     on_tolerance: Callable[[float, int], None] | None = None,
+    on_evaluation: Callable[[], None] | None = None,
     max_evaluations: int | None = None,
 ) -> Reference:
     """Tighten the tolerance until the predictions on ``inputs`` are settled, and say so, or say that they are not.
@@ -84,9 +99,14 @@ def converged_reference(
         inputs: ``(n, *sample_shape)``.
         last_tolerance: the tightest tolerance to try.
         on_tolerance: called before each batch with the tolerance and the number of samples left to solve with it.
-        max_evaluations: bound on the evaluations of the field for one sample in one solve, or None.
+        on_evaluation: called before the evaluations of the field, several at a time where they are compiled; None: what
+            the model's field calls by itself. An exception it raises ends the search.
+        max_evaluations: bound on the evaluations of the field for one sample in one solve, or None. A sample that would
+            take more does not settle.
     """
     exact = copy.deepcopy(model).double()
+    if on_evaluation is not None:
+        exact.field.before_evaluation = on_evaluation
     scale = _state_size(exact, inputs)
     tolerance = FIRST_TOLERANCE
     found = _solve(exact, inputs, tolerance, scale, on_tolerance, max_evaluations)
@@ -110,7 +130,7 @@ def converged_reference(
         settled=settled,
         tolerance=tolerance,
         failures=found.failures,
-        reason=_reason(int((~settled).sum()), found, tolerance),
+        reason=_reason(int((~settled).sum()), found, tolerance, max_evaluations),
         predictions=found,
         evaluations=evaluations / len(inputs),
     )
@@ -152,11 +172,18 @@ def _replace(predictions: Predictions, samples: Tensor, finer: Predictions) -> N
     predictions.evaluations[samples] = finer.evaluations
 
 
-def _reason(unsettled: int, found: Predictions, tolerance: float) -> str:
-    failures = found.failures
+def _reason(unsettled: int, found: Predictions, tolerance: float, max_evaluations: int | None) -> str:
+    failures, samples = found.failures, len(found.labels)
+    exhausted = int((found.status == SolveStatus.BUDGET_EXCEEDED).sum())
     if unsettled == 0:
         return f"{METHOD} in float64 settles at a relative tolerance of {tolerance:.0e}"
+    if exhausted and max_evaluations is not None:
+        more = "" if exhausted == failures else f", and {failures - exhausted} fail otherwise"
+        return (
+            f"{exhausted} of {samples} solves would take more than {max_evaluations:,} evaluations of the field, the "
+            f"bound for one sample{more}"
+        )
     if failures:
         first = SolveStatus(int(found.status[found.status != SolveStatus.SUCCESS][0]))
-        return f"{failures} of {len(found.labels)} solves end with {first.text}"
-    return f"{unsettled} of {len(found.labels)} predictions still change at a relative tolerance of {tolerance:.0e}"
+        return f"{failures} of {samples} solves end with {first.text}"
+    return f"{unsettled} of {samples} predictions still change at a relative tolerance of {tolerance:.0e}"

@@ -181,8 +181,8 @@ def _modified_field(tried: Sequence[Rescue], no_rescue: str | None, version: Sta
             "modified_field",
             True,
             f"Under a converged solver {best.spec.label} gives the trained prediction for {best.agreement:.1%} of the "
-            f"samples{_won_back(best)}. The trained model is a flow, of this field. An evaluation of it takes "
-            f"{best.evaluations_in_field} of the trained field's, a converged solve {best.cost:,.0f} of them.",
+            f"samples{_in_all(best)}{_won_back(best)}. The trained model is a flow, of this field. An evaluation of it "
+            f"takes {best.evaluations_in_field} of the trained field's, a converged solve {best.cost:,.0f} of them.",
             modified_field=best.spec,
             request=None
             if version is None
@@ -203,14 +203,22 @@ def _modified_field(tried: Sequence[Rescue], no_rescue: str | None, version: Sta
         "modified_field",
         False,
         f"Of the modified fields that were tried the best, {best.spec.label}, gives the trained prediction for "
-        f"{best.agreement:.1%} of the {_tried_on(best)}{_won_back(best)}{unsettled}; it would be offered from "
-        f"{OFFERED_AGREEMENT:.0%} of the predictions or {OFFERED_FROM:.0%} of the accuracy lost. The step is too long "
-        f"for these series, which proves no more than that.",
+        f"{best.agreement:.1%} of the {_tried_on(best)}{_in_all(best)}{_won_back(best)}{unsettled}; it would be "
+        f"offered from {OFFERED_AGREEMENT:.0%} of the predictions or {OFFERED_FROM:.0%} of the accuracy lost. "
+        f"The step is too long for these series, which proves no more than that.",
     )
 
 
 def _tried_on(trial: Rescue) -> str:
     return f"{trial.samples} samples drawn at random, after which the trial was stopped" if trial.stopped else "samples"
+
+
+def _in_all(trial: Rescue) -> str:
+    if trial.agreement_of_all is None or trial.stopped:
+        return ""
+    return (
+        f" looked at, among which more change than among all, and for an estimated {trial.agreement_of_all:.1%} of all"
+    )
 
 
 def _won_back(trial: Rescue) -> str:

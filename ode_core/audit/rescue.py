@@ -48,10 +48,12 @@ class Rescue:
         agreement: share of samples with the prediction of the training solver.
         changed: of all samples given, those whose prediction the field itself changes, under the converged reference.
         offered: at least 10 predictions changed, the score is at least 0.95 or the agreement at least 0.99, and the
-            trial's solutions converged.
+            trial's solutions converged; where there is an ``agreement_of_all``, that is at least 0.99, too.
         unsettled: samples whose prediction did not settle under the converged solver.
         evaluations: evaluations of the modified field for one sample, on average.
         evaluations_in_field: evaluations of the trained field in each; with an implicit method a usual number.
+        agreement_of_all: the agreement in the set that the samples were chosen from, estimated, where samples that
+            change are more frequent among them; else None.
     """
 
     spec: ModifiedFieldSpec
@@ -66,6 +68,7 @@ class Rescue:
     unsettled: int
     evaluations: float
     evaluations_in_field: int
+    agreement_of_all: float | None = None
 
     @property
     def enough_changed(self) -> bool:
@@ -90,6 +93,7 @@ def rescue(
     trained: Predictions,
     reference: Predictions,
     *,
+    weights: Tensor | None = None,
     pilot: int | None = None,
     on_evaluation: Callable[[], None] | None = None,
     max_evaluations: int | None = MAX_EVALUATIONS,
@@ -104,6 +108,8 @@ def rescue(
         spec: which modified field.
         trained: the model's predictions under its training solver.
         reference: its predictions under a converged one.
+        weights: ``(n,)``, how many samples of a larger set each stands for; None: one. An offer takes an agreement of
+            99 % in that set, too, where samples that change are more frequent among these.
         pilot: try so many samples first, those of ``pilot_samples``, with at most ``PILOT_EVALUATIONS``, and stop if
             that shows that the field will not be offered; None: try all in any case.
         on_evaluation: called before each evaluation of the model's field; an exception it raises ends the trial.
@@ -121,7 +127,7 @@ def rescue(
             last_tolerance=last_tolerance,
             max_evaluations=None if bound is None else bound * repaired.evaluations_in_field,
         )
-        return _Trial(found, goal, samples)
+        return _Trial(found, goal, samples, None if weights is None else weights[samples])
 
     trial, stopped = None, None
     if pilot is not None and pilot < len(labels):
@@ -132,6 +138,7 @@ def rescue(
         trial = solved(torch.arange(len(labels)), max_evaluations)
     score = goal.score(trial.accuracy) if stopped is None else None
     given_back = trial.agreement >= OFFERED_AGREEMENT or (score is not None and score >= OFFERED_FROM)
+    in_all = trial.agreement_of_all is None or trial.agreement_of_all >= OFFERED_AGREEMENT
     settled = trial.found.unsettled <= OFFERED_UNSETTLED * trial.samples
     return Rescue(
         spec=spec,
@@ -142,10 +149,11 @@ def rescue(
         reason=stopped or (goal.why_no_score if score is None else None),
         agreement=trial.agreement,
         changed=goal.changed,
-        offered=stopped is None and goal.changed >= FEWEST_SAMPLES and given_back and settled,
+        offered=stopped is None and goal.changed >= FEWEST_SAMPLES and given_back and in_all and settled,
         unsettled=trial.found.unsettled,
         evaluations=trial.found.predictions.mean_evaluations / repaired.evaluations_in_field,
         evaluations_in_field=repaired.evaluations_in_field,
+        agreement_of_all=trial.agreement_of_all,
     )
 
 
@@ -183,10 +191,12 @@ class _Goal:
 class _Trial:
     """What became of some samples."""
 
-    def __init__(self, found: Reference, goal: _Goal, samples: Tensor) -> None:
+    def __init__(self, found: Reference, goal: _Goal, samples: Tensor, weights: Tensor | None) -> None:
         self.found, self._goal, self.samples = found, goal, len(samples)
         self.accuracy = found.predictions.accuracy(goal.labels[samples])
-        self.agreeing = int((~found.predictions.flips(goal.trained.select(samples))).sum())
+        agreeing = ~found.predictions.flips(goal.trained.select(samples))
+        self.agreeing = int(agreeing.sum())
+        self.agreement_of_all = None if weights is None else float((weights * agreeing).sum() / weights.sum())
 
     @property
     def agreement(self) -> float:

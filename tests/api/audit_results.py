@@ -29,7 +29,6 @@ def result_of(
     diagnosis = (
         diagnose(model, inputs, labels, report, operations=2_000) if mechanism else no_diagnosis("it was not asked for")
     )
-    found = diagnosis.mechanism
     spec = TrainingJobSpec.model_validate(SPHERES_JOB)
     repair = repair_options(
         spec,
@@ -41,7 +40,7 @@ def result_of(
         diagnosis.no_rescue,
         Budget(),
     )
-    turning = {} if found is None else found.turning_time_by_sample
+    turning = diagnosis.turning_time_by_sample
     return {
         "model": "spheres",
         "version": 1,

@@ -72,7 +72,7 @@ def _flipping(tested: StoredModel, report: AuditReport, diagnosis: Diagnosis) ->
         tested.inputs,
         tested.labels,
         input_scale=tested.model.input_scale,
-        turning_times={} if diagnosis.mechanism is None else diagnosis.mechanism.turning_time_by_sample,
+        turning_times=diagnosis.turning_time_by_sample,
     )
 
 

@@ -26,6 +26,17 @@ class LinearField(nn.Module):
         return z @ self.matrix.T
 
 
+class Counted(LinearField):
+    """A linear field that tells of its evaluations."""
+
+    before_evaluation = None
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        if self.before_evaluation is not None:
+            self.before_evaluation()
+        return super().forward(t, z)
+
+
 class Explosion(nn.Module):
     """``z' = z^2`` on the first coordinate: it leaves every bound at ``t = 1 / z0``."""
 

@@ -5,9 +5,18 @@ import pytest
 import torch
 from scipy.linalg import expm
 
-from ode_core.audit.reference import converged_reference, margins
+from ode_core.audit.audit import audit
+from ode_core.audit.reference import (
+    MAX_EVALUATIONS,
+    MAX_MODIFIED_EVALUATIONS,
+    converged_reference,
+    margins,
+    most_evaluations,
+)
+from ode_core.models.modified_classifier import with_modified_field
 from ode_core.models.predictions import NO_LABEL
-from tests.ode_core.audit.linear_models import Explosion, LinearField, circle, classifier_around, rotation
+from ode_core.specs import ModifiedFieldSpec, SolverSpec
+from tests.ode_core.audit.linear_models import Counted, Explosion, LinearField, circle, classifier_around, rotation
 
 
 def test_the_reference_is_the_exact_flow_of_a_linear_field() -> None:
@@ -65,3 +74,36 @@ def test_the_margin_is_the_distance_of_the_two_largest_logits() -> None:
     values = margins(logits).tolist()
     assert values[:2] == pytest.approx([0.5, 0.0])
     assert math.isnan(values[2])
+
+
+def test_the_audit_of_a_repaired_field_that_explodes_ends_at_a_bound_reports_meanwhile_and_says_so() -> None:
+    # The field of four terms of log(1 + x) is, at x = h a = -12, -5,844 times the state; dopri5 is stable over a step
+    # of 3.3, so that the interval takes 1,771 steps of six evaluations.
+    x = -12.0
+    assert abs(sum((-1) ** (j + 1) / j * x**j for j in range(1, 5))) / 3.3 * 6 > 3 * MAX_MODIFIED_EVALUATIONS
+    spec = ModifiedFieldSpec(solver=SolverSpec(method="euler", steps=1), kind="iterates", terms=4)
+    model = with_modified_field(classifier_around(Counted([[x, 0.0], [0.0, 0.0]])), spec)
+    reports: list[str] = []
+
+    report = audit(
+        model,
+        circle(10),
+        torch.zeros(10, dtype=torch.long),
+        SolverSpec(method="rk4", steps=2),
+        max_evaluations=100_000,
+        on_progress=lambda part, parts, message: reports.append(message),
+    )
+
+    bound = MAX_MODIFIED_EVALUATIONS * model.evaluations_in_field
+    assert report.verdict == "unresolved"
+    assert f"10 of 10 solves would take more than {bound:,} evaluations of the field" in report.sentence
+    assert report.reference.predictions.evaluations.max() <= bound
+    # One batch at one tolerance, and yet reports from within it.
+    assert sum(message.startswith("converged reference: tolerance 1e-04") for message in reports) > 100
+
+
+def test_a_reference_has_the_least_of_its_own_bound_and_the_callers() -> None:
+    assert most_evaluations(1, None) == MAX_EVALUATIONS
+    assert most_evaluations(1, 2_000) == 2_000
+    assert most_evaluations(50, None) == 50 * MAX_MODIFIED_EVALUATIONS
+    assert most_evaluations(50, 100_000) == 100_000

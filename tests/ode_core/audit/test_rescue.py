@@ -8,7 +8,7 @@ from ode_core.audit.rescue import PILOT, PILOT_EVALUATIONS, Rescue, pilot_sample
 from ode_core.models.classifier import Classifier
 from ode_core.models.predictions import Predictions, predict
 from ode_core.specs import ModifiedFieldSpec, SolverSpec
-from tests.ode_core.audit.linear_models import LinearField, circle, classifier_around, rotation
+from tests.ode_core.audit.linear_models import Counted, LinearField, circle, classifier_around, rotation
 
 SAMPLES, EULER = 200, SolverSpec(method="euler", steps=1)
 
@@ -27,17 +27,6 @@ def tried(model: Classifier, steps: int, terms: int = 4, pilot: int | None = PIL
     spec = ModifiedFieldSpec(solver=solver, kind="iterates", terms=terms)
     found = rescue(model, inputs, trained.labels, spec, trained, reference, pilot=pilot, on_evaluation=count)
     return found, calls
-
-
-class Counted(LinearField):
-    """A linear field that tells of its evaluations."""
-
-    before_evaluation = None
-
-    def forward(self, t: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        if self.before_evaluation is not None:
-            self.before_evaluation()
-        return super().forward(t, z)
 
 
 def test_a_field_that_is_stiff_beyond_the_bound_is_stopped_after_a_few_samples_and_says_why() -> None:
