@@ -187,7 +187,7 @@ def audit_field(
     diagnosis = _diagnosis(model, inputs, labels, report, mechanism, on_progress, max_evaluations)
     repair = None
     if is_to_repair(report, diagnosis):
-        repair = options_without_training(trained_with, diagnosis.rescues, diagnosis.no_rescue)
+        repair = options_without_training(trained_with, diagnosis.rescues, diagnosis.no_rescue, report.verdict)
     return FieldAudit(model, report, diagnosis, repair, [*model.notes, *_notes(model, len(labels), samples)])
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from ode_core.audit.rescue import OFFERED_AGREEMENT, OFFERED_FROM, Rescue
+from ode_core.audit.verdict import Verdict
 from ode_core.specs.budgets import Budget, BudgetExceeded, check_training_budget
 from ode_core.specs.modified_field import ModifiedFieldSpec
 from ode_core.specs.retraining import retraining
@@ -76,15 +77,19 @@ class Repair:
         samples: those that modified fields were tried on.
         tried: what the trials gave.
         options: all, offered or not.
+        advice: what the verdict leaves to do before any repair, or None.
     """
 
     samples: int
     tried: list[Rescue]
     options: list[RepairOption]
+    advice: str | None = None
 
     @property
     def recommendation(self) -> str:
         """What to do, in words."""
+        if self.advice is not None:
+            return self.advice
         pin, field, *trainings = self.options
         if field.offered:
             kept = max(trial.agreement for trial in self.tried if trial.spec == field.modified_field)
@@ -124,6 +129,9 @@ def repair_options(
     tried: Sequence[Rescue],
     no_rescue: str | None,
     budget: Budget,
+    *,
+    verdict: Verdict,
+    advice: str | None = None,
 ) -> Repair:
     """Return what can be done with a stored model.
 
@@ -136,20 +144,27 @@ def repair_options(
         tried: what the trials gave.
         no_rescue: why none was tried, or None.
         budget: of trainings.
+        verdict: of the audit.
+        advice: what that leaves to do before any repair; None: the options are the advice.
     """
     return Repair(
         samples,
         list(tried),
         [
-            *options_without_training(solver, tried, no_rescue, version),
+            *options_without_training(solver, tried, no_rescue, verdict, version),
             _training("fine_tune", trained, solver, epsilon, version, budget),
             _training("retrain", trained, solver, epsilon, None, budget),
         ],
+        advice,
     )
 
 
 def options_without_training(
-    solver: SolverSpec, tried: Sequence[Rescue], no_rescue: str | None, version: StartFrom | None = None
+    solver: SolverSpec,
+    tried: Sequence[Rescue],
+    no_rescue: str | None,
+    verdict: Verdict,
+    version: StartFrom | None = None,
 ) -> list[RepairOption]:
     """Return what can be done with a model as it is, whoever trained it; see ``repair_options``.
 
@@ -159,8 +174,7 @@ def options_without_training(
         RepairOption(
             "pin_solver",
             True,
-            f"Predict with {solver.label} alone. Always valid: the model is then the network of its steps that was "
-            f"trained, and not an ODE.",
+            f"Predict with {solver.label} alone{_why_valid(verdict)}.",
             solver=solver,
             request=None
             if version is None
@@ -168,6 +182,12 @@ def options_without_training(
         ),
         _modified_field(tried, no_rescue, version),
     ]
+
+
+def _why_valid(verdict: Verdict) -> str:
+    if verdict == "discrete":
+        return ". Always valid: the model is then the network of its steps that was trained, and not an ODE"
+    return ": always valid, whichever way the verdict falls"
 
 
 def _modified_field(tried: Sequence[Rescue], no_rescue: str | None, version: StartFrom | None) -> RepairOption:

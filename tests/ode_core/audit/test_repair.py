@@ -2,9 +2,11 @@ from dataclasses import replace
 
 import pytest
 
+from ode_core.audit.advice import advice
 from ode_core.audit.diagnosis import modified_fields
 from ode_core.audit.repair import Repair, repair_options
 from ode_core.audit.rescue import Rescue
+from ode_core.audit.verdict import Verdict
 from ode_core.specs import (
     Budget,
     CertifiedAdaptation,
@@ -48,7 +50,14 @@ TRIAL = Rescue(
 FAILED = replace(TRIAL, score=0.3, offered=False, agreement=0.7)
 
 
-def repaired(*tried: Rescue, trained: TrainingJobSpec = TRAINED, solver: SolverSpec = EULER, **other: object) -> Repair:
+def repaired(
+    *tried: Rescue,
+    trained: TrainingJobSpec = TRAINED,
+    solver: SolverSpec = EULER,
+    verdict: Verdict = "discrete",
+    needed: int | None = None,
+    **other: object,
+) -> Repair:
     settings = {"epsilon": 0.01, "budget": Budget()} | other
     return repair_options(
         trained,
@@ -59,6 +68,8 @@ def repaired(*tried: Rescue, trained: TrainingJobSpec = TRAINED, solver: SolverS
         tried,
         None if tried else "the solver chooses its steps itself",
         settings["budget"],  # type: ignore[arg-type]
+        verdict=verdict,
+        advice=advice(verdict, solver=solver.label, epsilon=0.01, needed=needed, held_out=1000),
     )
 
 
@@ -67,6 +78,24 @@ def test_the_options_are_in_order_and_the_training_solver_is_always_one() -> Non
         assert [option.kind for option in repair.options] == ["pin_solver", "modified_field", "fine_tune", "retrain"]
         assert repair.options[0].offered
         assert repair.options[0].solver == EULER
+
+
+@pytest.mark.parametrize("tried", [[TRIAL], [FAILED], []])
+def test_where_nothing_is_decided_the_repair_asks_for_samples_and_calls_the_model_no_network(
+    tried: list[Rescue],
+) -> None:
+    repair = repaired(*tried, verdict="inconclusive", needed=3688)
+    assert repair.recommendation.startswith("Audit it with a larger epsilon, or on about 3,688 samples")
+    assert "alone" not in repair.recommendation
+    pin = repair.options[0].sentence
+    assert pin == "Predict with euler-16 alone: always valid, whichever way the verdict falls."
+
+
+def test_a_verdict_of_no_reference_claims_nothing_in_the_repair() -> None:
+    repair = repaired(verdict="unresolved")
+    assert repair.recommendation.startswith("Predict with euler-16 alone. Look at the field")
+    assert "not an ODE" not in repair.options[0].sentence
+    assert "not an ODE" in repaired().options[0].sentence
 
 
 def test_a_modified_field_that_gives_the_trained_predictions_is_recommended() -> None:
