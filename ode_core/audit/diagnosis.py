@@ -15,6 +15,7 @@ from ode_core.audit.mechanism import STRETCHES, Mechanism, find_mechanism, obsta
 from ode_core.audit.progress import OnProgress, Progress
 from ode_core.audit.rescue import MAX_EVALUATIONS, PILOT, Rescue, rescue
 from ode_core.audit.verdict import Verdict
+from ode_core.fields.modified_field import ModifiedField
 from ode_core.models.audited_model import AuditedModel
 from ode_core.solvers import krylov
 from ode_core.specs.methods import DENSE_JACOBIAN, NEWTON_EVALUATIONS
@@ -49,6 +50,8 @@ PASSES = 3
 # predictions by eight steps of the implicit midpoint rule 34 changed: six terms gave back all but 2, four all but 12,
 # and the local error, in a fifth of the time, all but 10.
 IMPLICIT_KINDS: list[tuple[ModifiedFieldKind, int | None]] = [("local_error", None), ("iterates", 6)]
+
+EXCHANGED = "this version is itself a repair: its field has been exchanged already"
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,9 @@ def diagnose(
     )
     size = math.prod(model.state_shape)
     fields, no_rescue = modified_fields(report.train_solver, size)
-    if report.train_solver.facts.family == "implicit":
+    if isinstance(model.field, ModifiedField):
+        fields, no_rescue = [], EXCHANGED
+    if fields and report.train_solver.facts.family == "implicit":
         cheap = [spec for spec in fields if _is_affordable(spec, size, samples, report, operations)]
         fields, no_rescue = cheap, no_rescue if cheap else no_rescue or "it would take too long"
     rescues: list[Rescue] = []

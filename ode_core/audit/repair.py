@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from ode_core.audit.diagnosis import EXCHANGED
 from ode_core.audit.rescue import OFFERED_AGREEMENT, OFFERED_FROM, Rescue
 from ode_core.audit.verdict import Verdict
 from ode_core.specs.budgets import Budget, BudgetExceeded, check_training_budget
@@ -78,12 +79,14 @@ class Repair:
         tried: what the trials gave.
         options: all, offered or not.
         advice: what the verdict leaves to do before any repair, or None.
+        parent: of a version that is itself a repair, the version it was made from; None for others.
     """
 
     samples: int
     tried: list[Rescue]
     options: list[RepairOption]
     advice: str | None = None
+    parent: StartFrom | None = None
 
     @property
     def recommendation(self) -> str:
@@ -100,6 +103,8 @@ class Repair:
             )
         ways = {option.kind: option for option in trainings if option.offered}
         words = f"Predict with {_label(pin.solver)} alone, as the service does where a request names no solver."
+        if self.parent is not None:
+            words = f"Predict with {_repaired(self.parent)}, and {_label(pin.solver)} alone."
         if not ways:
             return words
         both = (
@@ -132,12 +137,13 @@ def repair_options(
     *,
     verdict: Verdict,
     advice: str | None = None,
+    is_repair: bool = False,
 ) -> Repair:
     """Return what can be done with a stored model.
 
     Args:
         trained: the training that made it.
-        version: the model version.
+        version: the model version; of one that is itself a repair, the version it was made from.
         solver: what it was trained with at the end.
         epsilon: largest flip rate at which it would be an ODE.
         samples: those that modified fields were tried on.
@@ -146,16 +152,20 @@ def repair_options(
         budget: of trainings.
         verdict: of the audit.
         advice: what that leaves to do before any repair; None: the options are the advice.
+        is_repair: whether the audited version is itself a repair, of ``version``.
     """
+    if is_repair:
+        no_rescue = EXCHANGED
     return Repair(
         samples,
         list(tried),
         [
-            *options_without_training(solver, tried, no_rescue, verdict, version),
-            _training("fine_tune", trained, solver, epsilon, version, budget),
+            *options_without_training(solver, tried, no_rescue, verdict, version, is_repair=is_repair),
+            _training("fine_tune", trained, solver, epsilon, version, budget, is_repair=is_repair),
             _training("retrain", trained, solver, epsilon, None, budget),
         ],
         advice,
+        version if is_repair else None,
     )
 
 
@@ -165,16 +175,21 @@ def options_without_training(
     no_rescue: str | None,
     verdict: Verdict,
     version: StartFrom | None = None,
+    *,
+    is_repair: bool = False,
 ) -> list[RepairOption]:
     """Return what can be done with a model as it is, whoever trained it; see ``repair_options``.
 
     Without a stored ``version`` there are no requests to send.
     """
+    pinned = f"{solver.label} alone"
+    if is_repair and version is not None:
+        pinned = f"{_repaired(version)}, and {pinned}"
     return [
         RepairOption(
             "pin_solver",
             True,
-            f"Predict with {solver.label} alone{_why_valid(verdict)}.",
+            f"Predict with {pinned}{_why_valid(verdict)}.",
             solver=solver,
             request=None
             if version is None
@@ -246,6 +261,8 @@ def _training(
     epsilon: float,
     start: StartFrom | None,
     budget: Budget,
+    *,
+    is_repair: bool = False,
 ) -> RepairOption:
     try:
         job = retraining(trained, solver, epsilon, start=start)
@@ -259,7 +276,9 @@ def _training(
         if kind == "fine_tune"
         else ""
     )
-    begin = "from its weights" if kind == "fine_tune" else "from the beginning"
+    begin = "from the beginning"
+    if start is not None:
+        begin = f"from the weights of version {start.version}" if is_repair else "from its weights"
     if job.regularisation is not None and job.regularisation.local_error is not None:
         begin += ", with a penalty on the local error of its steps,"
     return RepairOption(
@@ -270,6 +289,10 @@ def _training(
         training_job=job,
         request=RepairRequest("/v1/training-jobs", job.document()),
     )
+
+
+def _repaired(parent: StartFrom) -> str:
+    return f"version {parent.version} of {parent.model}, of which this version is a repair"
 
 
 def _path(version: StartFrom) -> str:

@@ -127,6 +127,7 @@ def _repair(running: RunningJob, tested: StoredModel, report: AuditReport, diagn
             needed=report.samples_needed,
             held_out=tested.held_out,
         ),
+        is_repair=tested.parent is not None,
     )
 
 

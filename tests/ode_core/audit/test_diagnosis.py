@@ -15,9 +15,10 @@ from ode_core.audit.interventions import InterventionalSplit, Outcome, Shares
 from ode_core.audit.step_grid import StepGrid
 from ode_core.audit.step_spectrum import StepSpectrum, step_spectrum
 from ode_core.models.classifier import Classifier, build_classifier
+from ode_core.models.modified_classifier import with_modified_field
 from ode_core.models.predictions import predict
 from ode_core.solvers.step_map import StepMap
-from ode_core.specs import ClassifierSpec, ConcentricSpheresSpec, MlpField, SolverSpec
+from ode_core.specs import ClassifierSpec, ConcentricSpheresSpec, MlpField, ModifiedFieldSpec, SolverSpec
 from tests.ode_core.audit.linear_models import LinearField, circle, classifier_around, rotation
 
 SMALL = 2_000
@@ -149,6 +150,15 @@ def test_a_model_that_is_not_looked_into_has_the_reason() -> None:
     found = diagnose(model, inputs, labels, report, operations=10**12)
     assert found.mechanism is None
     assert "too long" in str(found.reason)
+
+
+def test_of_a_repaired_model_no_further_modified_field_is_tried() -> None:
+    # One term of the iterates is, for Euler's method, the field itself.
+    solver = SolverSpec(method="euler", steps=4)
+    model = with_modified_field(rotation(2.0), ModifiedFieldSpec(solver=solver, kind="iterates", terms=1))
+    _, found = diagnosed(model, solver)
+    assert found.rescues == []
+    assert found.no_rescue == "this version is itself a repair: its field has been exchanged already"
 
 
 def test_what_accumulates_is_won_back_by_a_modified_field_and_what_crosses_is_not() -> None:

@@ -56,6 +56,7 @@ def repaired(
     solver: SolverSpec = EULER,
     verdict: Verdict = "discrete",
     needed: int | None = None,
+    is_repair: bool = False,
     **other: object,
 ) -> Repair:
     settings = {"epsilon": 0.01, "budget": Budget()} | other
@@ -70,6 +71,7 @@ def repaired(
         settings["budget"],  # type: ignore[arg-type]
         verdict=verdict,
         advice=advice(verdict, solver=solver.label, epsilon=0.01, needed=needed, held_out=1000),
+        is_repair=is_repair,
     )
 
 
@@ -89,6 +91,19 @@ def test_where_nothing_is_decided_the_repair_asks_for_samples_and_calls_the_mode
     assert "alone" not in repair.recommendation
     pin = repair.options[0].sentence
     assert pin == "Predict with euler-16 alone: always valid, whichever way the verdict falls."
+
+
+def test_a_version_that_is_itself_a_repair_is_told_from_the_one_it_was_made_from() -> None:
+    repair = repaired(is_repair=True)
+    pin, field, tune, _ = repair.options
+    assert pin.sentence.startswith("Predict with version 3 of rings, of which this version is a repair, and euler-16")
+    assert pin.request is not None
+    assert pin.request.path == "/v1/models/rings/versions/3/predict"
+    assert repair.recommendation.startswith("Predict with version 3 of rings, of which this version is a repair")
+    assert "names no solver" not in repair.recommendation
+    assert "this version is itself a repair: its field has been exchanged already" in field.sentence
+    assert not field.offered
+    assert "from the weights of version 3" in tune.sentence
 
 
 def test_a_verdict_of_no_reference_claims_nothing_in_the_repair() -> None:
