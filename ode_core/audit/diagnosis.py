@@ -80,9 +80,9 @@ class Diagnosis:
         }
 
 
-def no_diagnosis(reason: str) -> Diagnosis:
-    """Return the diagnosis of a model that was not looked into."""
-    return Diagnosis(0, None, reason, [], reason)
+def no_diagnosis(reason: str, samples: int = 0) -> Diagnosis:
+    """Return the diagnosis of a model that was not taken apart; ``samples`` were looked at."""
+    return Diagnosis(samples, None, reason, [], reason)
 
 
 def why_left_out(mechanism: bool | None, verdict: Verdict, *, ask: str) -> str | None:
@@ -102,7 +102,7 @@ def why_left_out(mechanism: bool | None, verdict: Verdict, *, ask: str) -> str |
 
 def is_to_repair(report: AuditReport, diagnosis: Diagnosis) -> bool:
     """Whether repairs are to be told: of a model that is no ODE for sure, or was looked into and may be none."""
-    looked_into = report.verdict == "discrete" or diagnosis.mechanism is not None
+    looked_into = report.verdict == "discrete" or diagnosis.samples > 0
     return looked_into and report.verdict != "ode"
 
 
@@ -138,6 +138,10 @@ def diagnose(
     trained, reference = (one.select(torch.arange(samples)) for one in (report.trained, report.reference.predictions))
     if trained.failures == samples:
         return no_diagnosis("no sample's training solve succeeds: there is nothing to take apart")
+    if not trained.flips(reference).any():
+        return no_diagnosis(
+            f"none of the {samples:,} predictions looked at changes, so there is no cause to look for", samples
+        )
     inputs, labels = inputs[:samples], labels[:samples]
     mechanism = find_mechanism(
         model,
