@@ -7,7 +7,8 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from ode_core.audit.diagnosis import EXCHANGED
-from ode_core.audit.rescue import OFFERED_AGREEMENT, OFFERED_FROM, Rescue
+from ode_core.audit.rescue import Rescue
+from ode_core.audit.rescue_in_words import given_back, offered_in_words, refused_in_words
 from ode_core.audit.verdict import Verdict
 from ode_core.specs.budgets import Budget, BudgetExceeded, check_training_budget
 from ode_core.specs.modified_field import ModifiedFieldSpec
@@ -95,11 +96,13 @@ class Repair:
             return self.advice
         pin, field, *trainings = self.options
         if field.offered:
-            kept = max(trial.agreement for trial in self.tried if trial.spec == field.modified_field)
+            best = max(
+                (trial for trial in self.tried if trial.spec == field.modified_field), key=lambda trial: trial.agreement
+            )
             return (
-                "Put the modified field in the field's place: the model is then an ODE that gives "
-                f"{kept:.1%} of the predictions it was trained to, whatever accurate solver runs it. {_how(field)} "
-                f"makes that version. Until then predict with {_label(pin.solver)} alone."
+                f"Put the modified field in the field's place: under a converged solver it gives {given_back(best)}. "
+                f"{_how(field)} makes that version, and an audit of it decides whether it is an ODE. Until then "
+                f"predict with {_label(pin.solver)} alone."
             )
         ways = {option.kind: option for option in trainings if option.offered}
         words = f"Predict with {_label(pin.solver)} alone, as the service does where a request names no solver."
@@ -215,9 +218,7 @@ def _modified_field(tried: Sequence[Rescue], no_rescue: str | None, version: Sta
         return RepairOption(
             "modified_field",
             True,
-            f"Under a converged solver {best.spec.label} gives the trained prediction for {best.agreement:.1%} of the "
-            f"samples{_won_back(best)}. The trained model is a flow, of this field. An evaluation of it takes "
-            f"{best.evaluations_in_field} of the trained field's, a converged solve {best.cost:,.0f} of them.",
+            offered_in_words(best),
             modified_field=best.spec,
             request=None
             if version is None
@@ -229,29 +230,7 @@ def _modified_field(tried: Sequence[Rescue], no_rescue: str | None, version: Sta
                 },
             ),
         )
-    best = max(tried, key=lambda trial: trial.agreement)
-    if not best.enough_changed:
-        few = f"only {best.changed} of the predictions looked at change: there is too little to give back"
-        return RepairOption("modified_field", False, f"No modified field is offered: {few}.")
-    unsettled = "" if best.unsettled == 0 else f"; {best.unsettled} predictions did not settle"
-    return RepairOption(
-        "modified_field",
-        False,
-        f"Of the modified fields that were tried the best, {best.spec.label}, gives the trained prediction for "
-        f"{best.agreement:.1%} of the {_tried_on(best)}{_won_back(best)}{unsettled}; it would be offered from "
-        f"{OFFERED_AGREEMENT:.0%} of the predictions or {OFFERED_FROM:.0%} of the accuracy lost. The step is too long "
-        f"for these series, which proves no more than that.",
-    )
-
-
-def _tried_on(trial: Rescue) -> str:
-    return f"{trial.samples} samples drawn at random, after which the trial was stopped" if trial.stopped else "samples"
-
-
-def _won_back(trial: Rescue) -> str:
-    if trial.score is None:
-        return ""
-    return f", and wins back {min(1.0, max(0.0, trial.score)):.0%} of the accuracy that the field itself loses"
+    return RepairOption("modified_field", False, refused_in_words(tried))
 
 
 def _training(

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+from scipy.stats import binomtest
 
 from ode_core.audit.advice import advice
 from ode_core.audit.diagnosis import modified_fields
@@ -121,11 +122,22 @@ def test_a_modified_field_that_gives_the_trained_predictions_is_recommended() ->
     assert "modified field" in repair.recommendation
 
 
+def test_what_a_modified_field_gives_back_is_told_with_its_evidence_and_no_verdict() -> None:
+    repair = repaired(replace(TRIAL, agreement=198 / 200))
+    exact = binomtest(198, 200).proportion_ci(method="exact")
+    evidence = f"198 of 200 samples (99.0%, 95% interval {exact.low:.1%} to {exact.high:.1%})"
+    for sentence in (repair.recommendation, repair.options[1].sentence):
+        assert evidence in sentence
+        assert "is then an ODE" not in sentence
+        assert "is a flow" not in sentence
+        assert "an audit of it decides" in sentence
+
+
 def test_one_that_does_not_is_told_and_not_offered() -> None:
     repair = repaired(FAILED)
     assert not repair.options[1].offered
     assert repair.options[1].modified_field is None
-    assert "30%" in repair.options[1].sentence
+    assert "30.0%" in repair.options[1].sentence
     assert repair.recommendation.startswith("Predict with euler-16 alone")
     assert "fine-tune" in repair.recommendation
 
@@ -136,7 +148,7 @@ def test_a_trial_that_was_stopped_is_told_as_one_of_few_samples() -> None:
 
 
 def test_a_field_that_is_worse_than_the_one_it_replaces_wins_nothing_back() -> None:
-    assert "wins back 0% of" in repaired(replace(FAILED, score=-0.75)).options[1].sentence
+    assert "wins back 0.0% of" in repaired(replace(FAILED, score=-0.75)).options[1].sentence
 
 
 def test_the_trainings_begin_with_the_solver_of_the_version_and_can_be_submitted() -> None:
