@@ -15,6 +15,7 @@ from markupsafe import Markup
 from api.charts.catalogue import find_chart
 from api.charts.drawing import draw_apart
 from api.charts.material import Audit, Material, NothingToDraw
+from ode_core.audit.advice import advice
 from ode_core.specs import SolverSpec
 from store.jobs import Job
 
@@ -121,40 +122,20 @@ def report_page(job: Job, audit: Audit, *, server: str, protected: bool) -> str:
 def what_to_do(audit: Audit) -> str:
     """Return the advice that follows from the verdict, in a sentence or two."""
     label = SolverSpec.model_validate(audit["train_solver"]).label
-    match audit["verdict"]:
-        case "ode":
-            return (
-                f"Use it with any solver that is at least as accurate as {label}: at most {limit(audit['epsilon'])} of "
-                "the predictions depend on the choice. There is nothing to repair."
-            )
-        case "inconclusive":
-            return (
-                f"{_what_decides(audit)} Until then predict with {label}, or with a cheaper solver, named below if "
-                "there is one, that agrees both with it and with the converged solution."
-            )
-        case "unresolved":
-            return (
-                f"Predict with {label} alone. Look at the field: where it is stiff, or leaves every bound, no accurate "
-                "solution exists to compare with; training with weight decay or a finer solver can help."
-            )
-        case _ if audit["repair"] is not None:
-            return str(audit["repair"]["recommendation"])
-        case _:
-            return (
-                f"Predict with {label} alone, as the service does where a request names no solver. For the cause and "
-                "for repairs audit it with mechanism true."
-            )
-
-
-def _what_decides(audit: Audit) -> str:
-    needed, there = audit["samples_needed"], audit["test_samples"]
-    if needed is None:
-        return "No number of samples would decide it, as the rate is the limit itself: choose another epsilon."
-    if needed <= there:
-        return f"Audit it on about {needed:,} samples, or with a larger epsilon."
+    found = advice(
+        audit["verdict"],
+        solver=label,
+        epsilon=audit["epsilon"],
+        needed=audit["samples_needed"],
+        held_out=audit["test_samples"],
+    )
+    if found is not None:
+        return found
+    if audit["repair"] is not None:
+        return str(audit["repair"]["recommendation"])
     return (
-        f"Audit it with a larger epsilon, or on about {needed:,} samples: the test split has {there:,}, so upload the "
-        "weights as a model of a data set with more."
+        f"Predict with {label} alone, as the service does where a request names no solver. For the cause and for "
+        "repairs audit it with mechanism true."
     )
 
 

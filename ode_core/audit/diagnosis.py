@@ -15,6 +15,7 @@ from ode_core.audit.mechanism import STRETCHES, Mechanism, find_mechanism, obsta
 from ode_core.audit.progress import OnProgress, Progress
 from ode_core.audit.rescue import MAX_EVALUATIONS, PILOT, Rescue, rescue
 from ode_core.audit.verdict import Verdict
+from ode_core.fields.modified_field import ModifiedField
 from ode_core.models.audited_model import AuditedModel
 from ode_core.solvers import krylov
 from ode_core.solvers.status import SolveStatus
@@ -50,6 +51,8 @@ PASSES = 3
 # predictions by eight steps of the implicit midpoint rule 34 changed: six terms gave back all but 2, four all but 12,
 # and the local error, in a fifth of the time, all but 10.
 IMPLICIT_KINDS: list[tuple[ModifiedFieldKind, int | None]] = [("local_error", None), ("iterates", 6)]
+
+EXCHANGED = "this version is itself a repair: its field has been exchanged already"
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,9 @@ class Diagnosis:
         }
 
 
-def no_diagnosis(reason: str) -> Diagnosis:
-    """Return the diagnosis of a model that was not looked into."""
-    return Diagnosis(None, None, reason, [], reason)
+def no_diagnosis(reason: str, chosen: LookedAt | None = None) -> Diagnosis:
+    """Return the diagnosis of a model that was not taken apart; ``chosen`` samples were looked at."""
+    return Diagnosis(chosen, None, reason, [], reason)
 
 
 def why_left_out(mechanism: bool | None, verdict: Verdict, *, ask: str) -> str | None:
@@ -115,7 +118,7 @@ def why_left_out(mechanism: bool | None, verdict: Verdict, *, ask: str) -> str |
 
 def is_to_repair(report: AuditReport, diagnosis: Diagnosis) -> bool:
     """Whether repairs are to be told: of a model that is no ODE for sure, or was looked into and may be none."""
-    looked_into = report.verdict == "discrete" or diagnosis.mechanism is not None
+    looked_into = report.verdict == "discrete" or diagnosis.samples > 0
     return looked_into and report.verdict != "ode"
 
 
@@ -153,6 +156,10 @@ def diagnose(
     trained, reference = (one.select(chosen.numbers) for one in (report.trained, report.reference.predictions))
     if trained.failures == samples:
         return no_diagnosis("no sample's training solve succeeds: there is nothing to take apart")
+    if not trained.flips(reference).any():
+        return no_diagnosis(
+            f"none of the {samples:,} predictions looked at changes, so there is no cause to look for", chosen
+        )
     inputs, labels = inputs[chosen.numbers.to(inputs.device)], labels[chosen.numbers.to(labels.device)]
     mechanism = find_mechanism(
         model,
@@ -166,7 +173,9 @@ def diagnose(
     )
     size = math.prod(model.state_shape)
     fields, no_rescue = modified_fields(report.train_solver, size)
-    if report.train_solver.facts.family == "implicit":
+    if isinstance(model.field, ModifiedField):
+        fields, no_rescue = [], EXCHANGED
+    if fields and report.train_solver.facts.family == "implicit":
         cheap = [spec for spec in fields if _is_affordable(spec, size, samples, report, operations)]
         fields, no_rescue = cheap, no_rescue if cheap else no_rescue or "it would take too long"
     rescues: list[Rescue] = []

@@ -16,6 +16,7 @@ from ode_core.audit.mechanism import Mechanism
 from ode_core.audit.progress import OnProgress, changes_only
 from ode_core.audit.repair import RepairOption, options_without_training
 from ode_core.audit.sweep import TestResult
+from ode_core.audit.threads import fitting_threads
 from ode_core.audit.verdict import Verdict
 from ode_core.datasets.loader_samples import UnusableLoader, labelled_samples
 from ode_core.fields.field_checks import SAMPLES, no_derivative
@@ -175,19 +176,21 @@ def audit_field(
             _check_against(whole, model, inputs, trained_with)
     if on_progress is not None:
         on_progress = changes_only(on_progress)
-    report = audit(
-        model,
-        inputs,
-        labels,
-        trained_with,
-        epsilon=epsilon,
-        on_progress=on_progress,
-        max_evaluations=max_evaluations,
-    )
-    diagnosis = _diagnosis(model, inputs, labels, report, mechanism, on_progress, max_evaluations)
+    together = 1 if model.field.times == "grouped" else len(labels)  # samples in a call of the field
+    with fitting_threads(model.operations(inputs) * together):
+        report = audit(
+            model,
+            inputs,
+            labels,
+            trained_with,
+            epsilon=epsilon,
+            on_progress=on_progress,
+            max_evaluations=max_evaluations,
+        )
+        diagnosis = _diagnosis(model, inputs, labels, report, mechanism, on_progress, max_evaluations)
     repair = None
     if is_to_repair(report, diagnosis):
-        repair = options_without_training(trained_with, diagnosis.rescues, diagnosis.no_rescue)
+        repair = options_without_training(trained_with, diagnosis.rescues, diagnosis.no_rescue, report.verdict)
     return FieldAudit(model, report, diagnosis, repair, [*model.notes, *_notes(model, len(labels), samples)])
 
 

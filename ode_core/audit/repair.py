@@ -6,7 +6,10 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from ode_core.audit.rescue import OFFERED_AGREEMENT, OFFERED_FROM, Rescue
+from ode_core.audit.diagnosis import EXCHANGED
+from ode_core.audit.rescue import Rescue
+from ode_core.audit.rescue_in_words import given_back, offered_in_words, refused_in_words
+from ode_core.audit.verdict import Verdict
 from ode_core.specs.budgets import Budget, BudgetExceeded, check_training_budget
 from ode_core.specs.modified_field import ModifiedFieldSpec
 from ode_core.specs.retraining import retraining
@@ -76,25 +79,35 @@ class Repair:
         samples: those that modified fields were tried on.
         tried: what the trials gave.
         options: all, offered or not.
+        advice: what the verdict leaves to do before any repair, or None.
+        parent: of a version that is itself a repair, the version it was made from; None for others.
     """
 
     samples: int
     tried: list[Rescue]
     options: list[RepairOption]
+    advice: str | None = None
+    parent: StartFrom | None = None
 
     @property
     def recommendation(self) -> str:
         """What to do, in words."""
+        if self.advice is not None:
+            return self.advice
         pin, field, *trainings = self.options
         if field.offered:
-            kept = max(trial.agreement for trial in self.tried if trial.spec == field.modified_field)
+            best = max(
+                (trial for trial in self.tried if trial.spec == field.modified_field), key=lambda trial: trial.agreement
+            )
             return (
-                "Put the modified field in the field's place: the model is then an ODE that gives "
-                f"{kept:.1%} of the predictions it was trained to, whatever accurate solver runs it. {_how(field)} "
-                f"makes that version. Until then predict with {_label(pin.solver)} alone."
+                f"Put the modified field in the field's place: under a converged solver it gives {given_back(best)}. "
+                f"{_how(field)} makes that version, and an audit of it decides whether it is an ODE. Until then "
+                f"predict with {_label(pin.solver)} alone."
             )
         ways = {option.kind: option for option in trainings if option.offered}
         words = f"Predict with {_label(pin.solver)} alone, as the service does where a request names no solver."
+        if self.parent is not None:
+            words = f"Predict with {_repaired(self.parent)}, and {_label(pin.solver)} alone."
         if not ways:
             return words
         both = (
@@ -124,43 +137,62 @@ def repair_options(
     tried: Sequence[Rescue],
     no_rescue: str | None,
     budget: Budget,
+    *,
+    verdict: Verdict,
+    advice: str | None = None,
+    is_repair: bool = False,
 ) -> Repair:
     """Return what can be done with a stored model.
 
     Args:
         trained: the training that made it.
-        version: the model version.
+        version: the model version; of one that is itself a repair, the version it was made from.
         solver: what it was trained with at the end.
         epsilon: largest flip rate at which it would be an ODE.
         samples: those that modified fields were tried on.
         tried: what the trials gave.
         no_rescue: why none was tried, or None.
         budget: of trainings.
+        verdict: of the audit.
+        advice: what that leaves to do before any repair; None: the options are the advice.
+        is_repair: whether the audited version is itself a repair, of ``version``.
     """
+    if is_repair:
+        no_rescue = EXCHANGED
     return Repair(
         samples,
         list(tried),
         [
-            *options_without_training(solver, tried, no_rescue, version),
-            _training("fine_tune", trained, solver, epsilon, version, budget),
+            *options_without_training(solver, tried, no_rescue, verdict, version, is_repair=is_repair),
+            _training("fine_tune", trained, solver, epsilon, version, budget, is_repair=is_repair),
             _training("retrain", trained, solver, epsilon, None, budget),
         ],
+        advice,
+        version if is_repair else None,
     )
 
 
 def options_without_training(
-    solver: SolverSpec, tried: Sequence[Rescue], no_rescue: str | None, version: StartFrom | None = None
+    solver: SolverSpec,
+    tried: Sequence[Rescue],
+    no_rescue: str | None,
+    verdict: Verdict,
+    version: StartFrom | None = None,
+    *,
+    is_repair: bool = False,
 ) -> list[RepairOption]:
     """Return what can be done with a model as it is, whoever trained it; see ``repair_options``.
 
     Without a stored ``version`` there are no requests to send.
     """
+    pinned = f"{solver.label} alone"
+    if is_repair and version is not None:
+        pinned = f"{_repaired(version)}, and {pinned}"
     return [
         RepairOption(
             "pin_solver",
             True,
-            f"Predict with {solver.label} alone. Always valid: the model is then the network of its steps that was "
-            f"trained, and not an ODE.",
+            f"Predict with {pinned}{_why_valid(verdict)}.",
             solver=solver,
             request=None
             if version is None
@@ -168,6 +200,12 @@ def options_without_training(
         ),
         _modified_field(tried, no_rescue, version),
     ]
+
+
+def _why_valid(verdict: Verdict) -> str:
+    if verdict == "discrete":
+        return ". Always valid: the model is then the network of its steps that was trained, and not an ODE"
+    return ": always valid, whichever way the verdict falls"
 
 
 def _modified_field(tried: Sequence[Rescue], no_rescue: str | None, version: StartFrom | None) -> RepairOption:
@@ -180,9 +218,7 @@ def _modified_field(tried: Sequence[Rescue], no_rescue: str | None, version: Sta
         return RepairOption(
             "modified_field",
             True,
-            f"Under a converged solver {best.spec.label} gives the trained prediction for {best.agreement:.1%} of the "
-            f"samples{_in_all(best)}{_won_back(best)}. The trained model is a flow, of this field. An evaluation of it "
-            f"takes {best.evaluations_in_field} of the trained field's, a converged solve {best.cost:,.0f} of them.",
+            offered_in_words(best),
             modified_field=best.spec,
             request=None
             if version is None
@@ -194,37 +230,7 @@ def _modified_field(tried: Sequence[Rescue], no_rescue: str | None, version: Sta
                 },
             ),
         )
-    best = max(tried, key=lambda trial: trial.agreement)
-    if not best.enough_changed:
-        few = f"only {best.changed} of the predictions looked at change: there is too little to give back"
-        return RepairOption("modified_field", False, f"No modified field is offered: {few}.")
-    unsettled = "" if best.unsettled == 0 else f"; {best.unsettled} predictions did not settle"
-    return RepairOption(
-        "modified_field",
-        False,
-        f"Of the modified fields that were tried the best, {best.spec.label}, gives the trained prediction for "
-        f"{best.agreement:.1%} of the {_tried_on(best)}{_in_all(best)}{_won_back(best)}{unsettled}; it would be "
-        f"offered from {OFFERED_AGREEMENT:.0%} of the predictions or {OFFERED_FROM:.0%} of the accuracy lost. "
-        f"The step is too long for these series, which proves no more than that.",
-    )
-
-
-def _tried_on(trial: Rescue) -> str:
-    return f"{trial.samples} samples drawn at random, after which the trial was stopped" if trial.stopped else "samples"
-
-
-def _in_all(trial: Rescue) -> str:
-    if trial.agreement_of_all is None or trial.stopped:
-        return ""
-    return (
-        f" looked at, among which more change than among all, and for an estimated {trial.agreement_of_all:.1%} of all"
-    )
-
-
-def _won_back(trial: Rescue) -> str:
-    if trial.score is None:
-        return ""
-    return f", and wins back {min(1.0, max(0.0, trial.score)):.0%} of the accuracy that the field itself loses"
+    return RepairOption("modified_field", False, refused_in_words(tried))
 
 
 def _training(
@@ -234,6 +240,8 @@ def _training(
     epsilon: float,
     start: StartFrom | None,
     budget: Budget,
+    *,
+    is_repair: bool = False,
 ) -> RepairOption:
     try:
         job = retraining(trained, solver, epsilon, start=start)
@@ -247,7 +255,9 @@ def _training(
         if kind == "fine_tune"
         else ""
     )
-    begin = "from its weights" if kind == "fine_tune" else "from the beginning"
+    begin = "from the beginning"
+    if start is not None:
+        begin = f"from the weights of version {start.version}" if is_repair else "from its weights"
     if job.regularisation is not None and job.regularisation.local_error is not None:
         begin += ", with a penalty on the local error of its steps,"
     return RepairOption(
@@ -258,6 +268,10 @@ def _training(
         training_job=job,
         request=RepairRequest("/v1/training-jobs", job.document()),
     )
+
+
+def _repaired(parent: StartFrom) -> str:
+    return f"version {parent.version} of {parent.model}, of which this version is a repair"
 
 
 def _path(version: StartFrom) -> str:

@@ -1,6 +1,6 @@
 """Does the modified field give, under a converged solver, what the training solver gave?
 
-A score near 1 proves that the trained model is a flow, of another field than its own. A score near 0 proves only that
+A score near 1 speaks for a flow, of another field than the model's own. A score near 0 proves only that
 the series is outside of its range. There the field may explode, and a converged solve take thousands of evaluations:
 where a trial would be dear a few samples are tried first, and it is stopped if they show that it comes to no offer.
 """

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ode_core.fields.field_checks import SAMPLES, check_field, check_part, in_float64, in_own_precision
 from ode_core.fields.foreign_field import CallSignature, ForeignField, NotAuditable, call_signature, field_of
+from ode_core.fields.function_weights import weights_of_function
 from ode_core.fields.multiplications import Multiplications
 from ode_core.fields.typed_constants import ForeignPart
 from ode_core.models.classifier import ClassifierOutput, counted_in_trained_field
@@ -264,7 +265,20 @@ def _in_float64(what: str, exact: Any, own: Any, call: Callable[[], Any]) -> Any
         if not isinstance(exact, ForeignPart):
             raise
         exact.typed_constants = own.typed_constants = True
-        return in_float64(what, call)
+        try:
+            return in_float64(what, call)
+        except NotAuditable as error:
+            _refuse_kept_weights(what, own.function, error)
+            raise
+
+
+def _refuse_kept_weights(what: str, function: Any, error: NotAuditable) -> None:
+    kept = weights_of_function(function)
+    if kept is not None:
+        raise NotAuditable(
+            f"{what} is a function that uses the weights of {kept}. Give the module itself: a function's weights "
+            f"cannot be copied to float64"
+        ) from error
 
 
 def _check_logits(model: ForeignClassifier, logits: Any, states: Tensor) -> None:

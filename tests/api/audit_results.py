@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ode_core.audit.advice import advice
 from ode_core.audit.audit import audit
 from ode_core.audit.diagnosis import diagnose, no_diagnosis
 from ode_core.audit.flipping_samples import flipping_samples
@@ -39,6 +40,14 @@ def result_of(
         diagnosis.rescues,
         diagnosis.no_rescue,
         Budget(),
+        verdict=report.verdict,
+        advice=advice(
+            report.verdict,
+            solver=solver.label,
+            epsilon=report.epsilon,
+            needed=report.samples_needed,
+            held_out=len(labels),
+        ),
     )
     turning = diagnosis.turning_time_by_sample
     return {

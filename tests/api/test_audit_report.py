@@ -20,8 +20,9 @@ from api.charts.audit import audit_ladder, crossing_map, error_transport
 from api.charts.material import NothingToDraw
 from api.client import Client
 from api.schemas.audit import AuditResult, audit_result_schema
-from tests.api.audit_results import RESULTS
+from tests.api.audit_results import EULER4, RESULTS, result_of
 from tests.api.conftest import SPHERES_JOB, Served, assert_problem, claim, train
+from tests.ode_core.audit.linear_models import circle, rotation
 
 HOSTILE = '<script>alert("1")</script>&\'"><img src=x onerror=alert(1)>'
 JOB: Any = SimpleNamespace(
@@ -247,6 +248,12 @@ def test_an_undecided_audit_asks_for_samples_before_it_offers_repairs(results: d
     assert what_to_do(result | {"test_samples": needed}).startswith(f"Audit it on about {needed} samples")
     assert f"about {needed} samples: the test split has 40" in what_to_do(result)
     assert what_to_do(results["discrete"]) == results["discrete"]["repair"]["recommendation"]
+
+
+def test_the_page_and_the_repair_in_the_data_of_an_undecided_audit_say_the_same() -> None:
+    result = result_of(rotation(0.2), circle(100), EULER4, mechanism=True)
+    assert result["verdict"] == "inconclusive"
+    assert result["repair"]["recommendation"] == what_to_do(result)
 
 
 @pytest.mark.usefixtures("undrawn")

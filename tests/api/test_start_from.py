@@ -49,6 +49,7 @@ def test_the_training_that_an_audit_gives_as_a_repair_is_accepted(served: Served
         tried=[],
         no_rescue="none was asked for",
         budget=served.settings.budget,
+        verdict="discrete",
     )
     (option,) = (option for option in repair.to_json()["options"] if option["kind"] == kind)
     with served.client() as client:

@@ -3,6 +3,7 @@
 from importlib.metadata import version
 from typing import Any
 
+from ode_core.audit.advice import advice
 from ode_core.audit.audit import AuditReport, audit
 from ode_core.audit.diagnosis import PARTS, Diagnosis, diagnose, is_to_repair, no_diagnosis, why_left_out
 from ode_core.audit.flipping_samples import FlippingSamples, flipping_samples
@@ -118,6 +119,15 @@ def _repair(running: RunningJob, tested: StoredModel, report: AuditReport, diagn
         diagnosis.rescues,
         diagnosis.no_rescue,
         running.settings.budget,
+        verdict=report.verdict,
+        advice=advice(
+            report.verdict,
+            solver=tested.solver.label,
+            epsilon=report.epsilon,
+            needed=report.samples_needed,
+            held_out=tested.held_out,
+        ),
+        is_repair=tested.parent is not None,
     )
 
 

@@ -10,14 +10,15 @@ from torch import Tensor
 from ode_core.audit import mechanism
 from ode_core.audit.audit import AuditReport, audit
 from ode_core.audit.cause import cause, cause_in_words
-from ode_core.audit.diagnosis import MOST_SAMPLES, PARTS, Diagnosis, affordable_samples, diagnose
+from ode_core.audit.diagnosis import MOST_SAMPLES, PARTS, Diagnosis, affordable_samples, diagnose, is_to_repair
 from ode_core.audit.interventions import InterventionalSplit, Outcome, Shares
 from ode_core.audit.step_grid import StepGrid
 from ode_core.audit.step_spectrum import StepSpectrum, step_spectrum
 from ode_core.models.classifier import Classifier, build_classifier
+from ode_core.models.modified_classifier import with_modified_field
 from ode_core.models.predictions import predict
 from ode_core.solvers.step_map import StepMap
-from ode_core.specs import ClassifierSpec, ConcentricSpheresSpec, MlpField, SolverSpec
+from ode_core.specs import ClassifierSpec, ConcentricSpheresSpec, MlpField, ModifiedFieldSpec, SolverSpec
 from tests.ode_core.audit.linear_models import LinearField, circle, classifier_around, rotation
 
 SMALL = 2_000
@@ -62,10 +63,11 @@ def test_a_step_that_throws_states_over_the_origin_is_said_to_cross() -> None:
 @pytest.mark.parametrize(("real", "angle", "paired"), [(-3.0, 0.5, 0), (-3.0, 0.0, 1), (-0.5, 0.0, 0)])
 def test_pairs_of_eigenvalues_left_of_minus_one_are_no_crossing(real: float, angle: float, paired: int) -> None:
     # One Euler step: D = I + h J has the eigenvalues 1 + real +- i angle. Without the angle it is a half turn.
-    _, found = diagnosed(spiral(real, angle), SolverSpec(method="euler", steps=1))
-    assert found.mechanism is not None
-    assert found.mechanism.spectrum.flagged_share == 0
-    assert found.mechanism.to_json()["crossing"]["paired_share"] == paired
+    model, inputs, solver = spiral(real, angle), circle(50), SolverSpec(method="euler", steps=1)
+    labels = predict(model, inputs, solver).labels
+    found = mechanism.find_mechanism(model, inputs, labels, solver, labels)
+    assert found.spectrum.flagged_share == 0
+    assert found.to_json()["crossing"]["paired_share"] == paired
 
 
 def test_findings_are_json_without_nan_and_name_the_samples_they_are_of() -> None:
@@ -151,6 +153,28 @@ def test_a_model_that_is_not_looked_into_has_the_reason() -> None:
     assert "too long" in str(found.reason)
 
 
+def test_where_no_prediction_changes_no_cause_is_looked_for_and_nothing_is_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ode_core.audit.diagnosis.find_mechanism", lambda *_, **__: pytest.fail("it was taken apart"))
+    report, found = diagnosed(rotation(0.001), SolverSpec(method="euler", steps=4), samples=40)
+    assert report.flip_rate == 0
+    assert found.mechanism is None
+    assert found.reason == "none of the 40 predictions looked at changes, so there is no cause to look for"
+    assert found.rescues == []
+    assert report.verdict == "inconclusive"
+    assert is_to_repair(report, found)  # it was looked into, and may be no ODE
+
+
+def test_of_a_repaired_model_no_further_modified_field_is_tried() -> None:
+    # One term of the iterates is, for Euler's method, the field itself.
+    solver = SolverSpec(method="euler", steps=4)
+    model = with_modified_field(rotation(2.0), ModifiedFieldSpec(solver=solver, kind="iterates", terms=1))
+    _, found = diagnosed(model, solver)
+    assert found.rescues == []
+    assert found.no_rescue == "this version is itself a repair: its field has been exchanged already"
+
+
 def test_what_accumulates_is_won_back_by_a_modified_field_and_what_crosses_is_not() -> None:
     _, rotated = diagnosed(rotation(8.0), SolverSpec(method="euler", steps=30))
     _, thrown = diagnosed(
@@ -164,11 +188,17 @@ def test_what_accumulates_is_won_back_by_a_modified_field_and_what_crosses_is_no
 
 @pytest.fixture(scope="module")
 def ordinary() -> tuple[Classifier, Tensor, Tensor, AuditReport]:
-    """A model as they are stored, whose field tells of every evaluation; with inputs, labels and audit."""
+    """A model as they are stored, whose field tells of every evaluation; with inputs, labels and audit.
+
+    One prediction is told to change, so that there is a cause to look for.
+    """
     model = build_classifier(ClassifierSpec(field=MlpField(hidden=(4,))), ConcentricSpheresSpec()).requires_grad_(False)
     inputs, solver = circle(50), SolverSpec(method="euler", steps=4)
     labels = predict(model, inputs, solver).labels
-    return model, inputs, labels, audit(model, inputs, labels, solver)
+    report = audit(model, inputs, labels, solver)
+    changed = report.trained.labels.clone()
+    changed[0] = 1 - changed[0]
+    return model, inputs, labels, replace(report, trained=replace(report.trained, labels=changed))
 
 
 @pytest.fixture

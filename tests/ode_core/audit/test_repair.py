@@ -1,10 +1,13 @@
 from dataclasses import replace
 
 import pytest
+from scipy.stats import binomtest
 
+from ode_core.audit.advice import advice
 from ode_core.audit.diagnosis import modified_fields
 from ode_core.audit.repair import Repair, repair_options
 from ode_core.audit.rescue import Rescue
+from ode_core.audit.verdict import Verdict
 from ode_core.specs import (
     Budget,
     CertifiedAdaptation,
@@ -48,7 +51,15 @@ TRIAL = Rescue(
 FAILED = replace(TRIAL, score=0.3, offered=False, agreement=0.7)
 
 
-def repaired(*tried: Rescue, trained: TrainingJobSpec = TRAINED, solver: SolverSpec = EULER, **other: object) -> Repair:
+def repaired(
+    *tried: Rescue,
+    trained: TrainingJobSpec = TRAINED,
+    solver: SolverSpec = EULER,
+    verdict: Verdict = "discrete",
+    needed: int | None = None,
+    is_repair: bool = False,
+    **other: object,
+) -> Repair:
     settings = {"epsilon": 0.01, "budget": Budget()} | other
     return repair_options(
         trained,
@@ -59,6 +70,9 @@ def repaired(*tried: Rescue, trained: TrainingJobSpec = TRAINED, solver: SolverS
         tried,
         None if tried else "the solver chooses its steps itself",
         settings["budget"],  # type: ignore[arg-type]
+        verdict=verdict,
+        advice=advice(verdict, solver=solver.label, epsilon=0.01, needed=needed, held_out=1000),
+        is_repair=is_repair,
     )
 
 
@@ -69,6 +83,37 @@ def test_the_options_are_in_order_and_the_training_solver_is_always_one() -> Non
         assert repair.options[0].solver == EULER
 
 
+@pytest.mark.parametrize("tried", [[TRIAL], [FAILED], []])
+def test_where_nothing_is_decided_the_repair_asks_for_samples_and_calls_the_model_no_network(
+    tried: list[Rescue],
+) -> None:
+    repair = repaired(*tried, verdict="inconclusive", needed=3688)
+    assert repair.recommendation.startswith("Audit it with a larger epsilon, or on about 3,688 samples")
+    assert "alone" not in repair.recommendation
+    pin = repair.options[0].sentence
+    assert pin == "Predict with euler-16 alone: always valid, whichever way the verdict falls."
+
+
+def test_a_version_that_is_itself_a_repair_is_told_from_the_one_it_was_made_from() -> None:
+    repair = repaired(is_repair=True)
+    pin, field, tune, _ = repair.options
+    assert pin.sentence.startswith("Predict with version 3 of rings, of which this version is a repair, and euler-16")
+    assert pin.request is not None
+    assert pin.request.path == "/v1/models/rings/versions/3/predict"
+    assert repair.recommendation.startswith("Predict with version 3 of rings, of which this version is a repair")
+    assert "names no solver" not in repair.recommendation
+    assert "this version is itself a repair: its field has been exchanged already" in field.sentence
+    assert not field.offered
+    assert "from the weights of version 3" in tune.sentence
+
+
+def test_a_verdict_of_no_reference_claims_nothing_in_the_repair() -> None:
+    repair = repaired(verdict="unresolved")
+    assert repair.recommendation.startswith("Predict with euler-16 alone. Look at the field")
+    assert "not an ODE" not in repair.options[0].sentence
+    assert "not an ODE" in repaired().options[0].sentence
+
+
 def test_a_modified_field_that_gives_the_trained_predictions_is_recommended() -> None:
     better = replace(TRIAL, spec=ModifiedFieldSpec(solver=EULER, kind="series"), agreement=1.0)
     repair = repaired(TRIAL, better)
@@ -77,11 +122,22 @@ def test_a_modified_field_that_gives_the_trained_predictions_is_recommended() ->
     assert "modified field" in repair.recommendation
 
 
+def test_what_a_modified_field_gives_back_is_told_with_its_evidence_and_no_verdict() -> None:
+    repair = repaired(replace(TRIAL, agreement=198 / 200))
+    exact = binomtest(198, 200).proportion_ci(method="exact")
+    evidence = f"198 of 200 samples (99.0%, 95% interval {exact.low:.1%} to {exact.high:.1%})"
+    for sentence in (repair.recommendation, repair.options[1].sentence):
+        assert evidence in sentence
+        assert "is then an ODE" not in sentence
+        assert "is a flow" not in sentence
+        assert "an audit of it decides" in sentence
+
+
 def test_one_that_does_not_is_told_and_not_offered() -> None:
     repair = repaired(FAILED)
     assert not repair.options[1].offered
     assert repair.options[1].modified_field is None
-    assert "30%" in repair.options[1].sentence
+    assert "30.0%" in repair.options[1].sentence
     assert repair.recommendation.startswith("Predict with euler-16 alone")
     assert "fine-tune" in repair.recommendation
 
@@ -92,7 +148,7 @@ def test_a_trial_that_was_stopped_is_told_as_one_of_few_samples() -> None:
 
 
 def test_a_field_that_is_worse_than_the_one_it_replaces_wins_nothing_back() -> None:
-    assert "wins back 0% of" in repaired(replace(FAILED, score=-0.75)).options[1].sentence
+    assert "wins back 0.0% of" in repaired(replace(FAILED, score=-0.75)).options[1].sentence
 
 
 def test_the_trainings_begin_with_the_solver_of_the_version_and_can_be_submitted() -> None:

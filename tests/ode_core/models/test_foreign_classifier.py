@@ -1,6 +1,7 @@
 """Which models are taken, and what is said of those that are not."""
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -320,3 +321,46 @@ def test_a_field_that_runs_in_float64_alone_is_refused_with_what_to_change() -> 
     field = Function(lambda own, t, z: z.double() @ torch.diag(own.weight))
     with pytest.raises(NotAuditable, match=r"cannot compute in torch.float32.*leave out"):
         foreign_classifier(field, INPUTS)
+
+
+def kept_weights() -> list[tuple[str, Any, Any]]:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.head = nn.Linear(2, 2), nn.Linear(2, 3)
+
+        def velocity(self, t: Tensor, z: Tensor) -> Tensor:
+            return torch.tanh(self.net(z))
+
+    model = Model()
+
+    def field(t: Tensor, z: Tensor) -> Tensor:
+        return torch.tanh(model.net(z))
+
+    def zero(t: Tensor, z: Tensor) -> Tensor:
+        return 0 * z
+
+    return [
+        ("lambda", lambda t, z: model.net(z), None),
+        ("def", field, None),
+        ("bound method", model.velocity, None),
+        ("partial", functools.partial(lambda net, t, z: net(z), model.net), None),
+        ("head", zero, lambda z: model.head(z)),
+    ]
+
+
+@pytest.mark.parametrize(("field", "head"), [pytest.param(*parts, id=name) for name, *parts in kept_weights()])
+def test_a_function_that_uses_a_modules_weights_is_refused_with_the_advice_to_give_the_module(
+    field: Any, head: Any
+) -> None:
+    part = "the field" if head is None else "the head"
+    with pytest.raises(NotAuditable, match=f"{part} is a function that uses the weights of .*Give the module itself"):
+        foreign_classifier(field, INPUTS, head=head, signature="t, z")
+
+
+def test_a_function_without_weights_and_one_that_calls_it_are_audited() -> None:
+    def turn(t: Tensor, z: Tensor) -> Tensor:
+        return torch.stack([-z[:, 1], z[:, 0]], dim=1)
+
+    model = foreign_classifier(lambda t, z: 2 * turn(t, z), INPUTS)
+    assert model.classes == 2
