@@ -49,6 +49,8 @@ def cause_in_words(split: InterventionalSplit, flagged_share: float, undecided_s
 
 def _known_cause(split: InterventionalSplit, flagged_share: float) -> str:
     found, shares = cause(split), split.by_flips
+    if split.reference.flip_rate == 0:
+        return f"None of the {split.samples:,} predictions looked at changes, so there is no cause to look for."
     if shares.crossing is None or shares.accumulation is None:
         return f"The cause is not known: {shares.reason}."
     if flagged_share == 0:

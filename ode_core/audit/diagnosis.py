@@ -52,6 +52,7 @@ PASSES = 3
 # and the local error, in a fifth of the time, all but 10.
 IMPLICIT_KINDS: list[tuple[ModifiedFieldKind, int | None]] = [("local_error", None), ("iterates", 6)]
 
+NOTHING_CHANGES = "no prediction that was looked at changes, so there is nothing to give back"
 EXCHANGED = "this version is itself a repair: its field has been exchanged already"
 
 
@@ -96,9 +97,9 @@ class Diagnosis:
         }
 
 
-def no_diagnosis(reason: str, chosen: LookedAt | None = None) -> Diagnosis:
-    """Return the diagnosis of a model that was not taken apart; ``chosen`` samples were looked at."""
-    return Diagnosis(chosen, None, reason, [], reason)
+def no_diagnosis(reason: str) -> Diagnosis:
+    """Return the diagnosis of a model that was not taken apart."""
+    return Diagnosis(None, None, reason, [], reason)
 
 
 def why_left_out(mechanism: bool | None, verdict: Verdict, *, ask: str) -> str | None:
@@ -156,10 +157,6 @@ def diagnose(
     trained, reference = (one.select(chosen.numbers) for one in (report.trained, report.reference.predictions))
     if trained.failures == samples:
         return no_diagnosis("no sample's training solve succeeds: there is nothing to take apart")
-    if not trained.flips(reference).any():
-        return no_diagnosis(
-            f"none of the {samples:,} predictions looked at changes, so there is no cause to look for", chosen
-        )
     inputs, labels = inputs[chosen.numbers.to(inputs.device)], labels[chosen.numbers.to(labels.device)]
     mechanism = find_mechanism(
         model,
@@ -175,6 +172,8 @@ def diagnose(
     fields, no_rescue = modified_fields(report.train_solver, size)
     if isinstance(model.field, ModifiedField):
         fields, no_rescue = [], EXCHANGED
+    elif fields and not trained.flips(reference).any():
+        fields, no_rescue = [], NOTHING_CHANGES
     if fields and report.train_solver.facts.family == "implicit":
         cheap = [spec for spec in fields if _is_affordable(spec, size, samples, report, operations)]
         fields, no_rescue = cheap, no_rescue if cheap else no_rescue or "it would take too long"

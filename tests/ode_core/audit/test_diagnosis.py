@@ -153,15 +153,14 @@ def test_a_model_that_is_not_looked_into_has_the_reason() -> None:
     assert "too long" in str(found.reason)
 
 
-def test_where_no_prediction_changes_no_cause_is_looked_for_and_nothing_is_tried(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("ode_core.audit.diagnosis.find_mechanism", lambda *_, **__: pytest.fail("it was taken apart"))
+def test_where_no_prediction_changes_the_steps_are_looked_at_but_no_cause_is_told_and_nothing_is_tried() -> None:
     report, found = diagnosed(rotation(0.001), SolverSpec(method="euler", steps=4), samples=40)
     assert report.flip_rate == 0
-    assert found.mechanism is None
-    assert found.reason == "none of the 40 predictions looked at changes, so there is no cause to look for"
+    told = found.to_json()["mechanism"]
+    assert told["sentence"] == "None of the 40 predictions looked at changes, so there is no cause to look for."
+    assert (told["cause"], told["crossing"]["flagged_share"]) == ("unknown", 0)
     assert found.rescues == []
+    assert "nothing to give back" in str(found.no_rescue)
     assert report.verdict == "inconclusive"
     assert is_to_repair(report, found)  # it was looked into, and may be no ODE
 

@@ -289,7 +289,8 @@ def test_training_anew_keeps_the_regularisation_of_the_training() -> None:
 
 def test_a_trial_of_chosen_samples_says_so_and_what_it_means_for_all() -> None:
     field = repaired(replace(TRIAL, agreement_of_all=0.998)).options[1]
-    assert "99.5% of the samples looked at, among which more change than among all" in field.sentence
+    assert "199 of 200 samples (99.5%, 95% interval" in field.sentence
+    assert "looked at, among which more change than among all" in field.sentence
     assert "for an estimated 99.8% of all" in field.sentence
     failed = repaired(replace(TRIAL, offered=False, agreement_of_all=0.96)).options[1]
     assert "for an estimated 96.0% of all" in failed.sentence
