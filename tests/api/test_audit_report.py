@@ -269,6 +269,14 @@ def test_the_page_tells_which_samples_the_fan_and_the_margin_are_of_and_what_it_
     assert "Of solvers that are less accurate than euler-4 it says only what" in text
 
 
+def test_the_limit_is_named_beside_the_panel_where_no_curve_is(results: dict[str, Any]) -> None:
+    panel = audit_ladder(results["discrete"]).document()["vconcat"][1]
+    (text,) = [layer for layer in panel["layer"] if layer["mark"]["type"] == "text"]
+    assert text["encoding"]["x"]["value"] == panel["width"]
+    assert text["mark"]["align"] == "left"
+    assert text["mark"]["dx"] > 0
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_hostile_texts_stay_texts(results: dict[str, Any]) -> None:
     result = copy.deepcopy(results["discrete"])
