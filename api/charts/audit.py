@@ -112,7 +112,8 @@ def _differences(canvas: Canvas, rows: Sequence[Row], epsilon: float, *encodings
     limit = canvas.draw([{"differ": epsilon, "limit": f"limit {100 * epsilon:.3g} %"}], "limit")
     layers = [
         limit.mark_rule(strokeDash=[5, 4], strokeWidth=1.2, color=INK).encode(y=y),
-        limit.mark_text(align="right", baseline="bottom", dy=-3, fontSize=12, color=INK).encode(
+        # Beside the panel: within it a curve may be anywhere.
+        limit.mark_text(align="left", baseline="middle", dx=6, fontSize=12, color=INK).encode(
             x=alt.value(WIDTH), y=y, text="limit:N"
         ),
         *_curves(canvas, "differences", compared, x, y, colour, shape),

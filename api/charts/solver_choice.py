@@ -15,6 +15,7 @@ from ode_core.audit.solver_choice import AgreementWith
 from ode_core.specs import SolverSpec
 
 _WIDTH, _HEIGHT = 430, 320
+_LINE = 50  # characters of a title over one panel
 _X_PADDING, _Y_PADDING = 14, 10  # pixels between the frame and the first and last marks
 _WITH: dict[AgreementWith, str] = {
     "reference": "the converged solution",
@@ -59,6 +60,7 @@ def agreement_against_cost(choice: Mapping[str, Any]) -> Figure:
         alt.HConcatChart(hconcat=panels, spacing=36),
         canvas,
         _subtitle(points, choice),
+        line=_LINE if len(panels) == 1 else None,
     )
 
 

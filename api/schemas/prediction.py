@@ -6,7 +6,7 @@ answers written without pydantic, because they are mostly numbers.
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from api.inference.prediction_call import LONGEST_SECONDS, MOST_TIMES
 from api.schemas.answer import Answer
@@ -47,7 +47,7 @@ class PredictRequest(BaseModel):
         default=None,
         description="for auto, where no solver is known to agree: refuse (null) with 409, or training_solver",
     )
-    certify: bool | None = Field(
+    certify: StrictBool | None = Field(
         default=None, description="whether to solve again with twice the steps, and say whether each prediction holds"
     )
     times: list[float] | None = Field(

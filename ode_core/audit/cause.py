@@ -77,4 +77,4 @@ def _known_cause(split: InterventionalSplit, flagged_share: float) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{share:.0%}" if share >= 0.01 else f"{share:.1%}"
+    return f"{share:.1%}"

@@ -109,7 +109,7 @@ class FieldAudit:
         if self.mechanism is not None:
             lines.append(f"Why: {self.mechanism.sentence}")
         elif self.verdict != "ode":
-            lines.append(f"Why is not known: {self.diagnosis.reason}.")
+            lines.append(f"Why was not looked into: {self.diagnosis.reason}.")
         if self.repair is not None:
             lines += ["What to do:", *(f"  {number}. {one.sentence}" for number, one in enumerate(self.repair, 1))]
         lines.append(f"Which solver to predict with: {self.report.solver_choice.cheapest().reason}")

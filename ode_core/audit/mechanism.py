@@ -78,12 +78,10 @@ class Mechanism:
         """The cause in words, and when along the way it acts."""
         words = cause_in_words(self.split, self.spectrum.flagged_share, self.spectrum.undecided_share)
         times = _quantiles(self.turning_times)
-        if times is None:
+        end = float(self.grid.ends[-1].max())
+        if times is None or float(self.turning_times.min()) >= end:  # all in the last step, which says nothing
             return words
-        return (
-            f"{words} Half of the predictions that change are turned by time {times['median']:.3g} of "
-            f"{float(self.grid.ends[-1].max()):.3g}."
-        )
+        return f"{words} Half of the predictions that change are turned by time {times['median']:.3g} of {end:.3g}."
 
     def to_json(self) -> dict[str, Any]:
         """Return the findings as JSON values; all numbers are finite or None."""

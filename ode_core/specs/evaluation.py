@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, StrictBool, Tag
 
 from ode_core.specs.audited_agreement import By, Evidence, Otherwise
 from ode_core.specs.dataset import DatasetSpec, Split
@@ -59,7 +59,7 @@ class AuditJobSpec(Spec):
         default=0.01, description="largest flip rate at which the model still counts as an ODE"
     )
     samples: Samples | None = Field(default=None, description="null: the whole test split")
-    mechanism: bool | None = Field(
+    mechanism: StrictBool | None = Field(
         default=None,
         description="whether to find out why predictions depend on the solver, and to try repairs; null: where the "
         "verdict is discrete",
@@ -134,7 +134,7 @@ class PredictJobSpec(Spec):
     )
     split: Split = "test"
     samples: Samples | None = Field(default=None, description="the first so many; null: the whole split")
-    logits: bool = Field(default=False, description="store the logits, too, in float32")
+    logits: StrictBool = Field(default=False, description="store the logits, too, in float32")
 
 
 class ExportJobSpec(Spec):

@@ -4,7 +4,7 @@ import itertools
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from ode_core.specs.spec import Spec
 
@@ -23,7 +23,7 @@ class Conv1dField(Spec):
     channels: Width = 32
     kernel: Literal[1, 3, 5, 7] = 3
     activation: Activation = "relu"
-    time_dependent: bool = Field(default=False, description="give the field t as an extra channel")
+    time_dependent: StrictBool = Field(default=False, description="give the field t as an extra channel")
 
 
 class Conv2dField(Spec):
@@ -33,7 +33,7 @@ class Conv2dField(Spec):
     channels: Width = 32
     kernel: Literal[1, 3, 5, 7] = 3
     activation: Activation = "relu"
-    time_dependent: bool = Field(default=False, description="give the field t as an extra channel")
+    time_dependent: StrictBool = Field(default=False, description="give the field t as an extra channel")
 
 
 class MlpField(Spec):
@@ -42,7 +42,7 @@ class MlpField(Spec):
     kind: Literal["mlp"] = "mlp"
     hidden: Annotated[tuple[Width, ...], Field(min_length=1, max_length=8)] = (64, 64)
     activation: Activation = "tanh"
-    time_dependent: bool = Field(default=False, description="give the field t as an extra feature")
+    time_dependent: StrictBool = Field(default=False, description="give the field t as an extra feature")
 
 
 class GrowingEllipsesField(Spec):

@@ -5,7 +5,7 @@ import math
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, ValidationError, WithJsonSchema, model_validator
 
 from ode_core.specs.adaptation import AdaptationSpec
 from ode_core.specs.budgets import Budget, BudgetExceeded, check_solve_budget, check_training_budget, solve_evaluations
@@ -137,7 +137,7 @@ class CriticalStepSearch(Spec):
     test: SolverSpec = Field(
         default=SolverSpec(method="dopri5", rtol=1e-5, atol=1e-5), description="the fine solver to test with"
     )
-    confirm: bool = Field(
+    confirm: StrictBool = Field(
         default=False,
         description="train with the next finer number of steps, too, and search on above it if that does not pass",
     )

@@ -257,6 +257,27 @@ def test_the_page_and_the_repair_in_the_data_of_an_undecided_audit_say_the_same(
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_the_page_tells_which_samples_the_fan_and_the_margin_are_of_and_what_it_knows_of_coarser_solvers(
+    results: dict[str, Any],
+) -> None:
+    result = copy.deepcopy(results["discrete"])
+    result["mechanism"]["transport"]["converged"] = 192
+    text = " ".join(Elements(page_of(result)).text.split())
+    assert "the fan is of the other 192, what the steps add to the margin (transport.margin) of all 200" in text
+    text = " ".join(Elements(page_of(results["ode"])).text.split())
+    assert "says nothing about solvers" not in text
+    assert "Of solvers that are less accurate than euler-4 it says only what" in text
+
+
+def test_the_limit_is_named_beside_the_panel_where_no_curve_is(results: dict[str, Any]) -> None:
+    panel = audit_ladder(results["discrete"]).document()["vconcat"][1]
+    (text,) = [layer for layer in panel["layer"] if layer["mark"]["type"] == "text"]
+    assert text["encoding"]["x"]["value"] == panel["width"]
+    assert text["mark"]["align"] == "left"
+    assert text["mark"]["dx"] > 0
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_hostile_texts_stay_texts(results: dict[str, Any]) -> None:
     result = copy.deepcopy(results["discrete"])
     result["model"] = result["sentence"] = result["mechanism"]["sentence"] = HOSTILE

@@ -65,6 +65,15 @@ def test_an_audit_may_be_asked_for_the_mechanism(served: Served, mechanism: bool
     assert job["spec"]["mechanism"] is mechanism
 
 
+@pytest.mark.parametrize("word", ["yes", "true", 1])
+def test_a_word_or_a_number_is_no_boolean(served: Served, word: Any) -> None:
+    train(served.store)
+    with served.client() as client:
+        answer = client.post("/v1/evaluation-jobs", json={"kind": "audit", "model": "tiny", "mechanism": word})
+    assert answer.status_code == 422
+    assert "mechanism" in answer.text
+
+
 @pytest.mark.parametrize(
     ("start", "code"),
     [

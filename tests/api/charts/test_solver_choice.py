@@ -94,3 +94,16 @@ def test_an_audit_that_compared_no_solvers_says_what_to_do(served: Served, clien
     problem = assert_problem(client.get(f"/v1/jobs/{job.id}/charts/solver-choice"), 422, "nothing_to_draw")
 
     assert "audit it again" in problem["detail"]
+
+
+def test_the_title_over_one_panel_has_lines_that_are_no_wider_than_it() -> None:
+    alone = choice("discrete")
+    for one in alone["candidates"][1:]:
+        one["seconds_per_sample"] = None
+    figure = agreement_against_cost(alone)
+    lines = figure.document()["title"]["text"]
+    assert " ".join(lines) == figure.title
+    assert max(map(len, lines)) <= 50
+    both = agreement_against_cost(choice())
+    assert len(both.document()["hconcat"]) == 2
+    assert both.document()["title"]["text"] == both.title

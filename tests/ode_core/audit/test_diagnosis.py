@@ -49,6 +49,23 @@ def test_a_rotation_is_said_to_accumulate_and_when_it_turns_the_predictions() ->
     assert told["when"]["turned"]["p90"] in (0.25, 0.5, 0.75, 1.0)  # a step's end, of four
 
 
+def test_shares_in_sentences_have_the_decimal_that_charts_have() -> None:
+    shares = cause_in_words(split_with(0.725, 0.125), flagged_share=0.0625)
+    assert "72.5%" in shares
+    assert "12.5%" in shares
+
+
+def test_no_time_is_told_where_all_predictions_are_turned_in_the_last_step() -> None:
+    # One step: whatever changes is turned in it. Eight steps of a rotation turn some before.
+    _, at_once = diagnosed(rotation(2.0), SolverSpec(method="euler", steps=1))
+    _, in_turn = diagnosed(rotation(2.0), SolverSpec(method="euler", steps=8))
+    assert at_once.mechanism is not None
+    assert in_turn.mechanism is not None
+    assert at_once.mechanism.to_json()["when"]["turned"]["p10"] == 1
+    assert "are turned by time" not in at_once.mechanism.sentence
+    assert "are turned by time" in in_turn.mechanism.sentence
+
+
 def test_a_step_that_throws_states_over_the_origin_is_said_to_cross() -> None:
     # h J has the eigenvalue -3 in one direction alone: x goes to -2 x, and the determinant is negative.
     model = classifier_around(LinearField([[-3.0, 0.0], [0.0, 0.0]]))
@@ -57,7 +74,7 @@ def test_a_step_that_throws_states_over_the_origin_is_said_to_cross() -> None:
     assert told["cause"] == "crossing"
     assert told["crossing"]["flagged_share"] == told["crossing"]["certified_share"] == 1
     assert told["split"]["by_flips"]["crossing"] == 1
-    assert "100% of the steps are such as no flow can make" in told["sentence"]
+    assert "100.0% of the steps are such as no flow can make" in told["sentence"]
 
 
 @pytest.mark.parametrize(("real", "angle", "paired"), [(-3.0, 0.5, 0), (-3.0, 0.0, 1), (-0.5, 0.0, 0)])
@@ -273,15 +290,15 @@ def test_a_cause_is_what_changes_half_of_the_predictions(
     told = cause_in_words(split, 0.004)
     assert words in told
     if crossing is not None:
-        assert f"{crossing:.0%}" in told
-        assert f"{accumulation:.0%}" in told
+        assert f"{100 * crossing:.1f}%" in told
+        assert f"{100 * accumulation:.1f}%" in told
         assert "0.4% of the steps" in told
 
 
 def test_the_cause_is_told_with_the_share_of_the_steps_of_which_nothing_is_known() -> None:
     told = cause_in_words(split_with(0.0, 1.0), 0.0, 0.75)
     assert told.startswith("Errors accumulate: no step was found")
-    assert "Of 75% of the steps it is not known" in told
+    assert "Of 75.0% of the steps it is not known" in told
     assert "not known" not in cause_in_words(split_with(0.0, 1.0), 0.0, 0.0)
 
 

@@ -329,3 +329,12 @@ def test_progress_is_told_when_it_has_changed_and_not_again_at_every_evaluation(
 
     assert len({part for part, _, _ in told}) > 5
     assert all(one != following for one, following in itertools.pairwise(told))
+
+
+def test_where_no_prediction_changes_the_words_say_that_there_is_no_cause_to_look_for() -> None:
+    found = audit_field(
+        Rotation(0.001), labelled(0.001, 40), solver=EULER_2, head=first_coordinate, mechanism=True, epsilon=0.001
+    )
+    assert found.verdict == "inconclusive"
+    assert "Why was not looked into: none of the 40 predictions looked at changes" in str(found)
+    assert "always valid, whichever way the verdict falls" in str(found)
