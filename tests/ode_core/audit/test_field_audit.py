@@ -336,5 +336,5 @@ def test_where_no_prediction_changes_the_words_say_that_there_is_no_cause_to_loo
         Rotation(0.001), labelled(0.001, 40), solver=EULER_2, head=first_coordinate, mechanism=True, epsilon=0.001
     )
     assert found.verdict == "inconclusive"
-    assert "Why was not looked into: none of the 40 predictions looked at changes" in str(found)
+    assert "Why: None of the 40 predictions looked at changes, so there is no cause to look for." in str(found)
     assert "always valid, whichever way the verdict falls" in str(found)
