@@ -68,9 +68,13 @@ class BoundedHttpProtocol(IgnoredUpgrades):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no request, unless that would come into another answer or behind its own; then close."""
+        problem = Problem(400, "malformed_request", msg)
         answering = self._is_answering()
-        if (self._part == "body") == answering and not (answering and self._answer_has_begun()):
-            self._write(Problem(400, "malformed_request", msg))
+        begun = answering and self._answer_has_begun()
+        if answering and self._part == "body":
+            self._end_request(problem)
+        if (self._part == "body") == answering and not begun:
+            self._write(problem)
         self.transport.close()
 
     def on_message_begin(self) -> None:
@@ -120,10 +124,7 @@ class BoundedHttpProtocol(IgnoredUpgrades):
     def refuse(self, problem: Problem) -> None:
         """Answer a request that will not be complete, unless it has an answer, and close the connection."""
         if self._is_answering():
-            cycle = self.cycle
-            cycle.scope["state"][CLOSED_WITH] = 408  # for log and metrics: what ends here is a slow body
-            cycle.disconnected = True  # what the application still sends goes nowhere
-            cycle.message_event.set()
+            self._end_request(problem)
             if self._answer_has_begun():
                 self.transport.abort()
                 return
@@ -131,6 +132,13 @@ class BoundedHttpProtocol(IgnoredUpgrades):
         elif self._part != "body":
             self._write(problem)
         self.transport.close()
+
+    def _end_request(self, problem: Problem) -> None:
+        """Tell the application that its client is gone, and log and metrics how that client was answered."""
+        cycle = self.cycle
+        cycle.scope["state"][CLOSED_WITH] = problem.status_code
+        cycle.disconnected = True  # what the application still sends goes nowhere
+        cycle.message_event.set()
 
     def _wait_for_next(self) -> None:
         """Give the client its pause between two requests; uvicorn counts it from the answer alone."""

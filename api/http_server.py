@@ -83,6 +83,7 @@ def _options(log_level: str, log_format: str) -> dict[str, Any]:
     return {
         "factory": True,
         "http": "api.http_protocol:BoundedHttpProtocol",
+        "ws": "none",  # there are none, whatever packages are installed
         "log_config": logging_configuration(log_level, log_format),
         "access_log": False,  # the API's own line has the request id
         "server_header": False,

@@ -29,6 +29,10 @@ _OF_PROCESS = re.compile(r"(counter|histogram|summary|gauge_[a-z]+)_([0-9]+)\.db
 _SUMMED = ("counter", "histogram", "summary")
 
 
+# A process that is killed before it has made its file as long as this has counted nothing.
+_SMALLEST_BYTES = 8
+
+
 class ProcessMetrics:
     """The measurements of all processes that write into one folder.
 
@@ -88,7 +92,7 @@ class ProcessMetrics:
             found = _OF_PROCESS.fullmatch(path.name)
             if found is None or _is_alive(int(found[2])):
                 continue
-            if found[1] in _SUMMED:
+            if found[1] in _SUMMED and path.stat().st_size >= _SMALLEST_BYTES:
                 path.rename(self._folder / f"{found[1]}_dead-{uuid.uuid4().hex}.db")
             else:
                 path.unlink()

@@ -21,7 +21,7 @@ _PAGE = 200
 
 def version_path(model: str, version: int | str) -> str:
     """Return the path of a model's version: a number, an alias, or ``latest``."""
-    return f"/v1/models/{quote(model)}/versions/{quote(str(version))}"
+    return f"/v1/models/{quote(model, safe='')}/versions/{quote(str(version), safe='')}"
 
 
 class Transport:

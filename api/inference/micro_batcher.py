@@ -92,7 +92,7 @@ class MicroBatcher:
         self._make_computation = make_computation
         self._metrics = metrics
         self._computation: Computation | None = None
-        self._made_at = math.inf  # by the monotonic clock: who has come before has waited for it
+        self._made_at = math.inf  # by the monotonic clock: whose time was up before has waited for it
         self._inbox: queue.SimpleQueue[list[Ticket] | _Errand | None] = queue.SimpleQueue()
         self._waiting = WaitingCalls()
         self._thread = threading.Thread(target=self._work, name="inference")
@@ -340,7 +340,7 @@ class MicroBatcher:
 
     def _not_in_time(self, ticket: Ticket) -> Problem:
         """Return the problem of a prediction that is not there in time; on either thread."""
-        if not ticket.begun and ticket.arrived < self._made_at:
+        if not ticket.begun and ticket.expires <= self._made_at:
             return _still_loading(ticket.call.seconds)
         return too_late(ticket)
 

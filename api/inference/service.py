@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from starlette.requests import ClientDisconnect
+
 from api.inference.call_checks import CallChecks
 from api.inference.collector import spare_what_stays
 from api.inference.micro_batcher import LOOK_SECONDS, Computation, MicroBatcher, stopping
@@ -46,6 +48,7 @@ class Inference:
         self._explaining = 0
         self._explainer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="explanation")
         self._closing = threading.Event()
+        self._metrics = metrics
         self._batcher = MicroBatcher(self._checks, computation, metrics)
 
     def start(self) -> None:
@@ -121,7 +124,8 @@ class Inference:
         try:
             while not (await asyncio.wait([computed], timeout=LOOK_SECONDS))[0]:
                 if is_disconnected is not None and await is_disconnected():
-                    raise Problem(503, "abandoned", "the client has left")
+                    self._metrics.observe_refusal("abandoned")
+                    raise ClientDisconnect
             return await computed
         except Interrupted:
             raise stopping() from None

@@ -33,12 +33,13 @@ class WarmUp:
         self._store = store
         self._inference = inference
         self._loading = predicts_only
+        self._problem = "what computes predictions is being loaded"
         self._missing = dict.fromkeys(names, "it is being loaded")
 
     def require_done(self) -> None:
         """Raise a 503 problem while a model is missing, or what computes predictions."""
         if self._loading:
-            raise Problem(503, "models_not_loaded", "what computes predictions is being loaded: ask again in a moment")
+            raise Problem(503, "models_not_loaded", f"{self._problem}: ask again in a moment")
         if not self._missing:
             return
         raise _not_loaded(list(self._missing.items()))
@@ -54,8 +55,9 @@ class WarmUp:
         while self._loading:
             try:
                 await self._inference.load()
-            except (ImportError, OSError):
+            except Exception:  # of torch's start; who asks whether it is ready is told where to look
                 log.exception("torch cannot be loaded")
+                self._problem = "torch cannot be loaded, as the log says"
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 self._loading = False
@@ -63,10 +65,8 @@ class WarmUp:
             for name in list(self._missing):
                 try:
                     await self._load(name)
-                except (Problem, SQLAlchemyError) as error:
-                    reason = str(error.detail) if isinstance(error, Problem) else "the database does not answer"
-                    log.warning("%s is not loaded: %s", name, reason)
-                    self._missing[name] = reason
+                except Exception as error:
+                    self._missing[name] = _why_missing(name, error)
                 else:
                     del self._missing[name]
             if self._missing:
@@ -80,6 +80,19 @@ class WarmUp:
     def _find(self, name: str) -> ServedVersion:
         with self._store.reading() as tx:
             return self._inference.served(_named(tx, name))
+
+
+def _why_missing(name: str, error: Exception) -> str:
+    match error:
+        case Problem():
+            reason = str(error.detail)
+        case SQLAlchemyError():
+            reason = "the database does not answer"
+        case _:
+            log.error("%s is not loaded", name, exc_info=error)
+            return "it cannot be loaded, as the log says"
+    log.warning("%s is not loaded: %s", name, reason)
+    return reason
 
 
 def _named(tx: Transaction, name: str) -> ModelVersion:

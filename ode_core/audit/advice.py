@@ -1,10 +1,13 @@
 """What a verdict leaves to do, in words that its result and its page share."""
 
-from ode_core.audit.verdict import Verdict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # it loads SciPy, which a page made of a stored result has no use for
+    from ode_core.audit.verdict import Verdict
 
 
 def advice(
-    verdict: Verdict, *, solver: str, epsilon: float, needed: int | None, held_out: int | None = None
+    verdict: "Verdict", *, solver: str, epsilon: float, needed: int | None, held_out: int | None = None
 ) -> str | None:
     """Return what to do, in a sentence or two; None for ``discrete``, where it follows from the repairs.
 

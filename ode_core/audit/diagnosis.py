@@ -89,12 +89,12 @@ class Diagnosis:
 
     def to_json(self) -> dict[str, Any]:
         """Return ``mechanism`` and ``mechanism_reason`` as JSON values."""
-        return {
-            "mechanism": None
-            if self.mechanism is None or self.looked_at is None
-            else self.mechanism.to_json() | {"samples_chosen": self.looked_at.choice},
-            "mechanism_reason": self.reason,
-        }
+        mechanism = None
+        if self.mechanism is not None and self.looked_at is not None:
+            mechanism = self.mechanism.to_json() | {"samples_chosen": self.looked_at.choice}
+            if self.looked_at.choice == "changed_and_others":
+                mechanism["sentence"] += " Shares are of the samples looked at, among which more change than among all."
+        return {"mechanism": mechanism, "mechanism_reason": self.reason}
 
 
 def no_diagnosis(reason: str) -> Diagnosis:

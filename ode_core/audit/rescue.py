@@ -153,7 +153,7 @@ def rescue(
         unsettled=trial.found.unsettled,
         evaluations=trial.found.predictions.mean_evaluations / repaired.evaluations_in_field,
         evaluations_in_field=repaired.evaluations_in_field,
-        agreement_of_all=trial.agreement_of_all,
+        agreement_of_all=None if stopped is not None else trial.agreement_of_all,
     )
 
 

@@ -35,7 +35,10 @@ def _used_by(function: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
         yield "its object", function.__self__
         yield from _used_by(function.__func__, seen)
     elif inspect.isfunction(function):
-        used = inspect.getclosurevars(function)
+        try:
+            used = inspect.getclosurevars(function)
+        except ValueError:  # a variable around it has no value yet
+            return
         for name, value in {**used.globals, **used.nonlocals}.items():
             yield name, value
             yield from _used_by(value, seen)
