@@ -1,6 +1,7 @@
 """Clients that are too slow, or too many, on raw sockets; and those that only look like it."""
 
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -240,3 +241,16 @@ def test_one_connection_too_many_is_told_so_and_the_next_is_served_when_there_is
 
         wait_until(served_again, "there is room")
         assert counted(served, "too_many")
+
+
+def test_a_body_that_is_not_chunked_as_it_says_is_answered_and_counted_as_400(hurried: Served) -> None:
+    with connected(hurried) as connection:
+        connection.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\n")
+        connection.sendall(b"12345\r\nno length\r\n")
+        received = until_closed(connection)
+    assert received.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert received.count(b"HTTP/1.1") == 1
+    with hurried.client() as client:
+        found = re.compile(r'method="POST",route="[^"]*",status="400"} 1\.0')
+        wait_until(lambda: found.search(client.get("/metrics").text) is not None, "it is counted as answered")
+        assert 'status="499"' not in client.get("/metrics").text

@@ -23,6 +23,7 @@ from ode_core.models.classifier import Classifier, build_model
 from ode_core.specs import TrainingJobSpec
 from tests.api.conftest import SPHERES_JOB, Served, assert_problem, train
 from tests.api.test_charts import CHECKS
+from tests.conftest import wait_until
 
 POINTS = [[[0.1, 0.12]], [[-0.4, 0.3]], [[0.7, -0.2]]]
 PATH = "/v1/models/spheres/predict/explain"
@@ -240,6 +241,9 @@ def test_the_computation_ends_when_its_client_leaves(
     assert held.given_up.wait(60)
     held.let_go.set()
     assert client.post(PATH, json={"inputs": POINTS}).status_code == 200
+    route = PATH.replace("spheres", "{name}")
+    wait_until(lambda: f'route="{route}",status="499"}} 1.0' in client.get("/metrics").text, "it is counted as left")
+    assert 'status="503"' not in client.get("/metrics").text
 
 
 def test_a_server_that_stops_gives_up_what_it_explains(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,14 @@ def test_a_process_that_dies_over_the_counts_of_the_dead_loses_and_doubles_nothi
     assert {path.name for path in tmp_path.iterdir()} == {"counter_dead.db", "lock"}
 
 
+def test_a_file_that_a_process_had_no_time_to_write_to_stops_no_start(tmp_path: Path) -> None:
+    leave(tmp_path, GONE[0], 1.0)
+    (tmp_path / f"counter_{GONE[1]}.db").touch()
+    ProcessMetrics(tmp_path).take_over_from_the_dead()
+    assert total(tmp_path) == 1.0
+    assert {path.name for path in tmp_path.iterdir()} == {"counter_dead.db", "lock"}
+
+
 def run_create_app(folder: Path) -> "subprocess.CompletedProcess[str]":
     program = "import api.app\nfrom store.settings import Settings\napi.app.create_app(Settings.load())"
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}

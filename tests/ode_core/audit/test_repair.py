@@ -289,8 +289,10 @@ def test_training_anew_keeps_the_regularisation_of_the_training() -> None:
 
 def test_a_trial_of_chosen_samples_says_so_and_what_it_means_for_all() -> None:
     field = repaired(replace(TRIAL, agreement_of_all=0.998)).options[1]
-    assert "199 of 200 samples (99.5%, 95% interval" in field.sentence
+    assert "199 of 200 samples looked at, among" in field.sentence
+    assert "interval" not in field.sentence  # which would be one of the samples chosen, not of the data
     assert "looked at, among which more change than among all" in field.sentence
     assert "for an estimated 99.8% of all" in field.sentence
     failed = repaired(replace(TRIAL, offered=False, agreement_of_all=0.96)).options[1]
     assert "for an estimated 96.0% of all" in failed.sentence
+    assert "would be offered from 99% of the predictions looked at, and of all, or" in failed.sentence
