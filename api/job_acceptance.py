@@ -6,18 +6,17 @@ from typing import Any
 from api.budget_problems import within_budget
 from api.idempotent_requests import Answer, Made, answer_once
 from api.identifiers import find_version
+from api.impossible_problems import possible
 from api.prediction_acceptance import submit_prediction
-from api.problems import Problem, invalid
+from api.problems import invalid
 from api.schemas.jobs import JobAnswer
 from api.schemas.studies import StudyAnswer
 from api.services import Services
 from api.uploaded_datasets import fill_in_dataset, fill_in_study_dataset, require_dataset
 from ode_core.specs import (
     AuditJobSpec,
-    ExportImpossible,
     ExportJobSpec,
     ModifiedFieldSpec,
-    PortraitImpossible,
     PortraitJobSpec,
     PredictJobSpec,
     SolverSpec,
@@ -157,12 +156,8 @@ def _submit_evaluation(
 def _portrait_solvers(
     spec: PortraitJobSpec, trained: TrainingJobSpec, solver: SolverSpec, settings: Settings, each: int
 ) -> dict[str, Any]:
-    try:
+    with possible():
         solvers = dict(zip(("solver", "finer"), portrait_solvers(spec, trained, solver), strict=True))
-    except PortraitImpossible as error:
-        raise Problem(
-            422, "portrait_impossible", str(error), errors=[{"path": error.part, "message": str(error)}]
-        ) from error
     for part, one in solvers.items():
         with within_budget(part):
             check_portrait_budget(spec, part, one, trained.architecture.end_time, settings.budget, each=each)
@@ -177,12 +172,8 @@ def _export_solver(
     settings: Settings,
     each: int,
 ) -> dict[str, Any]:
-    try:
+    with possible():
         chosen = export_solver(spec, trained, solver, field)
-    except ExportImpossible as error:
-        raise Problem(
-            422, "export_impossible", str(error), errors=[{"path": error.part, "message": str(error)}]
-        ) from error
     limit = settings.budget.evaluations_per_solve
     with within_budget("solver"):
         check_solve_budget(chosen, trained.architecture.end_time, limit, each=each)

@@ -7,14 +7,13 @@ from typing import Any
 from api.budget_problems import within_budget
 from api.chosen_solver import choose_solver
 from api.identifiers import find_version
+from api.impossible_problems import possible
 from api.inference.prediction_call import AutoSolver
-from api.problems import Problem, invalid
+from api.problems import invalid
 from api.uploaded_datasets import filled_in, require_dataset
 from ode_core.audit.solver_choice import SolverChoice
 from ode_core.specs import (
-    DatasetSpec,
     ModifiedFieldSpec,
-    PredictionImpossible,
     PredictJobSpec,
     SolverSpec,
     TrainingJobSpec,
@@ -44,7 +43,8 @@ def submit_prediction(tx: Transaction, settings: Settings, spec: PredictJobSpec)
     field = None if version.modified_field is None else ModifiedFieldSpec.model_validate(version.modified_field)
     solver, asked = _solver(tx, spec, version)
     dataset = trained.dataset if spec.dataset is None else filled_in(tx, spec.dataset, "dataset")
-    samples = _samples(spec, trained, dataset)
+    with possible():
+        samples = samples_to_predict(spec, trained, dataset)
     require_dataset(dataset, settings)
     state_size = math.prod(model_state_shape(trained.architecture, trained.dataset.input_shape))
     budget, each = settings.budget, evaluations_in_field(field, state_size)
@@ -78,12 +78,3 @@ def _solver(tx: Transaction, spec: PredictJobSpec, version: ModelVersion) -> tup
     for name in given:
         raise invalid(name, 'is for "solver": "auto" alone: leave it out, or let the solver be chosen')
     return spec.solver or own, None if spec.chosen_by is None else spec.chosen_by.model_dump(mode="json")
-
-
-def _samples(spec: PredictJobSpec, trained: TrainingJobSpec, dataset: DatasetSpec) -> int:
-    try:
-        return samples_to_predict(spec, trained, dataset)
-    except PredictionImpossible as error:
-        raise Problem(
-            422, "prediction_impossible", str(error), errors=[{"path": error.part, "message": str(error)}]
-        ) from error

@@ -8,9 +8,7 @@ from ode_core.datasets.files import DatasetUnavailable
 from ode_core.specs import (
     AuditBatchTooLarge,
     BudgetExceeded,
-    ExportImpossible,
-    PortraitImpossible,
-    PredictionImpossible,
+    Impossible,
 )
 
 
@@ -45,12 +43,8 @@ def describe_failure(error: Exception) -> dict[str, Any]:
         return _described("model_unavailable", str(error))
     if isinstance(error, AuditBatchTooLarge):
         return _described("invalid_spec", f"adaptation: {error}")
-    if isinstance(error, PortraitImpossible):
-        return _described("portrait_impossible", str(error))
-    if isinstance(error, PredictionImpossible):
-        return _described("prediction_impossible", str(error))
-    if isinstance(error, ExportImpossible):
-        return _described("export_impossible", str(error))
+    if isinstance(error, Impossible):
+        return _described(error.code, str(error))
     if type(error).__name__ in ("ExportFailed", "ExportUnavailable"):
         return _described("export_failed", str(error))
     if isinstance(error, BudgetExceeded):

@@ -42,6 +42,7 @@ from ode_core.specs.evaluation import (
 )
 from ode_core.specs.export import ExportImpossible, export_solver
 from ode_core.specs.gradient import GRADIENTS, GradientFacts, GradientMode, check_gradient
+from ode_core.specs.impossible import Impossible
 from ode_core.specs.methods import METHODS, MethodFacts, MethodName
 from ode_core.specs.model import (
     PRESETS,
@@ -127,6 +128,7 @@ __all__ = [
     "GradientFacts",
     "GradientMode",
     "GrowingEllipsesField",
+    "Impossible",
     "LinearStem",
     "LocalErrorPenalty",
     "MethodFacts",

@@ -3,6 +3,7 @@
 import math
 
 from ode_core.specs.evaluation import ExportJobSpec
+from ode_core.specs.impossible import Impossible
 from ode_core.specs.model import model_state_shape
 from ode_core.specs.modified_field import ModifiedFieldSpec
 from ode_core.specs.repair import evaluations_in_field, steps_of_portrait
@@ -14,16 +15,10 @@ from ode_core.specs.training import TrainingJobSpec
 MOST_EVALUATIONS_IN_STEP = 64
 
 
-class ExportImpossible(ValueError):
-    """This model cannot be exported, or not with this solver; the message says why and what can be.
+class ExportImpossible(Impossible):
+    """This model cannot be exported, or not with this solver; the message says why and what can be."""
 
-    Attributes:
-        part: the part of the spec that is to be changed.
-    """
-
-    def __init__(self, part: str, message: str) -> None:
-        super().__init__(message)
-        self.part = part
+    code = "export_impossible"
 
 
 def export_solver(

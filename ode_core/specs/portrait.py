@@ -4,6 +4,7 @@ import math
 
 from ode_core.specs.budgets import Budget, BudgetExceeded, check_solve_budget
 from ode_core.specs.evaluation import PortraitJobSpec
+from ode_core.specs.impossible import Impossible
 from ode_core.specs.model import model_state_shape
 from ode_core.specs.solver import MAX_FIXED_STEPS, SolverSpec
 from ode_core.specs.training import TrainingJobSpec
@@ -11,16 +12,10 @@ from ode_core.specs.training import TrainingJobSpec
 MAX_STATES = 2_000_000  # of all trajectories together
 
 
-class PortraitImpossible(ValueError):
-    """There is no portrait of this model, or not with this solver; the message says why.
+class PortraitImpossible(Impossible):
+    """There is no portrait of this model, or not with this solver; the message says why."""
 
-    Attributes:
-        part: the part of the spec that is to be changed.
-    """
-
-    def __init__(self, part: str, message: str) -> None:
-        super().__init__(message)
-        self.part = part
+    code = "portrait_impossible"
 
 
 def portrait_solvers(

@@ -4,22 +4,17 @@ import math
 
 from ode_core.specs.dataset import DatasetSpec
 from ode_core.specs.evaluation import PredictJobSpec
+from ode_core.specs.impossible import Impossible
 from ode_core.specs.training import TrainingJobSpec
 
 # Of one sample: two labels and three counts of 4 bytes, and a status of one.
 _FIXED_BYTES, _NUMBER_BYTES = 21, 4
 
 
-class PredictionImpossible(ValueError):
-    """The model cannot predict this data set; the message says why.
+class PredictionImpossible(Impossible):
+    """The model cannot predict this data set; the message says why."""
 
-    Attributes:
-        part: the part of the spec that is to be changed.
-    """
-
-    def __init__(self, part: str, message: str) -> None:
-        super().__init__(message)
-        self.part = part
+    code = "prediction_impossible"
 
 
 def samples_to_predict(spec: PredictJobSpec, trained: TrainingJobSpec, dataset: DatasetSpec) -> int:
