@@ -3,9 +3,8 @@
 import uuid
 from collections.abc import Iterator
 from typing import Any, cast
-from urllib.parse import quote
 
-from api.client.transport import Transport, if_given
+from api.client.transport import Transport, if_given, part
 
 
 class AliasRequests(Transport):
@@ -13,11 +12,11 @@ class AliasRequests(Transport):
 
     def aliases(self, name: str) -> Iterator[dict[str, Any]]:
         """Yield a model's aliases by name, each with the ``version`` it points at."""
-        return self._pages(f"/v1/models/{quote(name)}/aliases", {})
+        return self._pages(f"/v1/models/{part(name)}/aliases", {})
 
     def alias(self, name: str, alias: str) -> dict[str, Any]:
         """Return an alias of a model with its ``history``, the newest move first."""
-        return cast(dict[str, Any], self._get(f"/v1/models/{quote(name)}/aliases/{quote(alias)}"))
+        return cast(dict[str, Any], self._get(f"/v1/models/{part(name)}/aliases/{part(alias)}"))
 
     def move_alias(self, name: str, alias: str, version: int, *, expected_version: int | None = None) -> dict[str, Any]:
         """Point an alias at a version, and return the alias.
@@ -32,7 +31,7 @@ class AliasRequests(Transport):
             ProblemError: ``alias_moved`` where it points elsewhere than expected.
         """
         body = {"version": version, "expected_version": expected_version}
-        place = f"/v1/models/{quote(name)}/aliases/{quote(alias)}"
+        place = f"/v1/models/{part(name)}/aliases/{part(alias)}"
         return cast(dict[str, Any], self._request("PUT", place, json=body, repeatable=True).json())
 
     def roll_back_alias(self, name: str, alias: str, *, expected_version: int | None = None) -> dict[str, Any]:
@@ -43,7 +42,7 @@ class AliasRequests(Transport):
         """
         response = self._request(
             "POST",
-            f"/v1/models/{quote(name)}/aliases/{quote(alias)}/rollback",
+            f"/v1/models/{part(name)}/aliases/{part(alias)}/rollback",
             params=if_given(expected_version=expected_version),
             headers={"Idempotency-Key": uuid.uuid4().hex},
             repeatable=True,
@@ -52,6 +51,6 @@ class AliasRequests(Transport):
 
     def remove_alias(self, name: str, alias: str, *, expected_version: int | None = None) -> None:
         """Remove an alias; the version it points at stays."""
-        place = f"/v1/models/{quote(name)}/aliases/{quote(alias)}"
+        place = f"/v1/models/{part(name)}/aliases/{part(alias)}"
         # Not repeated: of an alias that is gone there is none to remove.
         self._request("DELETE", place, params=if_given(expected_version=expected_version), repeatable=False)

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
-from urllib.parse import quote
 
-from api.client.transport import Transport, version_path
+from api.client.transport import Transport, part, version_path
 
 ChartFormat = Literal["png", "svg", "html", "json"]
 
@@ -14,7 +13,7 @@ class ChartRequests(Transport):
 
     def charts(self, job_id: str) -> list[dict[str, Any]]:
         """Return which charts a job offers."""
-        return cast(list[dict[str, Any]], self._get(f"/v1/jobs/{quote(job_id)}/charts")["data"])
+        return cast(list[dict[str, Any]], self._get(f"/v1/jobs/{part(job_id)}/charts")["data"])
 
     def chart(
         self, job_id: str, name: str, *, format: ChartFormat = "png", beside: Sequence[str] = (), **options: Any
@@ -28,11 +27,11 @@ class ChartRequests(Transport):
             beside: other jobs to show in the same chart.
             options: ``x`` (``steps`` or ``nfe``) of an accuracy, ``scale`` of a png.
         """
-        return self._chart(f"/v1/jobs/{quote(job_id)}", name, format, {"with": list(beside), **options})
+        return self._chart(f"/v1/jobs/{part(job_id)}", name, format, {"with": list(beside), **options})
 
     def study_chart(self, study_id: str, name: str, *, format: ChartFormat = "png", **options: Any) -> bytes:
         """Return a chart of a study as a file; see ``chart``."""
-        return self._chart(f"/v1/studies/{quote(study_id)}", name, format, options)
+        return self._chart(f"/v1/studies/{part(study_id)}", name, format, options)
 
     def version_chart(
         self, model: str, version: int | str, name: str, *, format: ChartFormat = "png", **options: Any
@@ -42,4 +41,4 @@ class ChartRequests(Transport):
 
     def _chart(self, place: str, name: str, format: ChartFormat, options: Mapping[str, Any]) -> bytes:
         query = {"format": format, **options}
-        return self._request("GET", f"{place}/charts/{quote(name)}", params=query, repeatable=True).content
+        return self._request("GET", f"{place}/charts/{part(name)}", params=query, repeatable=True).content

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import quote
 
 from api.client.answers import UploadedVersion
 from api.client.files import FileTransport, file_content
-from api.client.transport import if_given
+from api.client.transport import if_given, part
 
 
 class DatasetRequests(FileTransport):
@@ -19,7 +18,7 @@ class DatasetRequests(FileTransport):
 
     def dataset(self, name: str) -> dict[str, Any]:
         """Return an uploaded data set with its versions, newest first."""
-        return cast(dict[str, Any], self._get(f"/v1/datasets/{quote(name)}"))
+        return cast(dict[str, Any], self._get(f"/v1/datasets/{part(name)}"))
 
     def upload_dataset(
         self,

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
-from urllib.parse import quote
 
 from api.client.answers import Event, Job, MetricSeries, SamplePrediction
 from api.client.errors import JobNotSucceeded
 from api.client.files import FileTransport
-from api.client.transport import Spec
+from api.client.transport import Spec, part
 from api.client.waiting import wait_until_finished
 
 
@@ -35,7 +34,7 @@ class JobRequests(FileTransport):
 
     def job(self, job_id: str) -> Job:
         """Return a job."""
-        return cast(Job, self._get(f"/v1/jobs/{quote(job_id)}"))
+        return cast(Job, self._get(f"/v1/jobs/{part(job_id)}"))
 
     def jobs(self, **filters: Any) -> Iterator[Job]:
         """Yield jobs, newest first; filters are ``kind``, ``status``, ``model``, ``name`` and ``study``."""
@@ -43,7 +42,7 @@ class JobRequests(FileTransport):
 
     def cancel(self, job_id: str) -> Job:
         """Ask a job to stop and return it as it is now; it stops within seconds."""
-        return cast(Job, self._request("POST", f"/v1/jobs/{quote(job_id)}/cancel", repeatable=True).json())
+        return cast(Job, self._request("POST", f"/v1/jobs/{part(job_id)}/cancel", repeatable=True).json())
 
     def wait(
         self,
@@ -80,7 +79,7 @@ class JobRequests(FileTransport):
 
     def result(self, job_id: str) -> dict[str, Any]:
         """Return what a job found."""
-        return cast(dict[str, Any], self._get(f"/v1/jobs/{quote(job_id)}/result"))
+        return cast(dict[str, Any], self._get(f"/v1/jobs/{part(job_id)}/result"))
 
     def predictions(self, job_id: str, *, after: int | None = None) -> Iterator[SamplePrediction]:
         """Yield the predictions that a job of the kind ``predict`` has stored so far, in the data set's order.
@@ -89,7 +88,7 @@ class JobRequests(FileTransport):
             job_id: the job.
             after: only those of samples numbered above.
         """
-        return cast(Iterator[SamplePrediction], self._pages(f"/v1/jobs/{quote(job_id)}/predictions", {"after": after}))
+        return cast(Iterator[SamplePrediction], self._pages(f"/v1/jobs/{part(job_id)}/predictions", {"after": after}))
 
     def predictions_file(
         self, job_id: str, to: Path | str | None = None, *, format: Literal["csv", "npz"] = "npz"
@@ -101,21 +100,21 @@ class JobRequests(FileTransport):
             to: the file; by default the current folder and a name made of the model's.
             format: ``npz`` for ``numpy.load``, or ``csv``.
         """
-        return self._download_in_pieces(f"/v1/jobs/{quote(job_id)}/predictions", to, {"format": format})
+        return self._download_in_pieces(f"/v1/jobs/{part(job_id)}/predictions", to, {"format": format})
 
     def metrics(
         self, job_id: str, *names: str, after_step: int = 0, max_points: int = 10_000
     ) -> dict[str, list[tuple[int, float | None]]]:
         """Return a job's metrics by name, each as points ``(step, value)``; all metrics if none is named."""
         query = {"name": list(names), "after_step": after_step, "max_points": max_points}
-        data: list[MetricSeries] = self._get(f"/v1/jobs/{quote(job_id)}/metrics", query)["data"]
+        data: list[MetricSeries] = self._get(f"/v1/jobs/{part(job_id)}/metrics", query)["data"]
         return {series["name"]: [(step, value) for step, value in series["points"]] for series in data}
 
     def events(self, job_id: str, after: int = 0) -> list[Event]:
         """Return what happened to a job, from event ``after`` on."""
         events: list[Event] = []
         while True:
-            page = self._get(f"/v1/jobs/{quote(job_id)}/events", {"after": after})
+            page = self._get(f"/v1/jobs/{part(job_id)}/events", {"after": after})
             events += page["data"]
             if not page["has_more"]:
                 return events
@@ -129,7 +128,7 @@ class JobRequests(FileTransport):
             to: the file; by default the current folder and a name made of the model's.
         """
         job_id = job if isinstance(job, str) else job["id"]
-        return self._download(f"/v1/jobs/{quote(job_id)}/report", to, {"download": True})
+        return self._download(f"/v1/jobs/{part(job_id)}/report", to, {"download": True})
 
     def artifact(self, job: str | Job, to: Path | str | None = None) -> Path:
         """Write the file that an export made and return its path.
@@ -139,4 +138,4 @@ class JobRequests(FileTransport):
             to: the file; by default the current folder and the name that the server gives it.
         """
         job_id = job if isinstance(job, str) else job["id"]
-        return self._download(f"/v1/jobs/{quote(job_id)}/artifact", to)
+        return self._download(f"/v1/jobs/{part(job_id)}/artifact", to)

@@ -4,10 +4,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import quote
 
 from api.client.files import FileTransport, file_content
-from api.client.transport import Solver, Spec, as_json, if_given, version_path
+from api.client.transport import Solver, Spec, as_json, if_given, part, version_path
 
 
 class ModelRequests(FileTransport):
@@ -19,7 +18,7 @@ class ModelRequests(FileTransport):
 
     def model(self, name: str) -> dict[str, Any]:
         """Return a model with its versions, newest first."""
-        return cast(dict[str, Any], self._get(f"/v1/models/{quote(name)}"))
+        return cast(dict[str, Any], self._get(f"/v1/models/{part(name)}"))
 
     def version(self, name: str, version: int | str) -> dict[str, Any]:
         """Return one version of a model: a number, an alias, or ``latest``."""
@@ -68,4 +67,4 @@ class ModelRequests(FileTransport):
             idempotency_key: makes a repetition by the caller safe; those by the client always are.
         """
         body = {"from_version": from_version, "modified_field": as_json(modified_field)}
-        return cast(dict[str, Any], self._submit(f"/v1/models/{quote(name)}/versions", body, idempotency_key))
+        return cast(dict[str, Any], self._submit(f"/v1/models/{part(name)}/versions", body, idempotency_key))

@@ -3,11 +3,10 @@
 import math
 from collections.abc import Mapping
 from typing import Any, Literal, cast
-from urllib.parse import quote
 
 from api.client.answers import Predictions
 from api.client.charts import ChartFormat
-from api.client.transport import Solver, Transport, as_json, version_path
+from api.client.transport import Solver, Transport, as_json, part, version_path
 
 
 class PredictionRequests(Transport):
@@ -94,7 +93,7 @@ def _prediction(
     name: str, inputs: Any, solver: Any, version: int | str | None, options: Mapping[str, Any]
 ) -> tuple[str, dict[str, Any]]:
     """Return path and body of a request for predictions."""
-    place = f"/v1/models/{quote(name)}" if version is None else version_path(name, version)
+    place = f"/v1/models/{part(name)}" if version is None else version_path(name, version)
     numbers = inputs.tolist() if hasattr(inputs, "tolist") else inputs
     _require_finite("inputs", numbers)
     asked = solver if solver is None or isinstance(solver, str) else as_json(solver)

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from typing import Any, cast
-from urllib.parse import quote
 
 from api.client.answers import Study, StudyResultRow
 from api.client.errors import StudyNotSucceeded
-from api.client.transport import Spec, Transport
+from api.client.transport import Spec, Transport, part
 from api.client.waiting import wait_until_finished
 
 
@@ -19,7 +18,7 @@ class StudyRequests(Transport):
 
     def study(self, study_id: str) -> Study:
         """Return a study."""
-        return cast(Study, self._get(f"/v1/studies/{quote(study_id)}"))
+        return cast(Study, self._get(f"/v1/studies/{part(study_id)}"))
 
     def studies(self, **filters: Any) -> Iterator[dict[str, Any]]:
         """Yield studies, newest first, without their cells; filters are ``status`` and ``name``."""
@@ -54,13 +53,13 @@ class StudyRequests(Transport):
 
     def study_results(self, study_id: str) -> list[StudyResultRow]:
         """Return a study's test results over its seeds, a row for each configuration and test solver."""
-        return cast(list[StudyResultRow], self._get(f"/v1/studies/{quote(study_id)}/results")["data"])
+        return cast(list[StudyResultRow], self._get(f"/v1/studies/{part(study_id)}/results")["data"])
 
     def cancel_study(self, study_id: str) -> Study:
         """Ask every job of a study to stop and return the study as it is now."""
-        return cast(Study, self._request("POST", f"/v1/studies/{quote(study_id)}/cancel", repeatable=True).json())
+        return cast(Study, self._request("POST", f"/v1/studies/{part(study_id)}/cancel", repeatable=True).json())
 
     def resume_study(self, study_id: str) -> Study:
         """Submit the failed and cancelled jobs of an ended study again; return the study as it is now."""
         # Not repeated: a second one is refused, and an answer lost on the way would read as a refusal.
-        return cast(Study, self._request("POST", f"/v1/studies/{quote(study_id)}/resume", repeatable=False).json())
+        return cast(Study, self._request("POST", f"/v1/studies/{part(study_id)}/resume", repeatable=False).json())

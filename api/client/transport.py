@@ -19,9 +19,14 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 2.0
 _PAGE = 200
 
 
+def part(text: str) -> str:
+    """Return a text as one part of a path, whatever signs it has."""
+    return quote(text, safe="")
+
+
 def version_path(model: str, version: int | str) -> str:
     """Return the path of a model's version: a number, an alias, or ``latest``."""
-    return f"/v1/models/{quote(model, safe='')}/versions/{quote(str(version), safe='')}"
+    return f"/v1/models/{part(model)}/versions/{part(str(version))}"
 
 
 class Transport:
