@@ -87,13 +87,21 @@ class Diagnosis:
         numbers = self.looked_at.numbers.tolist()
         return {numbers[own]: time for own, time in self.mechanism.turning_time_by_sample.items()}
 
+    @property
+    def sentence(self) -> str | None:
+        """The cause in words, and of which samples; None where there is no mechanism."""
+        if self.mechanism is None or self.looked_at is None:
+            return None
+        if self.looked_at.choice == "first":
+            return self.mechanism.sentence
+        return f"{self.mechanism.sentence} Shares are of the samples looked at, among which more change than among all."
+
     def to_json(self) -> dict[str, Any]:
         """Return ``mechanism`` and ``mechanism_reason`` as JSON values."""
         mechanism = None
         if self.mechanism is not None and self.looked_at is not None:
-            mechanism = self.mechanism.to_json() | {"samples_chosen": self.looked_at.choice}
-            if self.looked_at.choice == "changed_and_others":
-                mechanism["sentence"] += " Shares are of the samples looked at, among which more change than among all."
+            told = {"sentence": self.sentence, "samples_chosen": self.looked_at.choice}
+            mechanism = self.mechanism.to_json() | told
         return {"mechanism": mechanism, "mechanism_reason": self.reason}
 
 

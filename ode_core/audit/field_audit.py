@@ -107,7 +107,7 @@ class FieldAudit:
     def __str__(self) -> str:
         lines = [self.sentence, *self.notes]
         if self.mechanism is not None:
-            lines.append(f"Why: {self.mechanism.sentence}")
+            lines.append(f"Why: {self.diagnosis.sentence}")
         elif self.verdict != "ode":
             lines.append(f"Why was not looked into: {self.diagnosis.reason}.")
         if self.repair is not None:
