@@ -4,9 +4,7 @@ import json
 import re
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from starlette.responses import Response
@@ -14,6 +12,7 @@ from starlette.responses import Response
 from api.app import create_app
 from store.settings import Settings
 from tests.api.conftest import Served, serve, submit
+from tests.api.raw_connections import connected
 from tests.conftest import wait_until
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: here\r\n"
@@ -29,15 +28,6 @@ def hurried(make_settings: Make) -> Iterator[Served]:
     """A server that waits for a second."""
     with serve(make_settings(request_head_seconds=1, request_body_seconds=1)) as served:
         yield served
-
-
-@contextmanager
-def connected(served: Served) -> Iterator[socket.socket]:
-    at = urlsplit(served.url)
-    assert at.hostname is not None
-    assert at.port is not None
-    with socket.create_connection((at.hostname, at.port), timeout=20) as connection:
-        yield connection
 
 
 def until_closed(connection: socket.socket) -> bytes:

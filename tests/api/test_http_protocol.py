@@ -3,13 +3,13 @@
 import json
 import socket
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from api.http_protocol import MOST_HEAD_BYTES
 from tests.api.conftest import Served
+from tests.api.raw_connections import connected
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: here\r\n"
 CHUNKED = b"POST /v1/jobs HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -17,11 +17,8 @@ CHUNKED = b"POST /v1/jobs HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r
 
 @pytest.fixture
 def connection(served: Served) -> Iterator[socket.socket]:
-    at = urlsplit(served.url)
-    assert at.hostname is not None
-    assert at.port is not None
-    with socket.create_connection((at.hostname, at.port), timeout=20) as connected:
-        yield connected
+    with connected(served) as raw:
+        yield raw
 
 
 @pytest.mark.parametrize(

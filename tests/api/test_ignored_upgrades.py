@@ -3,11 +3,11 @@
 import json
 import socket
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import pytest
 
 from tests.api.conftest import Served
+from tests.api.raw_connections import connected
 
 H2C = b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQBAAAAAAIAAAAA\r\nUpgrade: h2c\r\n"
 HEAD = b"POST /v1/models/nobody/predict HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n" + H2C
@@ -19,12 +19,9 @@ LAST = b"GET /healthz HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
 
 @pytest.fixture
 def connection(served: Served) -> Iterator[socket.socket]:
-    at = urlsplit(served.url)
-    assert at.hostname is not None
-    assert at.port is not None
-    with socket.create_connection((at.hostname, at.port), timeout=20) as connected:
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        yield connected
+    with connected(served) as raw:
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        yield raw
 
 
 def answers(connection: socket.socket) -> list[tuple[bytes, str]]:
